@@ -1,0 +1,511 @@
+"""A formula becomes a value.
+
+`@schedule` turns a pure function of the step,
+
+    @schedule
+    def linear(step, start: Value, end: Value, steps: Steps):
+        elapsed, remaining = progress(step, steps)
+        return start * remaining + end * elapsed
+
+into a constructor: `linear(0.1, 0.0, steps=100)` is a `Schedule`, which is called with a step and is
+itself a value: it prints as what was written, compares, hashes, pickles, and is a JAX pytree.
+
+Every number in it is a leaf of that pytree; everything else (strings, booleans, shapes) is structure.
+So changing a number never retraces a jitted function, and peaks, warm-up lengths and horizons can all
+be vmapped. A formula is written for one step: arrays of steps are mapped over it here, once.
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, get_args, get_origin, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.tree_util import GetAttrKey
+from jax.typing import ArrayLike
+
+P = ParamSpec("P")
+
+MAX_STEPS = 2**31 - 1  # steps are counted in int32, as optax counts updates
+
+
+# Kinds of argument ----------------------------------------------------------------------------------
+
+
+class Kind:
+    """What an argument may be: `build` checks and converts it once, `cast` readies it for the formula.
+
+    `build` raises ValueError for anything that is not `expected`; the caller adds the names.
+    """
+
+    expected: str
+    is_leaf = True  # a number, or holds numbers: part of the pytree, not of its structure
+
+    def build(self, value: Any) -> Any:
+        raise NotImplementedError
+
+    def cast(self, value: Any, clock: Any) -> Any:
+        """`value` as the formula gets it; durations come in the dtype of the steps, `clock`."""
+        del clock
+        return value
+
+
+class Number(Kind):
+    """One number. Python and NumPy numbers are checked; JAX arrays and tracers pass through."""
+
+    def __init__(self, type: type[float] | type[int], expected: str, least: float = -math.inf):
+        self.type, self.expected, self.least = type, expected, least
+
+    def build(self, value: Any) -> Any:
+        if isinstance(value, Array):
+            # A formula that composes schedules has its durations in the clock's dtype, which may be a float.
+            kinds = np.number if self.type is float or isinstance(value, jax.core.Tracer) else np.integer
+            return _require(value, value.ndim == 0 and jnp.issubdtype(value.dtype, kinds))
+        if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
+            value = value.item()
+        _require(value, isinstance(value, int | float) and not isinstance(value, bool))
+        largest = MAX_STEPS if self.type is int else float(jnp.finfo(jnp.result_type(float)).max)
+        _require(value, self.least <= value <= largest and -largest <= value and self.type(value) == value)
+        return self.type(value)
+
+    def cast(self, value: Any, clock: Any) -> Array:
+        return _of_rank(0, jnp.asarray(value, clock if self.type is int else float))
+
+
+class Numbers(Kind):
+    """A list of numbers, each a leaf; or one JAX array, which is a single leaf."""
+
+    def __init__(self, each: Number, expected: str, ascending: bool = False):
+        self.each, self.expected, self.ascending = each, expected, ascending
+
+    def build(self, value: Any) -> Any:
+        if isinstance(value, Array):
+            return _require(value, value.ndim == 1)
+        _require(value, isinstance(value, Sequence | np.ndarray) and not isinstance(value, str))
+        numbers = tuple(map(self.each.build, value))
+        if self.ascending and not any(isinstance(n, Array) for n in numbers):
+            _require(value, all(a <= b for a, b in zip(numbers, numbers[1:], strict=False)))
+        return numbers
+
+    def cast(self, value: Any, clock: Any) -> Array:
+        dtype = clock if self.each.type is int else float
+        if isinstance(value, tuple):
+            return jnp.stack([self.each.cast(n, clock) for n in value]) if value else jnp.zeros(0, dtype)
+        return _of_rank(1, jnp.asarray(value, dtype))
+
+
+class Nested(Kind):
+    """A schedule, or what `as_schedule` turns into one."""
+
+    expected = "a schedule, a number or a function of the step"
+
+    def build(self, value: Any) -> Any:
+        return as_schedule(value)
+
+
+class NestedList(Kind):
+    """One or more schedules."""
+
+    expected = "one or more schedules or numbers"
+
+    def build(self, value: Any) -> Any:
+        _require(value, isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0)
+        return tuple(map(as_schedule, value))
+
+
+class Choice(Kind):
+    """One of a few Python values, fixed when the formula is traced."""
+
+    is_leaf = False
+
+    def __init__(self, *options: Any):
+        self.options = options
+        self.expected = "one of " + ", ".join(map(repr, options))
+
+    def build(self, value: Any) -> Any:
+        # By type as well: True == 1, and 1 is not an answer to a yes-or-no question.
+        return _require(value, any(type(value) is type(o) and value == o for o in self.options))
+
+
+class RampShape(Kind):
+    """The formula of a ramp: its first arguments are (start, end, steps), any others have defaults."""
+
+    is_leaf = False
+    expected = "a ramp such as linear or cosine, itself and not called"
+
+    def build(self, value: Any) -> Any:
+        _require(value, isinstance(value, Formula) and [*value.kinds][:3] == ["start", "end", "steps"])
+        optional = list(value.__signature__.parameters.values())[3:]
+        return _require(value, all(p.default is not p.empty for p in optional))
+
+
+class Function(Kind):
+    """Any callable of the step, compared by identity."""
+
+    is_leaf = False
+    expected = "a function of the step"
+
+    def build(self, value: Any) -> Any:
+        return _require(value, callable(value) and not isinstance(value, Formula))
+
+
+def _of_rank(rank: int, array: Array) -> Array:
+    if array.ndim != rank:
+        raise ValueError(f"has shape {array.shape} where {rank} axes are expected: use jax.vmap for stacked schedules")
+    return array
+
+
+def _require(value: Any, fits: bool) -> Any:
+    if not fits:
+        raise ValueError
+    return value
+
+
+_VALUE = Number(float, "a finite number")
+_STEPS = Number(int, f"a whole number of steps from 0 to {MAX_STEPS}", least=0)
+
+Value = Annotated[float | Array, _VALUE]
+Steps = Annotated[int | Array, _STEPS]
+Values = Annotated[Sequence[float] | Array, Numbers(_VALUE, "a list of finite numbers")]
+Boundaries = Annotated[
+    Sequence[int] | Array,
+    Numbers(_STEPS, f"a list of whole numbers from 0 to {MAX_STEPS} that never decreases", ascending=True),
+]
+
+
+# The value ------------------------------------------------------------------------------------------
+
+
+@jax.tree_util.register_pytree_with_keys_class
+class Schedule:
+    """A pure function of the step that is also a value. Built by calling a formula such as `cosine`.
+
+    The clock: `schedule(t)` is the value for the update that follows t updates, so the first update
+    uses `schedule(0)`.
+
+    **Attributes:** `formula`, the decorated function; `arguments`, its arguments by name, read-only.
+    Each argument is also an attribute: `cosine(1.0, 0.0, steps=9).steps == 9`.
+    """
+
+    formula: "Formula[...]"
+    arguments: Mapping[str, Any]
+
+    # NumPy must leave `array * schedule` to us instead of making an array of objects.
+    __array_ufunc__ = None
+
+    def __init__(self, formula: "Formula[...]", arguments: Mapping[str, Any]):
+        """Takes the arguments as they are, since JAX rebuilds schedules with tracers and placeholders
+        for leaves; `Formula.__call__` is where they are checked."""
+        object.__setattr__(self, "formula", formula)
+        object.__setattr__(self, "arguments", MappingProxyType(dict(arguments)))
+
+    def __call__(self, step: ArrayLike) -> Array:
+        """The value at `step`.
+
+        **Arguments:** `step`: updates already applied, a number or an array of any shape, of integers
+        or of floats (fractions of a step are interpolated).
+
+        **Returns:** an array of the shape of `step`, float32 (float64 where x64 is enabled).
+        """
+        if isinstance(step, np.generic | np.ndarray) and step.dtype.itemsize > jnp.asarray(0).dtype.itemsize:
+            # JAX would wrap large counts around in silence.
+            if step.dtype.kind in "iu" and step.size and np.max(step) > MAX_STEPS:
+                raise OverflowError(f"{self.formula}: `step` must be at most {MAX_STEPS}, got {np.max(step)}")
+        return _evaluate(self, step)
+
+    def replace(self, **changes: Any) -> "Schedule":
+        """The same schedule with some arguments changed: `lr.replace(steps=200)`."""
+        unknown = changes.keys() - self.arguments.keys()
+        if unknown:
+            raise TypeError(f"{self.formula}: has no argument {_list(sorted(unknown))}, only {_list(self.arguments)}")
+        return self.formula._build({**self.arguments, **changes})
+
+    __replace__ = replace
+
+    def __getattr__(self, name: str) -> Any:
+        # Dunder names are asked for by copy and pickle before `arguments` exists.
+        if not name.startswith("__") and name in self.arguments:
+            return self.arguments[name]
+        raise AttributeError(f"a {self.__dict__.get('formula', 'Schedule')} schedule has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"a schedule is a value and cannot be changed: use .replace({name}=...)")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"a schedule is a value and cannot be changed: {name!r} cannot be deleted")
+
+    def __add__(self, other: "ScheduleLike") -> "Schedule":
+        return _combine("add", self, other)
+
+    def __radd__(self, other: "ScheduleLike") -> "Schedule":
+        return _combine("add", other, self)
+
+    def __mul__(self, other: "ScheduleLike") -> "Schedule":
+        return _combine("multiply", self, other)
+
+    def __rmul__(self, other: "ScheduleLike") -> "Schedule":
+        return _combine("multiply", other, self)
+
+    def __neg__(self) -> "Schedule":
+        return -1.0 * self
+
+    def __sub__(self, other: "ScheduleLike") -> "Schedule":
+        return self + -1.0 * as_schedule(other)
+
+    def __rsub__(self, other: "ScheduleLike") -> "Schedule":
+        return as_schedule(other) - self
+
+    def __repr__(self) -> str:
+        return f"{self.formula}({', '.join(self._printed())})"
+
+    def _printed(self) -> list[str]:
+        printed = []
+        for position, (name, kind) in enumerate(self.formula.kinds.items()):
+            text = _text(self.arguments[name])
+            if name == self.formula.variadic:
+                printed += map(_text, self.arguments[name])
+            elif position == 0 and isinstance(kind, Nested | NestedList):
+                printed.append(text)
+            else:
+                printed.append(f"{name}={text}")
+        return printed
+
+    def _key(self) -> tuple[Any, ...]:
+        leaves, structure = jax.tree.flatten(self)
+        return structure, *map(_hashable, leaves)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Schedule) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Schedule, (self.formula, dict(self.arguments))
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[GetAttrKey, Any]], tuple[Any, ...]]:
+        kinds = self.formula.kinds
+        leaves = [(GetAttrKey(n), v) for n, v in self.arguments.items() if kinds[n].is_leaf]
+        static = tuple(v for n, v in self.arguments.items() if not kinds[n].is_leaf)
+        return leaves, (self.formula, static)
+
+    @classmethod
+    def tree_unflatten(cls, structure: tuple[Any, ...], leaves: Sequence[Any]) -> "Schedule":
+        formula, static = structure
+        leaves, static = iter(leaves), iter(static)
+        return cls(formula, {n: next(leaves if kind.is_leaf else static) for n, kind in formula.kinds.items()})
+
+
+ScheduleLike = Annotated[Schedule | float | Array | Callable[..., ArrayLike], Nested()]
+Schedules = Annotated[Sequence[Schedule | float | Array | Callable[..., ArrayLike]], NestedList()]
+Shape = Annotated[Callable[[Value, Value, Steps], Schedule], RampShape()]
+
+
+@functools.partial(jax.jit, inline=True)
+def _evaluate(schedule: Schedule, step: ArrayLike) -> Array:
+    """The formula, mapped over `step`: the one place where schedules are computed.
+
+    Jitted once for eager callers, with the schedule's numbers as arguments; inlined into outer jits.
+    """
+    formula, step = schedule.formula, jnp.asarray(step)
+    if step.dtype == bool or not jnp.issubdtype(step.dtype, np.number) or jnp.iscomplexobj(step):
+        raise TypeError(f"{formula}: `step` must be integers or floats, got {step.dtype}")
+    # The default width: in int8 `300 - step` would wrap, and in bfloat16 steps beyond 256 collide.
+    step = step.astype(int if jnp.issubdtype(step.dtype, np.integer) else float)
+    arguments = formula._cast(schedule.arguments, step.dtype)
+
+    def at(t: Array) -> Array:
+        value = jnp.asarray(formula.function(t, *arguments.args, **arguments.kwargs), float)
+        if value.shape:
+            raise ValueError(f"{formula}: the formula must return one number for one step, got shape {value.shape}")
+        return value
+
+    return jnp.vectorize(at)(step)
+
+
+# The decorator --------------------------------------------------------------------------------------
+
+
+class Formula(Generic[P]):
+    """A schedule's formula: calling it with arguments builds the `Schedule`. Made by `@schedule`.
+
+    **Attributes:** `function`, the plain function `(step, ...) -> value`; `kinds`, the kind of each
+    argument by name.
+    """
+
+    __name__: str
+    __qualname__: str
+    __signature__: inspect.Signature
+
+    def __init__(self, function: Callable[..., Any], check: Callable[..., str | None] | None = None):
+        functools.update_wrapper(self, function)
+        signature = inspect.signature(function, eval_str=True)
+        parameters = list(signature.parameters.values())[1:]
+        self.function = function
+        self.check = check
+        self.kinds = {p.name: _kind(self, p) for p in parameters}
+        self.variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        self.__signature__ = signature.replace(parameters=parameters, return_annotation=Schedule)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Schedule:
+        """Builds the schedule.
+
+        **Raises:** `TypeError` for a missing or unknown argument, `ValueError` for one that is not what
+        its kind expects; traced values are not checked.
+        """
+        try:
+            bound = self.__signature__.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self}: {error}") from None
+        bound.apply_defaults()
+        return self._build(bound.arguments)
+
+    def _build(self, arguments: Mapping[str, Any]) -> Schedule:
+        built = {name: self._checked(name, value) for name, value in arguments.items()}
+        mistake = self.check and self.check(**built)
+        if mistake:
+            raise ValueError(f"{self}: {mistake}")
+        return Schedule(self, built)
+
+    def _checked(self, name: str, value: Any) -> Any:
+        kind = self.kinds[name]
+        try:
+            return kind.build(value)
+        except (ValueError, OverflowError):
+            raise ValueError(f"{self}: `{name}` must be {kind.expected}, got {value!r}") from None
+
+    def _cast(self, arguments: Mapping[str, Any], clock: Any) -> inspect.BoundArguments:
+        cast = {}
+        for name, value in arguments.items():
+            try:
+                cast[name] = self.kinds[name].cast(value, clock)
+            except ValueError as error:
+                raise ValueError(f"{self}: `{name}` {error}") from None
+        return inspect.BoundArguments(self.__signature__, cast)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        return self.__name__
+
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled by reference, as functions are
+
+
+@overload
+def schedule(function: Callable[Concatenate[Array, P], ArrayLike], /) -> Formula[P]: ...
+
+
+@overload
+def schedule(
+    *, check: Callable[..., str | None]
+) -> Callable[[Callable[Concatenate[Array, P], ArrayLike]], Formula[P]]: ...
+
+
+def schedule(function: Any = None, /, *, check: Any = None) -> Any:
+    """Turns a formula `(step, *hyperparameters) -> value` into a constructor of schedules.
+
+    The formula sees one step and its arguments as JAX scalars (lists as 1-D arrays, schedules as
+    schedules). Each argument is annotated with its kind: `Value`, `Steps`, `Values`, `Boundaries`,
+    `ScheduleLike`, `Schedules`, `Shape`, `bool` or a `Literal` of strings; `float` means `Value` and
+    `int` means `Steps`.
+
+    **Arguments:** `check`, optional: a function of the built arguments that returns what is wrong with
+    them together, in words, or None.
+
+    **Raises:** `TypeError` if an argument has no kind.
+
+    !!! example
+
+        @schedule
+        def sawtooth(step, peak: Value, period: Steps):
+            return peak * (1 - step % period / period)
+    """
+    if function is None:
+        return functools.partial(Formula, check=check)
+    return Formula(function)
+
+
+def _kind(formula: "Formula[...]", parameter: inspect.Parameter) -> Kind:
+    annotation = parameter.annotation
+    if annotation in (float, int):
+        return _VALUE if annotation is float else _STEPS
+    if annotation is bool:
+        return Choice(False, True)
+    if get_origin(annotation) is Literal:
+        return Choice(*get_args(annotation))
+    if annotation is Schedule:
+        annotation = ScheduleLike
+    for kind in getattr(annotation, "__metadata__", ()):
+        if isinstance(kind, Kind):
+            return NestedList() if parameter.kind is parameter.VAR_POSITIONAL else kind
+    raise TypeError(
+        f"{formula}: `{parameter.name}` must be annotated with its kind, such as Value or Steps, got "
+        f"{'no annotation' if annotation is parameter.empty else annotation!r}"
+    )
+
+
+# Working with schedules -----------------------------------------------------------------------------
+
+
+def as_schedule(value: Any) -> Schedule:
+    """`value` as a schedule: itself, a number as `constant`, a plain callable (an optax schedule, a
+    lambda) as `function`.
+
+    **Raises:** `ValueError` for anything else, and for a formula that was not called.
+    """
+    # Imported here: those modules are written with the names above.
+    from schedules.combinators import function
+    from schedules.ramps import constant
+
+    if isinstance(value, Schedule):
+        return value
+    if isinstance(value, Formula):
+        raise ValueError(f"{value} is a formula, not a schedule: call it with its arguments, {value}(...)")
+    return function(value) if callable(value) else constant(value)
+
+
+def stack(schedules: Sequence[Schedule]) -> Schedule:
+    """Schedules that differ only in their numbers as one with a leading axis, for `jax.vmap`.
+
+    `jax.vmap(lambda s: s(step))(stack([cosine(1.0, 0.0, 90), cosine(2.0, 0.0, 60)]))`
+
+    **Raises:** `ValueError` if they differ in anything but numbers (`tabulate` those instead).
+    """
+    if len({jax.tree.structure(s) for s in schedules}) != 1:
+        raise ValueError(
+            "stack: `schedules` must be one or more schedules alike in all but their numbers, got "
+            f"{_text(list(schedules))}; tabulate schedules of different shapes"
+        )
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *schedules)
+
+
+def _combine(formula: Literal["add", "multiply"], left: Any, right: Any) -> Schedule:
+    from schedules import combinators  # imported here: combinators are written with the names above
+
+    return getattr(combinators, formula)(left, right)
+
+
+def _hashable(leaf: Any) -> Any:
+    if isinstance(leaf, Array | np.ndarray):
+        leaf = np.asarray(leaf)
+        return str(leaf.dtype), leaf.shape, leaf.tobytes()
+    return leaf
+
+
+def _text(value: Any) -> str:
+    """`value` as it is typed: arrays by their numbers, lists in brackets."""
+    if isinstance(value, jax.core.Tracer):
+        return str(value)
+    if isinstance(value, Array | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(map(_text, value))}]"
+    return repr(value)
+
+
+def _list(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in names) or "none"
