@@ -1,0 +1,1 @@
+"""The comparison of learning-rate decay, averaging and schedule-free: `python -m experiments --help`."""

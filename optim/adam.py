@@ -13,7 +13,7 @@ from schedules import Schedule, ScheduleLike, as_schedule
 
 
 class AdamState(NamedTuple):
-    count: Array  # updates applied; int32, shape ()
+    count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
     mu: Any  # running mean of the gradients m; the shapes of the parameters, float32 or wider
     nu: Any  # running mean of their squares v; likewise
 
@@ -42,8 +42,8 @@ def adam(
 
     **Raises:** `ValueError` if b1 or b2 is a number outside [0, 1), or an argument is no schedule.
     """
-    b1, b2 = fraction("adam", "b1", b1), fraction("adam", "b2", b2)
-    hyperparameters = _Hyperparameters(*map(as_schedule, (learning_rate, 1 - b1, 1 - b2, eps)))
+    a1, a2 = 1 - fraction("adam", "b1", b1), 1 - fraction("adam", "b2", b2)
+    hyperparameters = _Hyperparameters(*map(as_schedule, (learning_rate, a1, a2, eps)))
 
     def init(params: Any) -> AdamState:
         zeros = jax.tree.map(jnp.zeros_like, widen(params))

@@ -45,7 +45,7 @@ def exponential_average(step: Array, window: Window) -> Array:
     """
     rate = 1 / window
     # Below 1, so that the derivative of the logarithm stays finite at a window of one update.
-    inside = jnp.minimum(rate, 1 - jnp.finfo(jnp.float32).eps)
+    inside = jnp.minimum(rate, 1 - 2.0**-23)
     return jnp.minimum(rate / one_minus_power(inside, step.astype(float) + 1), 1.0)
 
 
@@ -65,7 +65,7 @@ def ema(decay: float | Array) -> Schedule:
 
 
 class AverageState(NamedTuple):
-    count: Array  # updates applied; int32, shape ()
+    count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
     x: Any  # the average, where the model is evaluated; the shapes of the parameters, float32 or wider
     z: Any  # the live parameters that the base moves, likewise; None where the caller holds them
     base: Any  # the state of the base

@@ -27,16 +27,16 @@ def function(step: Array, of: Annotated[Callable[[Array], ArrayLike], Function()
 
 
 @schedule
-def add(step: Array, *schedules: ScheduleLike) -> Array:
+def add(step: Array, *schedules: ScheduleLike) -> ArrayLike:
     r"""The sum of schedules, also written `a + b`.
 
     $$f(t) = \sum_i f_i(t)$$
     """
-    return functools.reduce(operator.add, (f(step) for f in schedules))
+    return functools.reduce(operator.add, (as_schedule(f)(step) for f in schedules))
 
 
 @schedule
-def multiply(step: Array, *schedules: ScheduleLike) -> Array:
+def multiply(step: Array, *schedules: ScheduleLike) -> ArrayLike:
     r"""The product of schedules, also written `a * b`.
 
     $$f(t) = \prod_i f_i(t)$$
@@ -44,7 +44,7 @@ def multiply(step: Array, *schedules: ScheduleLike) -> Array:
     A product runs on one clock: in `warmup_factor * decay` the decay has begun during the warm-up.
     `warmup(decay, steps)` starts the decay after it.
     """
-    return functools.reduce(operator.mul, (f(step) for f in schedules))
+    return functools.reduce(operator.mul, (as_schedule(f)(step) for f in schedules))
 
 
 @schedule(check=lambda **built: one_more("schedules", "boundaries", **built))
@@ -59,7 +59,7 @@ def join(step: Array, schedules: Schedules, boundaries: Boundaries) -> Array:
     starts = jnp.concatenate([jnp.zeros(1, boundaries.dtype), boundaries])
     # A piece that has not begun waits at its step 0: all pieces are evaluated, and one that is not
     # finite before its time would make the gradient NaN.
-    values = [piece(jnp.maximum(step - start, 0)) for piece, start in zip(schedules, starts, strict=True)]
+    values = [as_schedule(piece)(jnp.maximum(step - start, 0)) for piece, start in zip(schedules, starts, strict=True)]
     return jnp.stack(values)[jnp.sum(step >= boundaries)]
 
 
@@ -75,4 +75,4 @@ def warmup(step: Array, schedule: ScheduleLike, steps: Steps, init: Value = 0.0,
     """
     schedule = as_schedule(schedule)
     ramp = shape(init, schedule(0), steps)
-    return join([ramp, schedule], [steps])(step)
+    return join([ramp, schedule], jnp.stack([steps]))(step)

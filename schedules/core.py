@@ -17,6 +17,7 @@ be vmapped. A formula is written for one step: arrays of steps are mapped over i
 
 import functools
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -89,7 +90,7 @@ class Numbers(Kind):
         _require(value, isinstance(value, Sequence | np.ndarray) and not isinstance(value, str))
         numbers = tuple(map(self.each.build, value))
         if self.ascending and not any(isinstance(n, Array) for n in numbers):
-            _require(value, all(a <= b for a, b in zip(numbers, numbers[1:], strict=False)))
+            _require(value, all(a <= b for a, b in itertools.pairwise(numbers)))
         return numbers
 
     def cast(self, value: Any, clock: Any) -> Array:
@@ -212,10 +213,9 @@ class Schedule:
 
         **Returns:** an array of the shape of `step`, float32 (float64 where x64 is enabled).
         """
-        if isinstance(step, np.generic | np.ndarray) and step.dtype.itemsize > jnp.asarray(0).dtype.itemsize:
-            # JAX would wrap large counts around in silence.
-            if step.dtype.kind in "iu" and step.size and np.max(step) > MAX_STEPS:
-                raise OverflowError(f"{self.formula}: `step` must be at most {MAX_STEPS}, got {np.max(step)}")
+        if isinstance(step, np.integer | np.ndarray) and np.max(step, initial=0) > MAX_STEPS:
+            # JAX would wrap NumPy's wide integers around in silence.
+            raise OverflowError(f"{self.formula}: `step` must be at most {MAX_STEPS}, got {np.max(step)}")
         return _evaluate(self, step)
 
     def replace(self, **changes: Any) -> "Schedule":
@@ -264,7 +264,7 @@ class Schedule:
         return f"{self.formula}({', '.join(self._printed())})"
 
     def _printed(self) -> list[str]:
-        printed = []
+        printed: list[str] = []
         for position, (name, kind) in enumerate(self.formula.kinds.items()):
             text = _text(self.arguments[name])
             if name == self.formula.variadic:
@@ -297,8 +297,8 @@ class Schedule:
     @classmethod
     def tree_unflatten(cls, structure: tuple[Any, ...], leaves: Sequence[Any]) -> "Schedule":
         formula, static = structure
-        leaves, static = iter(leaves), iter(static)
-        return cls(formula, {n: next(leaves if kind.is_leaf else static) for n, kind in formula.kinds.items()})
+        numbers, others = iter(leaves), iter(static)
+        return cls(formula, {n: next(numbers if kind.is_leaf else others) for n, kind in formula.kinds.items()})
 
 
 ScheduleLike = Annotated[Schedule | float | Array | Callable[..., ArrayLike], Nested()]
@@ -386,7 +386,7 @@ class Formula(Generic[P]):
                 cast[name] = self.kinds[name].cast(value, clock)
             except ValueError as error:
                 raise ValueError(f"{self}: `{name}` {error}") from None
-        return inspect.BoundArguments(self.__signature__, cast)  # type: ignore[arg-type]
+        return inspect.BoundArguments(self.__signature__, cast)
 
     def __repr__(self) -> str:
         return self.__name__
@@ -484,9 +484,9 @@ def stack(schedules: Sequence[Schedule]) -> Schedule:
 
 
 def _combine(formula: Literal["add", "multiply"], left: Any, right: Any) -> Schedule:
-    from schedules import combinators  # imported here: combinators are written with the names above
+    from schedules.combinators import add, multiply  # imported here: they are written with the names above
 
-    return getattr(combinators, formula)(left, right)
+    return {"add": add, "multiply": multiply}[formula](left, right)
 
 
 def _hashable(leaf: Any) -> Any:

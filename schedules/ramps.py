@@ -10,7 +10,7 @@ from jax import Array
 from schedules.core import Steps, Value, schedule
 
 
-def progress(step: Array, steps: Array) -> tuple[Array, Array]:
+def progress(step: Array, steps: Steps) -> tuple[Array, Array]:
     """The fractions of a ramp that have elapsed and that remain, each in [0, 1] with full relative
     precision; they add up to 1, and are (1, 0) for a ramp of no steps.
 

@@ -1,0 +1,86 @@
+"""The published conclusions as tests over paired seeds.
+
+A claim is true where all of its margins are positive. A margin is one number a seed; since arms share
+their batches and dropout masks, margins of differences are paired. With n seeds a margin is taken for
+positive, or for negative, at the 5 % level of Student's t with n - 1 degrees of freedom.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+# The training loss of each seed of an arm, around a percentage of the run.
+At = Callable[[str, int], np.ndarray]
+
+QUARTERS = (25, 50, 75, 100)
+
+
+@dataclass(frozen=True)
+class Claim:
+    statement: str
+    margins: Callable[[At], Sequence[np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim after the measurement; `margin` and `error` are those of its weakest part, over the seeds."""
+
+    statement: str
+    verdict: str  # holds, fails or undecided
+    margin: float
+    error: float
+
+
+def within_tolerance(at: At, *arms: str) -> list[np.ndarray]:
+    """Each two of `arms` end within a quarter of the gap that decay closes, constant to cosine."""
+    tolerance = np.mean(at("constant", 100) - at("cosine", 100)) / 4
+    ends = [at(arm, 100) for arm in arms]
+    return [tolerance - np.abs(a - b) for i, a in enumerate(ends) for b in ends[:i]]
+
+
+CLAIMS = (
+    Claim(
+        "Linear decay to each quarter of the run ends below the constant rate there",
+        lambda at: [at("constant", q) - at(f"linear-{q}", q) for q in QUARTERS],
+    ),
+    Claim(
+        "Linear decay, cosine decay and a step at 75 % end alike*",
+        lambda at: within_tolerance(at, "linear-100", "cosine", "step-75"),
+    ),
+    Claim("A step at 75 % ends below a step at 25 %", lambda at: [at("step-25", 100) - at("step-75", 100)]),
+    Claim("The long EMA of a constant rate ends like* cosine", lambda at: within_tolerance(at, "ema-long", "cosine")),
+    Claim("Polyak averaging ends above the constant rate", lambda at: [at("polyak", 100) - at("constant", 100)]),
+    Claim(
+        "Schedule-free with Polyak averaging ends like* cosine", lambda at: within_tolerance(at, "sf-polyak", "cosine")
+    ),
+    Claim(
+        "Schedule-free with the long EMA is below every linear decay at that decay's end",
+        lambda at: [at(f"linear-{q}", q) - at("sf-ema", q) for q in QUARTERS],
+    ),
+)
+FOOTNOTE = "* within a quarter of the gap between the constant rate and cosine"
+
+
+def judge(at: At) -> list[Finding]:
+    """The claims whose arms were all trained (`at` raises KeyError for others)."""
+    findings = []
+    for claim in CLAIMS:
+        try:
+            margins = claim.margins(at)
+        except KeyError:
+            continue
+        findings.append(_finding(claim.statement, np.stack(margins)))
+    return findings
+
+
+def _finding(statement: str, margins: np.ndarray) -> Finding:
+    """`margins`: (parts, seeds). One seed tells nothing about the error, so it decides nothing."""
+    seeds = margins.shape[1]
+    means = margins.mean(axis=1)
+    errors = margins.std(axis=1, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.full(len(margins), np.inf)
+    needed = stdtrit(seeds - 1, 0.95) * errors if seeds > 1 else errors
+    verdict = "fails" if np.any(means < -needed) else "holds" if np.all(means > needed) else "undecided"
+    weakest = np.argmin(means - needed) if seeds > 1 else np.argmin(means)
+    return Finding(statement, verdict, float(means[weakest]), float(errors[weakest]))

@@ -1,0 +1,47 @@
+"""What is trained: a data set, a model and the settings that suit them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.data import DataError, Dataset, cifar10, digits
+from experiments.model import TinyViT
+
+
+@dataclass(frozen=True)
+class Task:
+    """Defaults for one data set; lengths are in updates."""
+
+    title: str
+    load: Callable[[Path | None], Dataset]
+    model: TinyViT
+    learning_rate: float
+    batch_size: int
+    steps: int
+    seeds: int
+    evaluations: int  # of the validation set, evenly over the run
+
+
+def _digits(directory: Path | None) -> Dataset:
+    if directory:
+        raise DataError(f"--data is for the task cifar10: digits come with scikit-learn, got {directory}")
+    return digits()
+
+
+TASKS = {
+    # Small enough for two CPU cores, noisy enough that what the noise averages out to can be seen.
+    "digits": Task(
+        "8x8 digits",
+        _digits,
+        TinyViT(patch_size=2, features=24, layers=1, heads=2, dropout=0.1),
+        learning_rate=1e-2,
+        batch_size=32,
+        steps=1_500,
+        seeds=3,
+        evaluations=20,
+    ),
+    # The published setting: Adam 1e-3, batch 128, 100,000 updates.
+    "cifar10": Task(
+        "CIFAR-10", cifar10, TinyViT(), learning_rate=1e-3, batch_size=128, steps=100_000, seeds=1, evaluations=20
+    ),
+}
