@@ -442,9 +442,9 @@ def _kind(formula: "Formula[...]", parameter: inspect.Parameter) -> Kind:
     for kind in getattr(annotation, "__metadata__", ()):
         if isinstance(kind, Kind):
             return NestedList() if parameter.kind is parameter.VAR_POSITIONAL else kind
+    found = "no annotation" if annotation is parameter.empty else repr(annotation)
     raise TypeError(
-        f"{formula}: `{parameter.name}` must be annotated with its kind, such as Value or Steps, got "
-        f"{'no annotation' if annotation is parameter.empty else annotation!r}"
+        f"{formula}: `{parameter.name}` must be annotated with its kind, such as Value or Steps, got {found}"
     )
 
 

@@ -44,7 +44,7 @@ def multistep(step: Array, value: Value, milestones: Boundaries, factor: Value =
     return value * powers[passed]
 
 
-@schedule
+@schedule(check=lambda values: None if len(values) else "`values` must hold at least one number, got none")
 def table(step: Array, values: Values) -> Array:
     r"""`values[t]`, then the last of them.
 

@@ -1,0 +1,30 @@
+"""Settings of the whole suite: strict where JAX can be strict, and eight virtual devices."""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture
+def strict():
+    """No implicit promotion of dtypes, no implicit broadcasting of ranks. Optax itself does not pass under it."""
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=["jit", "eager"])
+def maybe_jit(request):
+    """A test that takes this runs twice: with its function compiled by the caller, and without."""
+    return jax.jit if request.param == "jit" else lambda function: function

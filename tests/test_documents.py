@@ -1,0 +1,45 @@
+"""What the documents promise: the README's examples run, its commands are those that CI runs."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_an_example_of_the_readme_runs_and_prints_what_it_says(example, capsys):
+    namespace = {"__name__": "__main__"}
+    for module, names in re.findall(r"^from (schedules|optim) import (.*)$", README, re.MULTILINE):
+        exec(f"from {module} import {names}", namespace)
+    exec(compile(example, "README.md", "exec"), namespace)
+    printed = capsys.readouterr().out.splitlines()
+    promised = re.findall(r"print\(\w+\)  # (.*)$", example, re.MULTILINE)
+    assert [line for line in printed if line in promised] == promised
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) == 4
+
+
+def test_links_and_pictures_exist():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_the_readmes_commands_are_what_ci_runs():
+    ci = (ROOT / ".ci" / "run").read_text()
+    for command in re.findall(r"^    (python -m pip install .*) && (python -m \w+)$", README, re.MULTILINE):
+        install, run = command
+        assert install.replace("install -e", "install --quiet -e") in ci
+        assert run in ci
+
+
+def test_the_extras_exist():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"experiments", "test", "dev", "cuda", "tpu"} <= project["optional-dependencies"].keys()
+    assert project["requires-python"] == ">=3.11"

@@ -1,0 +1,143 @@
+"""What holds for every schedule."""
+
+import copy
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from table import TABLE, Row, steps_to_test
+
+from schedules import Schedule, stack, tabulate
+
+every = pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
+SAME = 6e-7  # the same formula compiled in another way: XLA's sine differs between scalars and vectors
+pytestmark = [every, pytest.mark.usefixtures("strict")]
+
+
+def scaled(schedule: Schedule, factor: float) -> Schedule:
+    """The same schedule with other numbers: floats multiplied, durations kept."""
+    return jax.tree.map(lambda n: n * factor if isinstance(n, float) else n, schedule)
+
+
+def test_equals_the_float64_oracle(row: Row):
+    steps = steps_to_test(row)
+    expected = np.array([row.oracle(t) for t in steps])
+    np.testing.assert_allclose(row.schedule(np.array(steps)), expected, rtol=1e-6, atol=0)
+
+
+def test_equals_the_oracle_in_float64(row: Row, x64):
+    steps = steps_to_test(row)
+    values = row.schedule(np.array(steps))
+    assert values.dtype == jnp.float64
+    np.testing.assert_allclose(values, [row.oracle(t) for t in steps], rtol=2e-12, atol=0)
+
+
+def test_jit_equals_eager(row: Row):
+    for t in (0, 1, 7, 1000):
+        np.testing.assert_allclose(jax.jit(lambda s, t: s(t))(row.schedule, t), row.schedule(t), rtol=SAME, atol=0)
+
+
+def test_an_array_of_steps_is_a_loop(row: Row):
+    steps = jnp.arange(12).reshape(3, 4)
+    expected = np.reshape([row.schedule(t) for t in range(12)], (3, 4))
+    np.testing.assert_allclose(row.schedule(steps), expected, rtol=SAME, atol=0)
+    np.testing.assert_array_equal(tabulate(row.schedule, 12), row.schedule(steps).ravel())
+
+
+def test_values_are_float32_arrays_of_the_steps_shape(row: Row):
+    for step in (3, np.int64(3), jnp.int8(3), np.arange(6, dtype=np.uint8).reshape(2, 3), jnp.zeros((0,), int), 2.5):
+        value = row.schedule(step)
+        assert isinstance(value, jax.Array)
+        assert value.dtype == jnp.float32
+        assert not value.weak_type
+        assert value.shape == np.shape(step)
+        assert jax.eval_shape(row.schedule, step).shape == np.shape(step)
+
+
+def test_vmap_over_stacked_instances_is_a_loop(row: Row):
+    instances = [scaled(row.schedule, f) for f in (1.0, 0.5, 0.25)]
+    mapped = jax.vmap(lambda s: s(jnp.arange(12)), axis_size=3)(stack(instances))
+    np.testing.assert_allclose(mapped, [s(jnp.arange(12)) for s in instances], rtol=SAME, atol=0)
+
+
+def test_scan_is_a_loop(row: Row):
+    _, scanned = jax.lax.scan(lambda carry, t: (carry, row.schedule(t)), None, jnp.arange(12))
+    np.testing.assert_allclose(scanned, tabulate(row.schedule, 12), rtol=SAME, atol=0)
+
+
+def test_is_a_pytree_of_its_numbers(row: Row):
+    leaves, structure = jax.tree.flatten(row.schedule)
+    assert all(type(leaf) in (int, float) for leaf in leaves)
+    assert jax.tree.unflatten(structure, leaves) == row.schedule
+    hollow = jax.tree.map(lambda _: None, row.schedule)  # as jax and optax do with leaves they mask
+    assert jax.tree.leaves(hollow) == []
+    repr(hollow)
+
+
+def test_equality_hash_copies_and_pickles(row: Row):
+    schedule = row.schedule
+    for other in (
+        copy.copy(schedule),
+        copy.deepcopy(schedule),
+        pickle.loads(pickle.dumps(schedule)),
+        schedule.replace(),
+        schedule.formula(*_positional(schedule)),
+    ):
+        assert other == schedule
+        assert hash(other) == hash(schedule)
+    changed = jax.tree.map(lambda n: n + 1, schedule)
+    assert (changed == schedule) == (jax.tree.leaves(schedule) == [])
+    assert schedule != repr(schedule)
+
+
+def _positional(schedule: Schedule) -> list:
+    arguments = list(schedule.arguments.values())
+    return list(arguments[0]) if schedule.formula.variadic else arguments
+
+
+def test_repr_builds_it_again(row: Row):
+    import optim
+    import schedules
+
+    assert eval(repr(row.schedule), {**vars(optim), **vars(schedules)}) == row.schedule
+
+
+def test_one_trace_whatever_the_numbers(row: Row):
+    traces = 0
+
+    @jax.jit
+    def value(schedule, t):
+        nonlocal traces
+        traces += 1
+        return schedule(t)
+
+    for t, factor in enumerate((1.0, 0.5, 0.25)):
+        value(scaled(row.schedule, factor), t)
+    assert traces == 1
+
+
+def test_finite_with_finite_gradients_everywhere(row: Row):
+    steps = np.array(steps_to_test(row))
+
+    def total(schedule):
+        return jnp.sum(schedule(steps))
+
+    # Durations are integers: their derivatives are of the empty dtype float0.
+    gradients = [g for g in jax.tree.leaves(jax.grad(total, allow_int=True)(row.schedule)) if g.dtype == jnp.float32]
+    tangents = jax.tree.map(lambda n: np.zeros((), jax.dtypes.float0) if type(n) is int else 1.0, row.schedule)
+    _, forward = jax.jvp(lambda s: s(steps), (row.schedule,), (tangents,))
+    assert np.isfinite(forward).all()
+    assert np.isfinite(gradients).all()
+    forward, backward = np.asarray(forward, float), np.asarray(gradients, float)
+    np.testing.assert_allclose(forward.sum(), backward.sum(), rtol=0, atol=1e-5 * np.abs(forward).sum())
+
+
+def test_arguments_are_attributes_and_cannot_be_changed(row: Row):
+    for name, value in row.schedule.arguments.items():
+        assert getattr(row.schedule, name) is value
+        with pytest.raises(AttributeError, match="cannot be changed"):
+            setattr(row.schedule, name, value)
+    with pytest.raises(AttributeError, match=f"a {row.schedule.formula} schedule has no attribute 'peek'"):
+        row.schedule.peek  # noqa: B018

@@ -1,0 +1,400 @@
+"""Schedules as their users meet them: built, combined, mistaken, passed to optax."""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from schedules import (
+    Boundaries,
+    Schedule,
+    ScheduleLike,
+    Steps,
+    Value,
+    Values,
+    add,
+    as_schedule,
+    constant,
+    cosine,
+    function,
+    join,
+    linear,
+    multiply,
+    multistep,
+    piecewise_constant,
+    schedule,
+    stack,
+    table,
+    tabulate,
+    warmup,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+# Mistakes ---------------------------------------------------------------------------------------------
+
+
+@schedule
+def settings(step, kind: Literal["up", "down"], staircase: bool, peak: Value = 1.0, values: Values = ()):
+    """A user's schedule with every other kind of argument."""
+    t = jnp.floor(step) if staircase else step
+    return (peak if kind == "up" else -peak) * (t + len(values))
+
+
+STEPS = "a whole number of steps from 0 to 2147483647"
+BOUNDARIES = "a list of whole numbers from 0 to 2147483647 that never decreases"
+SCHEDULE = "a schedule, a number or a function of the step"
+SHAPE = "a ramp such as linear or cosine, itself and not called"
+
+MISTAKES = [
+    (lambda: constant("fast"), "constant: `value` must be a finite number, got 'fast'"),
+    (lambda: constant(True), "constant: `value` must be a finite number, got True"),
+    (lambda: constant(1j), "constant: `value` must be a finite number, got 1j"),
+    (lambda: constant(10**400), f"constant: `value` must be a finite number, got {10**400}"),
+    (lambda: constant(1e39), "constant: `value` must be a finite number, got 1e+39"),  # infinite in float32
+    (lambda: linear(float("nan"), 0.0, 9), "linear: `start` must be a finite number, got nan"),
+    (lambda: linear(0.0, float("inf"), 9), "linear: `end` must be a finite number, got inf"),
+    (lambda: linear(None, 0.0, 9), "linear: `start` must be a finite number, got None"),
+    (lambda: linear(np.ones(2), 0.0, 9), "linear: `start` must be a finite number, got array([1., 1.])"),
+    (lambda: cosine(1.0, 0.0, -1), f"cosine: `steps` must be {STEPS}, got -1"),
+    (lambda: cosine(1.0, 0.0, 2**31), f"cosine: `steps` must be {STEPS}, got 2147483648"),
+    (lambda: cosine(1.0, 0.0, 1.5), f"cosine: `steps` must be {STEPS}, got 1.5"),
+    (lambda: cosine(1.0, 0.0, False), f"cosine: `steps` must be {STEPS}, got False"),
+    (lambda: cosine(1.0, 0.0, steps=jnp.float32(3)), f"cosine: `steps` must be {STEPS}, got Array(3., dtype=float32)"),
+    (lambda: cosine(1.0, 0.0, "9"), f"cosine: `steps` must be {STEPS}, got '9'"),
+    (lambda: piecewise_constant([1.0], [5]), "piecewise_constant: `boundaries` must be one fewer than `values`, got 1 and 1"),
+    (lambda: piecewise_constant([1.0, 2.0, 3.0], [5, 4]), f"piecewise_constant: `boundaries` must be {BOUNDARIES}, got [5, 4]"),
+    (lambda: piecewise_constant(1.0, []), "piecewise_constant: `values` must be a list of finite numbers, got 1.0"),
+    (lambda: piecewise_constant("ab", [1]), "piecewise_constant: `values` must be a list of finite numbers, got 'ab'"),
+    (lambda: multistep(1.0, [-1]), f"multistep: `milestones` must be {BOUNDARIES}, got [-1]"),
+    (lambda: multistep(1.0, 30), f"multistep: `milestones` must be {BOUNDARIES}, got 30"),
+    (lambda: table(jnp.ones((2, 2))), "table: `values` must be a list of finite numbers, got Array([[1., 1.],\n       [1., 1.]], dtype=float32)"),
+    (lambda: table([]), "table: `values` must hold at least one number, got none"),
+    (lambda: join([1.0, 2.0, 3.0], [9]), "join: `boundaries` must be one fewer than `schedules`, got 1 and 3"),
+    (lambda: join([], []), "join: `schedules` must be one or more schedules or numbers, got []"),
+    (lambda: join(constant(1.0), [9]), "join: `schedules` must be one or more schedules or numbers, got constant(value=1.0)"),
+    (lambda: join([1.0, 2.0, 3.0], [9, 8]), f"join: `boundaries` must be {BOUNDARIES}, got [9, 8]"),
+    (lambda: multiply(), "multiply: `schedules` must be one or more schedules or numbers, got ()"),
+    (lambda: multiply(cosine, 2.0), "multiply: `schedules` must be one or more schedules or numbers, got (cosine, 2.0)"),
+    (lambda: warmup("cosine", 9), f"warmup: `schedule` must be {SCHEDULE}, got 'cosine'"),
+    (lambda: warmup(cosine, 9), f"warmup: `schedule` must be {SCHEDULE}, got cosine"),
+    (lambda: warmup(1.0, 9, shape=linear(0.0, 1.0, 9)), f"warmup: `shape` must be {SHAPE}, got linear(start=0.0, end=1.0, steps=9)"),
+    (lambda: warmup(1.0, 9, shape=constant), f"warmup: `shape` must be {SHAPE}, got constant"),
+    (lambda: warmup(1.0, 9, shape="cosine"), f"warmup: `shape` must be {SHAPE}, got 'cosine'"),
+    (lambda: function(cosine), "function: `of` must be a function of the step, got cosine"),
+    (lambda: settings("sideways", True), "settings: `kind` must be one of 'up', 'down', got 'sideways'"),
+    (lambda: settings("up", 1), "settings: `staircase` must be one of False, True, got 1"),
+    (lambda: cosine(1.0, 0.0, 9).replace(steps=-9), f"cosine: `steps` must be {STEPS}, got -9"),
+    (lambda: as_schedule(cosine), "cosine is a formula, not a schedule: call it with its arguments, cosine(...)"),
+    (lambda: as_schedule("0.1"), "constant: `value` must be a finite number, got '0.1'"),
+    (lambda: 2.0 * constant(1.0) + "x", "add: `schedules` must be one or more schedules or numbers, got (multiply(constant(value=2.0), constant(value=1.0)), 'x')"),
+    (lambda: tabulate(constant(1.0), -1), "tabulate: `steps` must be a whole number, 0 or more, got -1"),
+    (lambda: tabulate(constant(1.0), 2.5), "tabulate: `steps` must be a whole number, 0 or more, got 2.5"),
+    (lambda: stack([constant(1.0), cosine(1.0, 0.0, 9)]), "stack: `schedules` must be one or more schedules alike in all but their numbers, got [constant(value=1.0), cosine(start=1.0, end=0.0, steps=9)]; tabulate schedules of different shapes"),
+    (lambda: stack([]), "stack: `schedules` must be one or more schedules alike in all but their numbers, got []; tabulate schedules of different shapes"),
+    (lambda: stack([cosine(1.0, 0.0, 9)] * 2)(3), "cosine: `start` has shape (2,) where 0 axes are expected: use jax.vmap for stacked schedules"),
+    (lambda: stack([table([1.0, 2.0])] * 2)(3), "table: `values` has shape (2,) where 0 axes are expected: use jax.vmap for stacked schedules"),
+    (lambda: jax.tree.map(lambda v: jnp.stack([v, v]), table(jnp.ones(3)))(0), "table: `values` has shape (2, 3) where 1 axes are expected: use jax.vmap for stacked schedules"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mistake", "message"), MISTAKES, ids=range(len(MISTAKES)))
+def test_a_bad_argument_is_one_clear_sentence(mistake, message):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011, compared whole below
+        mistake()
+    assert str(caught.value) == message
+
+
+def test_other_mistakes_are_clear_too():
+    lr = cosine(1.0, 0.0, 9)
+    for mistake, error, message in [
+        (lambda: cosine(1.0, 0.0), TypeError, "cosine: missing a required argument: 'steps'"),
+        (lambda: cosine(1.0, 0.0, 9, peak=1), TypeError, "cosine: got an unexpected keyword argument 'peak'"),
+        (lambda: cosine(1.0, 0.0, 9, 9), TypeError, "cosine: too many positional arguments"),
+        (lambda: lr.replace(peak=1.0, length=2), TypeError, "cosine: has no argument `length`, `peak`, only `start`, `end`, `steps`"),
+        (lambda: lr(True), TypeError, "cosine: `step` must be integers or floats, got bool"),
+        (lambda: lr(1j), TypeError, "cosine: `step` must be integers or floats, got complex64"),
+        (lambda: lr(np.array([0, 2**31])), OverflowError, "cosine: `step` must be at most 2147483647, got 2147483648"),
+        (lambda: lr(2**31), OverflowError, None),
+        (lambda: setattr(lr, "steps", 3), AttributeError, "a schedule is a value and cannot be changed: use .replace(steps=...)"),
+        (lambda: delattr(lr, "steps"), AttributeError, "a schedule is a value and cannot be changed: 'steps' cannot be deleted"),
+    ]:  # fmt: skip
+        with pytest.raises(error) as caught:
+            mistake()
+        assert message in (None, str(caught.value))
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        lr.arguments["steps"] = 3
+
+
+# A user's own -----------------------------------------------------------------------------------------
+
+
+@schedule
+def sawtooth(step, peak: Value, period: Steps):
+    return peak * (1 - step % period / period)
+
+
+def test_a_users_schedule_is_three_lines_and_gets_everything():
+    saw = sawtooth(2.0, period=4)
+    np.testing.assert_array_equal(tabulate(saw, 6), [2.0, 1.5, 1.0, 0.5, 2.0, 1.5])
+    assert repr(0.5 * saw) == "multiply(constant(value=0.5), sawtooth(peak=2.0, period=4))"
+    assert saw == sawtooth(2, 4.0) != sawtooth(2, 5)
+    np.testing.assert_allclose(jax.vmap(lambda s: s(1))(stack([saw, sawtooth(1.0, 2)])), [1.5, 0.5])
+
+
+def test_float_and_int_annotations_are_kinds_and_others_are_refused():
+    @schedule
+    def plain(step, peak: float, period: int, other: Schedule):
+        return peak * other(step) / period
+
+    assert repr(plain(1, 2, 3)) == "plain(peak=1.0, period=2, other=constant(value=3.0))"
+    with pytest.raises(
+        TypeError, match="^bare: `peak` must be annotated with its kind, such as Value or Steps, got no annotation$"
+    ):
+        schedule(bare)
+    with pytest.raises(
+        TypeError, match="^odd: `peak` must be annotated with its kind, such as Value or Steps, got <class 'list'>$"
+    ):
+        schedule(odd)
+
+
+def bare(step, peak):
+    return peak
+
+
+def odd(step, peak: list):
+    return peak
+
+
+def test_a_formula_that_returns_no_number_is_refused():
+    @schedule
+    def pair(step, peak: Value):
+        return jnp.stack([peak, peak])
+
+    with pytest.raises(ValueError, match=r"^pair: the formula must return one number for one step, got shape \(2,\)"):
+        pair(1.0)(0)
+
+
+def test_a_formula_keeps_its_name_its_documentation_and_its_signature():
+    import inspect
+
+    assert repr(cosine) == cosine.__name__ == "cosine"
+    assert "arXiv:1608.03983" in cosine.__doc__
+    assert [*inspect.signature(cosine).parameters] == ["start", "end", "steps"]
+
+
+# What the numbers may be ------------------------------------------------------------------------------
+
+
+def test_numbers_become_python_numbers_and_arrays_pass_through():
+    lr = cosine(np.float32(0.5), np.array(0), np.int64(9))
+    assert [(type(leaf), leaf) for leaf in jax.tree.leaves(lr)] == [(float, 0.5), (float, 0.0), (int, 9)]
+    traced = cosine(jnp.float32(0.5), 0.0, jnp.int32(9))
+    assert isinstance(traced.start, jax.Array)
+    np.testing.assert_array_equal(tabulate(traced, 12), tabulate(lr, 12))
+    assert traced == cosine(jnp.float32(0.5), 0.0, jnp.int32(9)) != lr
+    assert repr(traced) == repr(lr)
+
+
+def test_lists_may_be_numpy_or_jax_arrays():
+    values, boundaries = [0.5, 0.25, 1.0], [2, 4]
+    expected = [0.5, 0.5, 0.25, 0.25, 1.0, 1.0]
+    for convert in (tuple, np.array, jnp.array):
+        lr = piecewise_constant(convert(values), convert(boundaries))
+        np.testing.assert_array_equal(tabulate(lr, 6), expected)
+        assert repr(lr) == "piecewise_constant(values=[0.5, 0.25, 1.0], boundaries=[2, 4])"
+        hash(lr)
+
+
+def test_peaks_lengths_and_horizons_are_vmapped():
+    peaks, lengths = jnp.array([1.0, 2.0]), jnp.array([2, 4])
+    curves = jax.vmap(lambda p, n: warmup(cosine(p, 0.0, 3 * n), n)(jnp.arange(20)))(peaks, lengths)
+    for curve, p, n in zip(curves, (1.0, 2.0), (2, 4), strict=True):
+        np.testing.assert_allclose(curve, warmup(cosine(p, 0.0, 3 * n), n)(jnp.arange(20)), rtol=6e-7)
+
+
+def test_a_schedule_is_differentiated_as_a_schedule():
+    lr = linear(1.0, 0.5, 10)
+    gradient = jax.grad(lambda s: s(4), allow_int=True)(lr)
+    assert isinstance(gradient, Schedule)
+    np.testing.assert_allclose([gradient.start, gradient.end], [0.6, 0.4], rtol=1e-6)
+
+
+def test_a_schedule_is_a_static_or_a_traced_argument():
+    lr = cosine(1.0, 0.0, 9)
+    static = jax.jit(lambda s, t: s(t), static_argnums=0)
+    assert static(lr, 3) == jax.jit(lambda s, t: s(t))(lr, 3) == lr(3)
+    assert {lr: "a key"}[cosine(1.0, 0.0, 9)] == "a key"
+
+
+def test_steps_beyond_float32_integers_are_told_apart():
+    lr = piecewise_constant([0.0, 1.0], [2**24 + 1])
+    np.testing.assert_array_equal(lr(np.array([2**24, 2**24 + 1])), [0.0, 1.0])
+    start = 99_999_990
+    tail = cosine(1.0, 0.0, 100_000_000)(start + np.arange(10))
+    np.testing.assert_allclose(tail, [np.sin(np.pi / 2 * k / 1e8) ** 2 for k in range(10, 0, -1)], rtol=1e-6)
+
+
+def test_float_steps_interpolate_under_strict_promotion(strict):
+    assert warmup(linear(1.0, 0.0, 10), 4)(jnp.array(1.5)) == 0.375
+    assert warmup(linear(1.0, 0.0, 10), 4)(4.5) == 0.95
+
+
+# Combinations -----------------------------------------------------------------------------------------
+
+
+def test_operators_build_named_schedules():
+    lr = cosine(1.0, 0.0, 9)
+    t = jnp.arange(12)
+    assert 0.5 * lr == multiply(0.5, lr)
+    assert lr * 0.5 == multiply(lr, constant(0.5))
+    assert lr + 1 == add(lr, 1.0)
+    assert np.float32(0.5) * lr == 0.5 * lr
+    assert np.array(0.5) * lr == 0.5 * lr
+    np.testing.assert_allclose((1 - lr)(t), 1 - lr(t), rtol=1e-6)
+    np.testing.assert_allclose((lr - 0.25)(t), lr(t) - 0.25, rtol=1e-6)
+    np.testing.assert_allclose((-lr)(t), -lr(t))
+    np.testing.assert_allclose(sum([lr, lr, lr])(t), 3 * lr(t), rtol=1e-6)
+    # An array scales as itself, also where JAX might have taken the operator.
+    np.testing.assert_allclose((jnp.float32(2) * lr)(t), 2 * lr(t))
+
+
+def test_a_join_restarts_every_piece_at_its_own_zero():
+    lr = join([linear(0.0, 1.0, 4), linear(1.0, 0.0, 4)], [4])
+    np.testing.assert_allclose(tabulate(lr, 9), [0.0, 0.25, 0.5, 0.75, 1.0, 0.75, 0.5, 0.25, 0.0])
+
+
+def test_a_piece_that_is_singular_before_its_time_leaves_the_gradient_finite():
+    root = function(lambda t: 1 / jnp.sqrt(1.0 + t))
+    gradient = jax.grad(lambda s: s(2), allow_int=True)(join([linear(0.0, 1.0, 4), 2.0 * root], [4]))
+    assert all(np.isfinite(g) for g in jax.tree.leaves(gradient) if g.dtype == jnp.float32)
+
+
+def test_warmup_reaches_the_peak_at_its_length_and_of_none_is_the_schedule():
+    lr = cosine(1.0, 0.0, 10)
+    np.testing.assert_allclose(tabulate(warmup(lr, 4), 5), [0.0, 0.25, 0.5, 0.75, 1.0])
+    np.testing.assert_array_equal(tabulate(warmup(lr, 0), 12), tabulate(lr, 12))
+    # The convention (t + 1) / W of the schedule-free reference, as the docstring writes it.
+    np.testing.assert_allclose(tabulate(warmup(1.0, 3, init=0.25), 5), [0.25, 0.5, 0.75, 1.0, 1.0])
+
+
+def test_plain_callables_are_schedules_by_identity():
+    peer = optax.cosine_decay_schedule(1.0, 10)
+    lr = warmup(peer, 5)
+    np.testing.assert_allclose(lr(jnp.arange(5, 15)), jax.vmap(peer)(jnp.arange(10)), rtol=1e-5)  # optax cancels
+    assert lr == warmup(peer, 5) != warmup(optax.cosine_decay_schedule(1.0, 10), 5)
+
+
+def test_a_table_stands_in_for_any_schedule():
+    lr = warmup(cosine(1.0, 0.0, 10), 5)
+    np.testing.assert_array_equal(tabulate(table(tabulate(lr, 20)), 25), tabulate(lr, 25))
+
+
+def test_schedule_arguments_take_numbers():
+    @schedule
+    def twice(step, of: ScheduleLike, at: Boundaries):
+        return 2 * of(step) * (step >= at[0])
+
+    assert twice(3.0, [1])(1) == 6.0
+
+
+# In optax ---------------------------------------------------------------------------------------------
+
+
+def test_every_optax_optimizer_takes_a_schedule():
+    lr = warmup(cosine(0.1, 0.0, 20), 5)
+    params = {"w": jnp.ones(3)}
+    for make in (optax.adam, optax.adamw, optax.sgd, optax.lion, optax.rmsprop):
+        optimizer = make(lr)
+        state = optimizer.init(params)
+        update = jax.jit(optimizer.update)
+        for _ in range(3):
+            updates, state = update(params, state, params)
+        assert np.isfinite(updates["w"]).all()
+    scaled = optax.scale_by_schedule(lr)
+    state = scaled.init(params)
+    for t in range(8):
+        updates, state = scaled.update(params, state)
+        np.testing.assert_allclose(updates["w"], lr(t), rtol=1e-6)
+    injected = optax.inject_hyperparams(optax.sgd)(learning_rate=lr)
+    state = injected.init(params)
+    for t in range(3):
+        _, state = injected.update(params, state)
+        np.testing.assert_allclose(state.hyperparams["learning_rate"], lr(t), rtol=1e-6)
+
+
+def test_changing_a_learning_rate_does_not_retrace_a_train_step():
+    traces = 0
+
+    @jax.jit
+    def step(params, lr):
+        nonlocal traces
+        traces += 1
+        optimizer = optax.adam(lr)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    for peak in (0.1, 0.2, 0.3):
+        step(jnp.ones(3), cosine(peak, 0.0, round(100 * peak)))
+    assert traces == 1
+
+
+# Peers ------------------------------------------------------------------------------------------------
+
+
+def cases(peer, kind="schedule"):
+    return [c for c in json.loads((GOLDEN / f"{peer}.json").read_text())["cases"] if c["kind"] == kind]
+
+
+def ours(case):
+    """How a peer's schedule is written here."""
+    k, base = case["kwargs"], case["base_lr"]
+    match case["class"]:
+        case "CosineAnnealingLR":
+            return cosine(base, k["eta_min"], k["T_max"])
+        case "MultiStepLR":
+            return multistep(base, k["milestones"], k["gamma"])
+        case "LinearLR":
+            return linear(base * k["start_factor"], base * k["end_factor"], k["total_iters"])
+        case "linear_schedule":
+            ramp = linear(k["init_value"], k["end_value"], k["transition_steps"])
+            return join([k["init_value"], ramp], [k["transition_begin"]])
+        case "cosine_decay_schedule":
+            return cosine(k["init_value"], k["alpha"] * k["init_value"], k["decay_steps"])
+        case "warmup_cosine_decay_schedule":
+            decay = cosine(k["peak_value"], k["end_value"], k["decay_steps"] - k["warmup_steps"])
+            return warmup(decay, k["warmup_steps"], init=k["init_value"])
+        case "piecewise_constant_schedule":
+            scales = {int(b): s for b, s in k["boundaries_and_scales"].items()}
+            values = [k["init_value"] * np.prod([*scales.values()][:n]) for n in range(len(scales) + 1)]
+            return piecewise_constant(values, [*scales])
+    raise AssertionError(f"no translation of {case['class']}")
+
+
+PEERS = [pytest.param(c, id=f"{peer}-{c['name']}") for peer in ("torch", "optax") for c in cases(peer)]
+
+
+@pytest.mark.parametrize("case", PEERS)
+def test_equals_what_a_peer_recorded(case, x64):
+    values = ours(case)(np.array(case["steps"]))
+    np.testing.assert_allclose(values, case["values"], rtol=0, atol=1e-12 * max(map(abs, case["values"])))
+
+
+def test_the_peers_recorded_are_the_ones_meant():
+    assert len(PEERS) >= 24
+    assert {p.values[0]["class"] for p in PEERS} >= {"CosineAnnealingLR", "warmup_cosine_decay_schedule"}
+
+
+def test_importing_schedules_imports_neither_optax_nor_flax_nor_matplotlib():
+    import subprocess
+    import sys
+
+    code = "import sys, schedules; print(*{'optax', 'flax', 'matplotlib', 'optim'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
