@@ -35,13 +35,13 @@ class Options:
     task: Literal["digits", "cifar10"] = "digits"
     """What to train on. cifar10 is the published experiment and wants an accelerator."""
     steps: int | None = None
-    """Updates of every run; schedules and averaging windows scale with it. [digits 1500, cifar10 100000]"""
+    """Updates of every run; schedules and averaging windows scale with it. [digits 2400, cifar10 100000]"""
     seeds: int | None = None
     """Runs of every arm, each from another initialization and with other batches. [digits 3, cifar10 1]"""
     arms: tuple[ArmName, ...] = ARMS
     """The arms to train, by name."""
     batch_size: int | None = None
-    """Images in a batch. [digits 32, cifar10 128]"""
+    """Images in a batch. [digits 24, cifar10 128]"""
     learning_rate: float | None = None
     """The peak rate. [digits 0.01, cifar10 0.001]"""
     data: Path | None = None
@@ -82,13 +82,14 @@ def run(options: Options) -> int:
     arms = {name: arms[name] for name in settings.arms}
     folder = make_folder(settings.out)
     program = Program(task.model, data, [*arms.values()], settings.seeds, settings.steps, settings.batch_size)
+    evaluations = min(task.evaluations, max(settings.steps // 25, 1))  # a short run is not spent on validation
     done, history = 0, None
     with tqdm(total=settings.steps, unit="update", desc=f"{len(arms)} arms x {settings.seeds} seeds") as bar:
         try:
-            for done, history in train(program, settings.steps, task.evaluations):  # noqa: B007, kept if interrupted
+            for done, history in train(program, settings.steps, evaluations):  # noqa: B007, kept if interrupted
                 bar.update(done - bar.n)
         except KeyboardInterrupt:
-            bar.write("Interrupted: keeping what has been measured.")
+            bar.write("Interrupted: keeping what has been measured.", file=sys.stderr)
     if history is None:
         folder.rmdir()
         print("Stopped before anything was measured.", file=sys.stderr)

@@ -5,6 +5,7 @@ their batches and dropout masks, margins of differences are paired. With n seeds
 positive, or for negative, at the 5 % level of Student's t with n - 1 degrees of freedom.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,12 +26,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim after the measurement; `margin` and `error` are those of its weakest part, over the seeds."""
+    """A claim after the measurement: mean and standard error, over the seeds, of its least sure margin."""
 
     statement: str
     verdict: str  # holds, fails or undecided
     margin: float
-    error: float
+    error: float  # NaN for a single seed
 
 
 def within_tolerance(at: At, *arms: str) -> list[np.ndarray]:
@@ -76,11 +77,13 @@ def judge(at: At) -> list[Finding]:
 
 
 def _finding(statement: str, margins: np.ndarray) -> Finding:
-    """`margins`: (parts, seeds). One seed tells nothing about the error, so it decides nothing."""
-    seeds = margins.shape[1]
-    means = margins.mean(axis=1)
-    errors = margins.std(axis=1, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.full(len(margins), np.inf)
-    needed = stdtrit(seeds - 1, 0.95) * errors if seeds > 1 else errors
-    verdict = "fails" if np.any(means < -needed) else "holds" if np.all(means > needed) else "undecided"
-    weakest = np.argmin(means - needed) if seeds > 1 else np.argmin(means)
+    """The verdict of the part, of margins (parts, seeds), that is the least sure to be positive."""
+    means, seeds = margins.mean(axis=1), margins.shape[1]
+    if seeds == 1:  # one seed tells nothing about the error, so it decides nothing
+        return Finding(statement, "undecided", float(means.min()), math.nan)
+    errors = margins.std(axis=1, ddof=1) / np.sqrt(seeds)
+    t = means / np.maximum(errors, np.finfo(float).tiny)
+    weakest = np.argmin(t)
+    needed = stdtrit(seeds - 1, 0.95)
+    verdict = "holds" if t[weakest] > needed else "fails" if t[weakest] < -needed else "undecided"
     return Finding(statement, verdict, float(means[weakest]), float(errors[weakest]))

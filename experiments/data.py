@@ -87,8 +87,8 @@ def _from_archive(archive: Path) -> dict[str, bytes]:
         with tarfile.open(archive) as tar:
             members = {name: tar.extractfile(f"{FOLDER}/{name}") for name in TRAIN_FILES + VALID_FILES}
             return {name: member.read() for name, member in members.items() if member}
-    except (KeyError, tarfile.TarError, EOFError) as error:
-        raise DataError(f"{archive} is not the binary version of CIFAR-10 ({error}): delete it and try again") from None
+    except (KeyError, tarfile.TarError, EOFError):
+        raise DataError(f"{archive} is not the binary version of CIFAR-10: delete it and try again") from None
 
 
 def _records(files: dict[str, bytes], names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -67,7 +67,15 @@ def _curves(ax: Axes, results: Results, names: Sequence[str]) -> None:
         updates = results.window + np.arange(curves.shape[1])
         ax.plot(updates, curves.mean(axis=0), label=name, linewidth=1.6, **style)
         ax.fill_between(updates, curves.min(axis=0), curves.max(axis=0), color=style["color"], alpha=0.15, linewidth=0)
-        ax.plot(updates[-1:], curves.mean(axis=0)[-1:], "o", color=style["color"], markersize=4)
+        ax.plot(
+            updates[-1],
+            curves.mean(axis=0)[-1],
+            "o",
+            color=style["color"],
+            markersize=6,
+            markeredgecolor="white",
+            zorder=3,
+        )
     ax.set_ylim(0, _top(results))
     ax.set_xlim(0, results.steps * 1.01)
     ax.set_xlabel("updates")

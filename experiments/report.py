@@ -1,6 +1,7 @@
 """What a run leaves behind: a table, the claims, a figure and the numbers they were made from."""
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.claims import FOOTNOTE, judge
+from experiments.claims import FOOTNOTE, Finding, judge
 from experiments.figure import plot
 from experiments.results import Results
 
@@ -58,9 +59,14 @@ def claims(results: Results) -> str:
     findings = judge(results.train_loss)
     if not findings:
         return "No claim compares the chosen arms alone."
-    lines = [f"- {f.verdict.upper():9}  {f.statement} (margin {f.margin:+.3f} ± {f.error:.3f})" for f in findings]
+    lines = [f"- {f.verdict.upper():9}  {f.statement} ({_margin(f)})" for f in findings]
     judged = f"Margins are over {_count(results.seeds, 'paired seed')}, Student's t at the 5 % level; {FOOTNOTE}."
     return "\n".join([*lines, "", judged])
+
+
+def _margin(finding: Finding) -> str:
+    error = "" if math.isnan(finding.error) else f" ± {finding.error:.3f}"
+    return f"margin {finding.margin:+.3f}{error}"
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -33,10 +33,10 @@ TASKS = {
     "digits": Task(
         "8x8 digits",
         _digits,
-        TinyViT(patch_size=2, features=24, layers=1, heads=2, dropout=0.1),
+        TinyViT(patch_size=2, features=16, layers=1, heads=4, dropout=0.05),
         learning_rate=1e-2,
-        batch_size=32,
-        steps=1_500,
+        batch_size=24,
+        steps=2_400,
         seeds=3,
         evaluations=20,
     ),

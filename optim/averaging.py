@@ -19,7 +19,7 @@ from jax import Array
 
 from optim.numerics import lerp, one_minus_power, widen
 from schedules import Schedule, ScheduleLike, as_schedule, schedule
-from schedules.core import Number
+from schedules.kinds import Number
 
 Window = Annotated[float | Array, Number(float, "a number of updates, 1 or more", least=1)]
 

@@ -18,15 +18,11 @@ from schedules.combinators import function as function
 from schedules.combinators import join as join
 from schedules.combinators import multiply as multiply
 from schedules.combinators import warmup as warmup
-from schedules.core import Boundaries as Boundaries
 from schedules.core import Formula as Formula
 from schedules.core import Schedule as Schedule
 from schedules.core import ScheduleLike as ScheduleLike
 from schedules.core import Schedules as Schedules
 from schedules.core import Shape as Shape
-from schedules.core import Steps as Steps
-from schedules.core import Value as Value
-from schedules.core import Values as Values
 from schedules.core import as_schedule as as_schedule
 from schedules.core import schedule as schedule
 from schedules.core import stack as stack
@@ -34,6 +30,10 @@ from schedules.decays import multistep as multistep
 from schedules.decays import piecewise_constant as piecewise_constant
 from schedules.decays import table as table
 from schedules.inspection import tabulate as tabulate
+from schedules.kinds import Boundaries as Boundaries
+from schedules.kinds import Steps as Steps
+from schedules.kinds import Value as Value
+from schedules.kinds import Values as Values
 from schedules.ramps import constant as constant
 from schedules.ramps import cosine as cosine
 from schedules.ramps import linear as linear

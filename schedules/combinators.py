@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from schedules.core import Boundaries, Function, ScheduleLike, Schedules, Shape, Steps, Value, as_schedule, schedule
+from schedules.core import Function, ScheduleLike, Schedules, Shape, as_schedule, schedule
 from schedules.decays import one_more
+from schedules.kinds import Boundaries, Steps, Value
 from schedules.ramps import linear
 
 

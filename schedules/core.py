@@ -17,8 +17,6 @@ be vmapped. A formula is written for one step: arrays of steps are mapped over i
 
 import functools
 import inspect
-import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, get_args, get_origin, overload
@@ -30,74 +28,12 @@ from jax import Array
 from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
 
+from schedules.kinds import MAX_STEPS, STEPS, VALUE, Choice, Kind, Steps, Value, require
+
 P = ParamSpec("P")
 
-MAX_STEPS = 2**31 - 1  # steps are counted in int32, as optax counts updates
 
-
-# Kinds of argument ----------------------------------------------------------------------------------
-
-
-class Kind:
-    """What an argument may be: `build` checks and converts it once, `cast` readies it for the formula.
-
-    `build` raises ValueError for anything that is not `expected`; the caller adds the names.
-    """
-
-    expected: str
-    is_leaf = True  # a number, or holds numbers: part of the pytree, not of its structure
-
-    def build(self, value: Any) -> Any:
-        raise NotImplementedError
-
-    def cast(self, value: Any, clock: Any) -> Any:
-        """`value` as the formula gets it; durations come in the dtype of the steps, `clock`."""
-        del clock
-        return value
-
-
-class Number(Kind):
-    """One number. Python and NumPy numbers are checked; JAX arrays and tracers pass through."""
-
-    def __init__(self, type: type[float] | type[int], expected: str, least: float = -math.inf):
-        self.type, self.expected, self.least = type, expected, least
-
-    def build(self, value: Any) -> Any:
-        if isinstance(value, Array):
-            # A formula that composes schedules has its durations in the clock's dtype, which may be a float.
-            kinds = np.number if self.type is float or isinstance(value, jax.core.Tracer) else np.integer
-            return _require(value, value.ndim == 0 and jnp.issubdtype(value.dtype, kinds))
-        if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
-            value = value.item()
-        _require(value, isinstance(value, int | float) and not isinstance(value, bool))
-        largest = MAX_STEPS if self.type is int else float(jnp.finfo(jnp.result_type(float)).max)
-        _require(value, self.least <= value <= largest and -largest <= value and self.type(value) == value)
-        return self.type(value)
-
-    def cast(self, value: Any, clock: Any) -> Array:
-        return _of_rank(0, jnp.asarray(value, clock if self.type is int else float))
-
-
-class Numbers(Kind):
-    """A list of numbers, each a leaf; or one JAX array, which is a single leaf."""
-
-    def __init__(self, each: Number, expected: str, ascending: bool = False):
-        self.each, self.expected, self.ascending = each, expected, ascending
-
-    def build(self, value: Any) -> Any:
-        if isinstance(value, Array):
-            return _require(value, value.ndim == 1)
-        _require(value, isinstance(value, Sequence | np.ndarray) and not isinstance(value, str))
-        numbers = tuple(map(self.each.build, value))
-        if self.ascending and not any(isinstance(n, Array) for n in numbers):
-            _require(value, all(a <= b for a, b in itertools.pairwise(numbers)))
-        return numbers
-
-    def cast(self, value: Any, clock: Any) -> Array:
-        dtype = clock if self.each.type is int else float
-        if isinstance(value, tuple):
-            return jnp.stack([self.each.cast(n, clock) for n in value]) if value else jnp.zeros(0, dtype)
-        return _of_rank(1, jnp.asarray(value, dtype))
+# Kinds that speak of schedules -----------------------------------------------------------------------
 
 
 class Nested(Kind):
@@ -115,22 +51,8 @@ class NestedList(Kind):
     expected = "one or more schedules or numbers"
 
     def build(self, value: Any) -> Any:
-        _require(value, isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0)
+        require(value, isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0)
         return tuple(map(as_schedule, value))
-
-
-class Choice(Kind):
-    """One of a few Python values, fixed when the formula is traced."""
-
-    is_leaf = False
-
-    def __init__(self, *options: Any):
-        self.options = options
-        self.expected = "one of " + ", ".join(map(repr, options))
-
-    def build(self, value: Any) -> Any:
-        # By type as well: True == 1, and 1 is not an answer to a yes-or-no question.
-        return _require(value, any(type(value) is type(o) and value == o for o in self.options))
 
 
 class RampShape(Kind):
@@ -140,9 +62,9 @@ class RampShape(Kind):
     expected = "a ramp such as linear or cosine, itself and not called"
 
     def build(self, value: Any) -> Any:
-        _require(value, isinstance(value, Formula) and [*value.kinds][:3] == ["start", "end", "steps"])
+        require(value, isinstance(value, Formula) and [*value.kinds][:3] == ["start", "end", "steps"])
         optional = list(value.__signature__.parameters.values())[3:]
-        return _require(value, all(p.default is not p.empty for p in optional))
+        return require(value, all(p.default is not p.empty for p in optional))
 
 
 class Function(Kind):
@@ -152,31 +74,7 @@ class Function(Kind):
     expected = "a function of the step"
 
     def build(self, value: Any) -> Any:
-        return _require(value, callable(value) and not isinstance(value, Formula))
-
-
-def _of_rank(rank: int, array: Array) -> Array:
-    if array.ndim != rank:
-        raise ValueError(f"has shape {array.shape} where {rank} axes are expected: use jax.vmap for stacked schedules")
-    return array
-
-
-def _require(value: Any, fits: bool) -> Any:
-    if not fits:
-        raise ValueError
-    return value
-
-
-_VALUE = Number(float, "a finite number")
-_STEPS = Number(int, f"a whole number of steps from 0 to {MAX_STEPS}", least=0)
-
-Value = Annotated[float | Array, _VALUE]
-Steps = Annotated[int | Array, _STEPS]
-Values = Annotated[Sequence[float] | Array, Numbers(_VALUE, "a list of finite numbers")]
-Boundaries = Annotated[
-    Sequence[int] | Array,
-    Numbers(_STEPS, f"a list of whole numbers from 0 to {MAX_STEPS} that never decreases", ascending=True),
-]
+        return require(value, callable(value) and not isinstance(value, Formula))
 
 
 # The value ------------------------------------------------------------------------------------------
@@ -432,7 +330,7 @@ def schedule(function: Any = None, /, *, check: Any = None) -> Any:
 def _kind(formula: "Formula[...]", parameter: inspect.Parameter) -> Kind:
     annotation = parameter.annotation
     if annotation in (float, int):
-        return _VALUE if annotation is float else _STEPS
+        return VALUE if annotation is float else STEPS
     if annotation is bool:
         return Choice(False, True)
     if get_origin(annotation) is Literal:

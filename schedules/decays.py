@@ -6,7 +6,8 @@ A boundary b takes effect at t = b.
 import jax.numpy as jnp
 from jax import Array
 
-from schedules.core import Boundaries, Value, Values, schedule
+from schedules.core import schedule
+from schedules.kinds import Boundaries, Value, Values
 
 
 def one_more(many: str, few: str, **built: object) -> str | None:

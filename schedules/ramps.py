@@ -7,7 +7,8 @@ All share the signature (start, end, steps), so each can be the `shape` of a war
 import jax.numpy as jnp
 from jax import Array
 
-from schedules.core import Steps, Value, schedule
+from schedules.core import schedule
+from schedules.kinds import Steps, Value
 
 
 def progress(step: Array, steps: Steps) -> tuple[Array, Array]:
