@@ -40,7 +40,7 @@ STYLES: dict[str, dict[str, Any]] = {
 
 
 def plot(results: Results) -> Figure:
-    """Training loss of every arm: curves by question with the range over seeds shaded, and where each arm ends."""
+    """Training loss of every arm: curves by question, the middle half of the seeds shaded, and where each arm ends."""
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(12, 7), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
         axes = figure.subplots(2, 3).ravel()
@@ -53,7 +53,7 @@ def plot(results: Results) -> Figure:
 
 
 def _title(results: Results) -> str:
-    shaded = f"; shaded: range over {results.seeds} seeds" if results.seeds > 1 else ""
+    shaded = f"; shaded: the middle half of {results.seeds} seeds" if results.seeds > 1 else ""
     return (
         f"{results.title}: training loss over {results.steps:,} updates "
         f"(moving average over {results.window:,}{shaded})"
@@ -66,7 +66,9 @@ def _curves(ax: Axes, results: Results, names: Sequence[str]) -> None:
         curves = moving_average(results.train_loss_curve(name), results.window)
         updates = results.window + np.arange(curves.shape[1])
         ax.plot(updates, curves.mean(axis=0), label=name, linewidth=1.6, **style)
-        ax.fill_between(updates, curves.min(axis=0), curves.max(axis=0), color=style["color"], alpha=0.15, linewidth=0)
+        ax.fill_between(
+            updates, *np.quantile(curves, (0.25, 0.75), axis=0), color=style["color"], alpha=0.15, linewidth=0
+        )
         ax.plot(
             updates[-1],
             curves.mean(axis=0)[-1],
@@ -87,14 +89,15 @@ def _ends(ax: Axes, results: Results) -> None:
     names = [*results.arms]
     for row, name in enumerate(names):
         losses = results.train_loss(name)
-        ax.plot([losses.min(), losses.max()], [row, row], color="#999999", linewidth=3, solid_capstyle="butt")
+        ax.plot([losses.min(), losses.max()], [row, row], color="#999999", linewidth=1)
+        ax.plot(np.quantile(losses, (0.25, 0.75)), [row, row], color="#999999", linewidth=5, solid_capstyle="butt")
         ax.plot(losses.mean(), row, "o", color="black", markersize=5)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set_xlim(left=0)
     ax.grid(axis="x", color="#dddddd")
     ax.set_axisbelow(True)
-    ax.set_xlabel("training loss at the end (mean, range over seeds)")
+    ax.set_xlabel("training loss at the end (mean; middle half and range of the seeds)")
     ax.set_title("Where each arm ends", loc="left", fontweight="bold")
 
 

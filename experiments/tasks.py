@@ -34,7 +34,7 @@ TASKS = {
         "8x8 digits",
         _digits,
         TinyViT(patch_size=2, features=16, layers=1, heads=4, dropout=0.05),
-        learning_rate=1e-2,
+        learning_rate=1.4e-2,
         batch_size=24,
         steps=2_400,
         seeds=3,

@@ -314,7 +314,7 @@ def schedule(function: Any = None, /, *, check: Any = None) -> Any:
     **Arguments:** `check`, optional: a function of the built arguments that returns what is wrong with
     them together, in words, or None.
 
-    **Raises:** `TypeError` if an argument has no kind.
+    **Raises:** `TypeError` if an argument has no kind, or the name of an attribute that every schedule has.
 
     !!! example
 
@@ -328,6 +328,8 @@ def schedule(function: Any = None, /, *, check: Any = None) -> Any:
 
 
 def _kind(formula: "Formula[...]", parameter: inspect.Parameter) -> Kind:
+    if hasattr(Schedule, parameter.name) or parameter.name in Schedule.__annotations__:
+        raise TypeError(f"{formula}: an argument cannot be called `{parameter.name}`, as every schedule has its own")
     annotation = parameter.annotation
     if annotation in (float, int):
         return VALUE if annotation is float else STEPS

@@ -22,9 +22,3 @@ def strict():
 def x64():
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture(params=["jit", "eager"])
-def maybe_jit(request):
-    """A test that takes this runs twice: with its function compiled by the caller, and without."""
-    return jax.jit if request.param == "jit" else lambda function: function

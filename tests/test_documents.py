@@ -31,6 +31,13 @@ def test_links_and_pictures_exist():
         assert (ROOT / target).exists(), target
 
 
+def test_the_claims_of_the_readme_are_those_of_the_results():
+    report = (ROOT / "experiments/results/digits/report.md").read_text()
+    claims = re.findall(r"^- [A-Z]+ .*", README, re.MULTILINE)
+    assert claims == re.findall(r"^- [A-Z]+ .*", report, re.MULTILINE)
+    assert len(claims) == 7
+
+
 def test_the_readmes_commands_are_what_ci_runs():
     ci = (ROOT / ".ci" / "run").read_text()
     for command in re.findall(r"^    (python -m pip install .*) && (python -m \w+)$", README, re.MULTILINE):

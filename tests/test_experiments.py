@@ -315,7 +315,7 @@ def test_the_command_leaves_a_table_a_figure_and_the_numbers(tmp_path, capsys):
     assert all(f"| {name} " in report for name in ARMS)
     assert len([line for line in report.splitlines() if line.startswith("- ")]) == 7
     config = json.loads((out / "config.json").read_text())
-    assert config["arms"]["cosine"]["learning_rate"] == "cosine(start=0.01, end=0.0, steps=20)"
+    assert config["arms"]["cosine"]["learning_rate"] == "cosine(start=0.014, end=0.0, steps=20)"
     assert config["steps"] == config["done"] == 20
     assert config["versions"]["jax"] == jax.__version__
     with np.load(out / "history.npz") as history:

@@ -164,6 +164,16 @@ def test_float_and_int_annotations_are_kinds_and_others_are_refused():
         schedule(odd)
 
 
+def test_an_argument_cannot_hide_what_every_schedule_has():
+    def hiding(step, replace: Value):
+        return replace
+
+    with pytest.raises(
+        TypeError, match="^hiding: an argument cannot be called `replace`, as every schedule has its own$"
+    ):
+        schedule(hiding)
+
+
 def bare(step, peak):
     return peak
 
