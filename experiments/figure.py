@@ -97,7 +97,7 @@ def _ends(ax: Axes, results: Results) -> None:
     ax.set_xlim(left=0)
     ax.grid(axis="x", color="#dddddd")
     ax.set_axisbelow(True)
-    ax.set_xlabel("training loss at the end (mean; middle half and range of the seeds)")
+    ax.set_xlabel("training loss at the end (mean, middle half, range)")
     ax.set_title("Where each arm ends", loc="left", fontweight="bold")
 
 
