@@ -100,8 +100,12 @@ def average(
     coefficient, beta = as_schedule(coefficient), as_schedule(beta)
 
     def init(params: Any) -> AverageState:
-        z = None if holds_live else widen(params)
-        return AverageState(jnp.zeros((), jnp.int32), widen(params), z, base.init(params if holds_live else z))
+        def copy() -> Any:
+            # Never the caller's buffers: parameters and state may be donated to one jitted function.
+            return jax.tree.map(jnp.copy, widen(params))
+
+        z = None if holds_live else copy()
+        return AverageState(jnp.zeros((), jnp.int32), copy(), z, base.init(params if holds_live else z))
 
     def update(grads: Any, state: AverageState, params: Any = None, **extra_args: Any) -> tuple[Any, AverageState]:
         if params is None:

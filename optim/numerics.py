@@ -29,11 +29,8 @@ def one_minus_power(complement: Array, t: Array) -> Array:
 
 
 def widen(tree: Any) -> Any:
-    """A copy of `tree` in float32 or wider: sums of small steps are lost in half precision.
-
-    Always a copy, never the same buffer, so that both may be donated to one jitted function.
-    """
-    return jax.tree.map(lambda p: jnp.array(p, jnp.promote_types(p.dtype, jnp.float32), copy=True), tree)
+    """`tree` in float32 or wider: sums of small steps are lost in half precision."""
+    return jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), tree)
 
 
 def fraction(optimizer: str, name: str, value: ScheduleLike) -> Any:
