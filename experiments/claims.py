@@ -80,12 +80,17 @@ def judge(at: At) -> list[Finding]:
     return findings
 
 
+def standard_error(values: np.ndarray) -> np.ndarray:
+    """Of the mean over seeds, the last axis; there are two or more."""
+    return np.asarray(values.std(axis=-1, ddof=1) / np.sqrt(values.shape[-1]))
+
+
 def _finding(statement: str, margins: np.ndarray) -> Finding:
     """The verdict of the part, of margins (parts, seeds), that is the least sure to be positive."""
     means, seeds = margins.mean(axis=1), margins.shape[1]
     if seeds == 1:  # one seed tells nothing about the error, so it decides nothing
         return Finding(statement, "undecided", float(means.min()), math.nan)
-    errors = margins.std(axis=1, ddof=1) / np.sqrt(seeds)
+    errors = standard_error(margins)
     t = means / np.maximum(errors, np.finfo(float).tiny)
     weakest = np.argmin(t)
     needed = stdtrit(seeds - 1, 0.95)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.claims import FOOTNOTE, Finding, judge
+from experiments.claims import FOOTNOTE, Finding, judge, standard_error
 from experiments.figure import plot
 from experiments.results import Results
 
@@ -21,14 +21,17 @@ PACKAGES = ("pure-schedules", "jax", "jaxlib", "numpy", "optax", "flax")
 
 def save(results: Results, folder: Path, settings: Mapping[str, Any]) -> str:
     """Writes everything into `folder` and returns the text that ends a run."""
-    text = f"{heading(results)}\n\n{table(results)}\n\n{claims(results)}\n"
+    ended = results.done == results.steps
+    findings = judge(results.train_loss) if ended else []
+    judged = claims(results, findings) if ended else "The run did not end, so the claims are not judged."
+    text = f"{heading(results)}\n\n{table(results)}\n\n{judged}\n"
     record = {
         **settings,
         "done": results.done,
         "arms": {name: vars(arm) for name, arm in results.arms.items()},
         "device": jax.devices()[0].device_kind,
         "versions": {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
-        "claims": [asdict(finding) for finding in judge(results.train_loss)],
+        "claims": [asdict(finding) for finding in findings],
     }
     (folder / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
     (folder / "report.md").write_text(f"# {text}")
@@ -45,18 +48,15 @@ def heading(results: Results) -> str:
 def table(results: Results) -> str:
     """A Markdown table: the arms with mean and standard error over the seeds."""
     rows: list[tuple[str, ...]] = [("arm", "updates", "training loss", "validation loss", "validation accuracy")]
-    for name, arm in results.arms.items():
+    for name in results.arms:
         loss, accuracy = results.validation(name)
         measured = [_mean_and_error(v) for v in (results.train_loss(name), loss)]
-        rows.append((name, f"{min(arm.horizon, results.done):,}", *measured, _mean_and_error(100 * accuracy, "%")))
+        rows.append((name, f"{results.end(name):,}", *measured, _mean_and_error(100 * accuracy, "%")))
     note = f"Losses are means of the last {results.window:,} updates, each read before its update; ± standard error."
     return f"{_markdown(rows)}\n\n{note}"
 
 
-def claims(results: Results) -> str:
-    if results.done < results.steps:
-        return "The run did not end, so the claims are not judged."
-    findings = judge(results.train_loss)
+def claims(results: Results, findings: Sequence[Finding]) -> str:
     if not findings:
         return "No claim compares the chosen arms alone."
     lines = [f"- {f.verdict.upper():9}  {f.statement} ({_margin(f)})" for f in findings]
@@ -84,7 +84,7 @@ def _mean_and_error(values: np.ndarray, unit: str = "") -> str:
     if np.isnan(values).all():
         return "-"
     digits = 1 if unit else 3
-    error = f" ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
+    error = f" ± {standard_error(values):.{digits}f}" if len(values) > 1 else ""
     return f"{values.mean():.{digits}f}{error}{unit and ' ' + unit}"
 
 

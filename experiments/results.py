@@ -33,20 +33,24 @@ class Results:
 
         **Raises:** `KeyError` if there is no such arm.
         """
-        end = min(self.arms[arm].horizon, self.done, self.steps * percent // 100)
+        end = min(self.end(arm), self.steps * percent // 100)
         return self.history.train_loss[self.row(arm), :, max(end - self.window, 0) : end].mean(axis=-1)
 
     def train_loss_curve(self, arm: str) -> np.ndarray:
         """(seeds, updates) up to the end of the arm."""
-        return self.history.train_loss[self.row(arm), :, : min(self.arms[arm].horizon, self.done)]
+        return self.history.train_loss[self.row(arm), :, : self.end(arm)]
 
     def validation(self, arm: str) -> tuple[np.ndarray, np.ndarray]:
         """Each seed's validation loss and accuracy at the last evaluation up to the end of the arm, NaN before any."""
-        ended = self.history.valid_steps <= min(self.arms[arm].horizon, self.done)
+        ended = self.history.valid_steps <= self.end(arm)
         if not ended.any():
             return (np.full(self.seeds, np.nan),) * 2
         last = np.flatnonzero(ended)[-1]
         return self.history.valid_loss[self.row(arm), :, last], self.history.valid_accuracy[self.row(arm), :, last]
+
+    def end(self, arm: str) -> int:
+        """Updates that count for an arm: to the end of its schedule, or to where the run was stopped."""
+        return min(self.arms[arm].horizon, self.done)
 
     def row(self, arm: str) -> int:
         return [*self.arms].index(arm)

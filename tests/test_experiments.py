@@ -23,7 +23,7 @@ from experiments.claims import CLAIMS, judge
 from experiments.data import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, DataError, Dataset, cifar10, digits
 from experiments.figure import PANELS, STYLES, moving_average
 from experiments.model import TinyViT, positions, split_into_patches
-from experiments.report import heading, table
+from experiments.report import heading, save, table
 from experiments.results import Results
 from experiments.tasks import TASKS
 from experiments.train import Program, draw, train
@@ -290,6 +290,12 @@ def test_the_table_and_the_heading_tell_what_was_measured():
     lines = table(r).splitlines()
     assert lines[2] == "| linear-50 |      50 | 0.500 ± 0.000 |   1.000 ± 0.000 |        50.0 ± 0.0 % |"
     assert lines[3] == "| cosine    |      60 | 0.300 ± 0.100 |   1.000 ± 0.000 |        50.0 ± 0.0 % |"
+
+
+def test_a_stopped_run_is_not_judged_anywhere(tmp_path):
+    text = save(results(shaken(AS_PUBLISHED), done=60), tmp_path, {})
+    assert "The run did not end, so the claims are not judged." in text
+    assert json.loads((tmp_path / "config.json").read_text())["claims"] == []
 
 
 def test_every_arm_is_in_a_panel_and_has_a_look_of_its_own_there():
