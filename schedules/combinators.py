@@ -5,16 +5,19 @@ A number in the place of a schedule means `constant`, a plain callable means `fu
 
 import functools
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from schedules.core import Function, ScheduleLike, Schedules, Shape, as_schedule, schedule
-from schedules.decays import one_more
-from schedules.kinds import Boundaries, Steps, Value
+from schedules import numerics
+from schedules.core import Function, Schedule, ScheduleLike, Schedules, Shape, as_schedule, recipe, schedule, stretched
+from schedules.decays import passed
+from schedules.kinds import Boundaries, Period, Precise, Steps, Value, in_order, one_more
 from schedules.ramps import linear
 
 
@@ -25,6 +28,9 @@ def function(step: Array, of: Annotated[Callable[[Array], ArrayLike], Function()
     The callable is structure: two are equal if they are the same object, and another one retraces.
     """
     return of(step)
+
+
+# One clock, several values ---------------------------------------------------------------------------
 
 
 @schedule
@@ -48,24 +54,99 @@ def multiply(step: Array, *schedules: ScheduleLike) -> ArrayLike:
     return functools.reduce(operator.mul, (as_schedule(f)(step) for f in schedules))
 
 
-@schedule(check=lambda **built: one_more("schedules", "boundaries", **built))
+@schedule
+def power(step: Array, schedule: ScheduleLike, exponent: Precise) -> Array:
+    r"""A power of a schedule that is never negative, also written `a ** exponent`.
+
+    $$f(t) = \mathrm{schedule}(t)^{\mathrm{exponent}}$$
+    """
+    return numerics.power(as_schedule(schedule)(step), exponent)
+
+
+@schedule
+def minimum(step: Array, *schedules: ScheduleLike) -> ArrayLike:
+    r"""The least of schedules at each step.
+
+    $$f(t) = \min_i f_i(t)$$
+    """
+    return functools.reduce(jnp.minimum, (as_schedule(f)(step) for f in schedules))
+
+
+@schedule
+def maximum(step: Array, *schedules: ScheduleLike) -> ArrayLike:
+    r"""The greatest of schedules at each step.
+
+    $$f(t) = \max_i f_i(t)$$
+    """
+    return functools.reduce(jnp.maximum, (as_schedule(f)(step) for f in schedules))
+
+
+@recipe(check=functools.partial(in_order, "low", "high"))
+def clip(schedule: ScheduleLike, low: Value, high: Value) -> Schedule:
+    r"""A schedule kept between two values.
+
+    $$f(t) = \min(\max(\mathrm{schedule}(t),\, \mathrm{low}),\, \mathrm{high})$$
+
+    **Raises:** `ValueError` unless `low` is below `high`.
+    """
+    return minimum(maximum(schedule, low), high)
+
+
+# One after another -----------------------------------------------------------------------------------
+
+
+@schedule(check=functools.partial(one_more, "schedules", "boundaries"))
 def join(step: Array, schedules: Schedules, boundaries: Boundaries) -> Array:
     r"""One schedule after another: the next takes over at each boundary, from its own step 0.
 
     $$f(t) = f_i(t - b_i), \qquad b_i \le t < b_{i+1}, \quad b_0 = 0$$
 
+    Pieces that differ only in their numbers are evaluated once, with the numbers of the one whose turn it
+    is: a join of a thousand ramps costs little more than one ramp.
+
     **Raises:** `ValueError` unless there is one schedule more than there are boundaries and these never decrease.
     """
     boundaries = jnp.asarray(boundaries)
     starts = jnp.concatenate([jnp.zeros(1, boundaries.dtype), boundaries])
-    # A piece that has not begun waits at its step 0: all pieces are evaluated, and one that is not
-    # finite before its time would make the gradient NaN.
-    values = [as_schedule(piece)(jnp.maximum(step - start, 0)) for piece, start in zip(schedules, starts, strict=True)]
-    return jnp.stack(values)[jnp.sum(step >= boundaries)]
+    now = passed(step, boundaries)
+    alike = _alike([as_schedule(piece) for piece in schedules])
+    values = []
+    for places, pieces in alike:
+        slot = _lookup(len(starts), places, range(len(places)))[now]
+        # A piece waits at its step 0 until its turn: one that is not finite before would make the gradient NaN.
+        values.append(_pick(pieces, slot)(jnp.maximum(step - starts[np.array(places)][slot], 0)))
+    if len(values) == 1:
+        return values[0]
+    group = functools.reduce(operator.add, (_lookup(len(starts), p, [i] * len(p)) for i, (p, _) in enumerate(alike)))
+    return jnp.stack(values)[group[now]]
 
 
-@schedule
-def warmup(step: Array, schedule: ScheduleLike, steps: Steps, init: Value = 0.0, shape: Shape = linear) -> Array:
+def _alike(pieces: Sequence[Schedule]) -> list[tuple[list[int], list[Schedule]]]:
+    """`pieces` in groups that differ only in their numbers, each with its places in the sequence."""
+    groups: dict[object, tuple[list[int], list[Schedule]]] = {}
+    for place, piece in enumerate(pieces):
+        leaves, structure = jax.tree.flatten(piece)
+        places, members = groups.setdefault((structure, tuple(map(np.shape, leaves))), ([], []))
+        places.append(place)
+        members.append(piece)
+    return list(groups.values())
+
+
+def _pick(pieces: Sequence[Schedule], slot: Array) -> Schedule:
+    """`pieces[slot]` of schedules that differ only in their numbers."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves])[slot], *pieces)
+
+
+def _lookup(length: int, places: Sequence[int], entries: Sequence[int]) -> Array:
+    table = np.zeros(length, np.int32)
+    table[list(places)] = entries
+    return jnp.asarray(table)
+
+
+@recipe
+def warmup(schedule: ScheduleLike, steps: Steps, init: Value = 0.0, shape: Shape = linear) -> Schedule:
     r"""A ramp from `init` to the first value of `schedule` over `steps` updates, then `schedule` from its step 0.
 
     $$f(t) = \begin{cases} \mathrm{shape}(\mathrm{init}, f_0(0), \mathrm{steps})(t) & t < \mathrm{steps} \\
@@ -74,6 +155,89 @@ def warmup(step: Array, schedule: ScheduleLike, steps: Steps, init: Value = 0.0,
     With `init=0` the first update changes nothing; `init=peak / steps` over `steps - 1` updates gives the
     convention (t + 1) / steps of the schedule-free reference. `warmup(f, 0)` is `f`.
     """
-    schedule = as_schedule(schedule)
-    ramp = shape(init, schedule(0), steps)
-    return join([ramp, schedule], jnp.stack([steps]))(step)
+    return join([shape(init, as_schedule(schedule)(0), steps), schedule], [steps])
+
+
+@recipe
+def cooldown(schedule: ScheduleLike, start: Steps, steps: Steps, end: Value = 0.0, shape: Shape = linear) -> Schedule:
+    r"""`schedule` until `start`, then a ramp from the value it has there to `end` over `steps` updates.
+
+    $$f(t) = \begin{cases} f_0(t) & t < \mathrm{start} \\
+             \mathrm{shape}(f_0(\mathrm{start}), \mathrm{end}, \mathrm{steps})(t - \mathrm{start}) & \text{otherwise}
+             \end{cases}$$
+
+    Leaves any schedule at any step, so a run can be branched from any of its checkpoints.
+
+    Source: "Scaling laws and compute-optimal training beyond fixed training durations", arXiv:2405.18392.
+    """
+    return join([schedule, shape(as_schedule(schedule)(start), end, steps)], [start])
+
+
+# One value, another clock ----------------------------------------------------------------------------
+
+
+@schedule
+def delay(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
+    r"""`schedule`, begun `steps` updates later; until then its first value.
+
+    $$f(t) = \mathrm{schedule}(\max(t - \mathrm{steps},\, 0))$$
+    """
+    return as_schedule(schedule)(jnp.maximum(step - steps, 0))
+
+
+@schedule
+def advance(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
+    r"""`schedule` as it is `steps` updates on: the rest of it.
+
+    $$f(t) = \mathrm{schedule}(t + \mathrm{steps})$$
+
+    `advance(linear(0.0, peak, W), 1)` is the warm-up (t + 1) / W, whose first update is not zero.
+    """
+    return as_schedule(schedule)(numerics.plus(step, steps))
+
+
+@schedule
+def extend(step: Array, schedule: ScheduleLike, at: Steps, steps: Steps) -> Array:
+    r"""`schedule` made longer: it holds the value it has at step `at` for `steps` updates, then goes on.
+
+    $$f(t) = \mathrm{schedule}\big(t - \min(\max(t - \mathrm{at},\, 0),\, \mathrm{steps})\big)$$
+
+    Of `wsd` it prolongs the stable phase, with the cooldown after it unchanged.
+    """
+    return as_schedule(schedule)(step - jnp.clip(step - at, 0, steps))
+
+
+@schedule
+def stretch(step: Array, schedule: ScheduleLike, factor: Precise) -> Array:
+    r"""`schedule` with every duration in it `factor` times as long, to the nearest whole step.
+
+    $$f(t) = \mathrm{schedule}(t / \mathrm{factor})$$
+
+    at the ends of ramps and at boundaries exactly, also after 10^8 steps, where t / factor has lost its digits. What
+    has no durations does not stretch: of formulas of your own, annotate every time as `Steps` or `Period`.
+    """
+    longer = lambda steps: numerics.lengthen(jnp.asarray(steps, step.dtype), factor)  # noqa: E731
+    return stretched(as_schedule(schedule), longer)(step)
+
+
+@schedule
+def per_epoch(step: Array, schedule: ScheduleLike, steps_per_epoch: Period) -> Array:
+    r"""A schedule written in epochs: its next value after every `steps_per_epoch` updates.
+
+    $$f(t) = \mathrm{schedule}(\lfloor t / \mathrm{steps\_per\_epoch} \rfloor)$$
+
+    As in a training loop that calls `scheduler.step()` once per epoch. For a value that changes with every
+    update instead: `stretch(schedule, steps_per_epoch)`.
+    """
+    return as_schedule(schedule)(step // steps_per_epoch)
+
+
+@schedule
+def per_update(step: Array, schedule: ScheduleLike, units: Period) -> Array:
+    r"""A schedule written in examples, tokens or any other unit of which each update sees `units`.
+
+    $$f(t) = \mathrm{schedule}(\mathrm{units} \cdot t)$$
+
+    Its lengths are whole numbers of units: with 1000 units to an update, those of thousandths of an update.
+    """
+    return as_schedule(schedule)(numerics.times(step, units))

@@ -28,7 +28,8 @@ from jax import Array
 from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
 
-from schedules.kinds import MAX_STEPS, STEPS, VALUE, Choice, Kind, Steps, Value, require
+from schedules.kinds import STEPS, VALUE, Choice, Kind, Steps, Value, require
+from schedules.numerics import MAX_STEPS, Split
 
 P = ParamSpec("P")
 
@@ -44,6 +45,9 @@ class Nested(Kind):
     def build(self, value: Any) -> Any:
         return as_schedule(value)
 
+    def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
+        return stretched(as_schedule(value), change)
+
 
 class NestedList(Kind):
     """One or more schedules."""
@@ -53,6 +57,9 @@ class NestedList(Kind):
     def build(self, value: Any) -> Any:
         require(value, isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0)
         return tuple(map(as_schedule, value))
+
+    def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
+        return tuple(stretched(as_schedule(each), change) for each in value)
 
 
 class RampShape(Kind):
@@ -116,6 +123,13 @@ class Schedule:
             raise OverflowError(f"{self.formula}: `step` must be at most {MAX_STEPS}, got {np.max(step)}")
         return _evaluate(self, step)
 
+    def expand(self) -> "Schedule":
+        """What a recipe composes from its arguments; any other schedule itself."""
+        if self.formula.compose is None:
+            return self
+        bound = self.formula.bind(self.arguments)
+        return self.formula.compose(*bound.args, **bound.kwargs)
+
     def replace(self, **changes: Any) -> "Schedule":
         """The same schedule with some arguments changed: `lr.replace(steps=200)`."""
         unknown = changes.keys() - self.arguments.keys()
@@ -128,7 +142,8 @@ class Schedule:
     def __getattr__(self, name: str) -> Any:
         # Dunder names are asked for by copy and pickle before `arguments` exists.
         if not name.startswith("__") and name in self.arguments:
-            return self.arguments[name]
+            value = self.arguments[name]
+            return value.hi + value.lo if isinstance(value, Split) else value
         raise AttributeError(f"a {self.__dict__.get('formula', 'Schedule')} schedule has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -148,6 +163,9 @@ class Schedule:
 
     def __rmul__(self, other: "ScheduleLike") -> "Schedule":
         return _combine("multiply", other, self)
+
+    def __pow__(self, exponent: float | Array) -> "Schedule":
+        return _combine("power", self, exponent)
 
     def __neg__(self) -> "Schedule":
         return -1.0 * self
@@ -188,7 +206,7 @@ class Schedule:
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[GetAttrKey, Any]], tuple[Any, ...]]:
         kinds = self.formula.kinds
-        leaves = [(GetAttrKey(n), v) for n, v in self.arguments.items() if kinds[n].is_leaf]
+        leaves = [(GetAttrKey(n), kinds[n].flatten(v)) for n, v in self.arguments.items() if kinds[n].is_leaf]
         static = tuple(v for n, v in self.arguments.items() if not kinds[n].is_leaf)
         return leaves, (self.formula, static)
 
@@ -196,7 +214,8 @@ class Schedule:
     def tree_unflatten(cls, structure: tuple[Any, ...], leaves: Sequence[Any]) -> "Schedule":
         formula, static = structure
         numbers, others = iter(leaves), iter(static)
-        return cls(formula, {n: next(numbers if kind.is_leaf else others) for n, kind in formula.kinds.items()})
+        arguments = {n: next(numbers if kind.is_leaf else others) for n, kind in formula.kinds.items()}
+        return cls(formula, {n: _united(value) for n, value in arguments.items()})
 
 
 ScheduleLike = Annotated[Schedule | float | Array | Callable[..., ArrayLike], Nested()]
@@ -230,25 +249,32 @@ def _evaluate(schedule: Schedule, step: ArrayLike) -> Array:
 
 
 class Formula(Generic[P]):
-    """A schedule's formula: calling it with arguments builds the `Schedule`. Made by `@schedule`.
+    """A schedule's formula: calling it with arguments builds the `Schedule`. Made by `@schedule` and `@recipe`.
 
-    **Attributes:** `function`, the plain function `(step, ...) -> value`; `kinds`, the kind of each
-    argument by name.
+    **Attributes:** `function`, the plain function `(step, ...) -> value`; `compose`, of a recipe the plain
+    function `(...) -> Schedule`, else None; `kinds`, the kind of each argument by name.
     """
 
     __name__: str
     __qualname__: str
     __signature__: inspect.Signature
 
-    def __init__(self, function: Callable[..., Any], check: Callable[..., str | None] | None = None):
+    def __init__(self, function: Callable[..., Any], check: Callable[..., str | None] | None, is_recipe: bool):
         functools.update_wrapper(self, function)
         signature = inspect.signature(function, eval_str=True)
-        parameters = list(signature.parameters.values())[1:]
-        self.function = function
+        parameters = list(signature.parameters.values())
+        if is_recipe:
+            self.compose = function
+            self.function = lambda step, *args, **kwargs: function(*args, **kwargs)(step)
+        else:
+            self.compose = None
+            self.function = function
+            del parameters[:1]
         self.check = check
         self.kinds = {p.name: _kind(self, p) for p in parameters}
         self.variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         self.__signature__ = signature.replace(parameters=parameters, return_annotation=Schedule)
+        _register(self)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Schedule:
         """Builds the schedule.
@@ -268,7 +294,21 @@ class Formula(Generic[P]):
         mistake = self.check and self.check(**built)
         if mistake:
             raise ValueError(f"{self}: {mistake}")
-        return Schedule(self, built)
+        built_schedule = Schedule(self, built)
+        if self.compose:
+            self._try(built_schedule)
+        return built_schedule
+
+    def _try(self, schedule: Schedule) -> None:
+        """Composes a recipe once, without computing anything, so that mistakes show where it is built."""
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(schedule)):
+            try:
+                jax.eval_shape(schedule.expand)
+            except ValueError as error:
+                raise ValueError(f"{self}: {error}") from None
+
+    def bind(self, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
+        return inspect.BoundArguments(self.__signature__, dict(arguments))  # type: ignore[arg-type]
 
     def _checked(self, name: str, value: Any) -> Any:
         kind = self.kinds[name]
@@ -284,7 +324,11 @@ class Formula(Generic[P]):
                 cast[name] = self.kinds[name].cast(value, clock)
             except ValueError as error:
                 raise ValueError(f"{self}: `{name}` {error}") from None
-        return inspect.BoundArguments(self.__signature__, cast)
+        return self.bind(cast)
+
+    @property
+    def is_ours(self) -> bool:
+        return self.__module__.partition(".")[0] in ("schedules", "optim")
 
     def __repr__(self) -> str:
         return self.__name__
@@ -322,9 +366,43 @@ def schedule(function: Any = None, /, *, check: Any = None) -> Any:
         def sawtooth(step, peak: Value, period: Steps):
             return peak * (1 - step % period / period)
     """
-    if function is None:
-        return functools.partial(Formula, check=check)
-    return Formula(function)
+    make = functools.partial(Formula, check=check, is_recipe=False)
+    return make if function is None else make(function)
+
+
+@overload
+def recipe(function: Callable[P, Schedule], /) -> Formula[P]: ...
+
+
+@overload
+def recipe(*, check: Callable[..., str | None]) -> Callable[[Callable[P, Schedule]], Formula[P]]: ...
+
+
+def recipe(function: Any = None, /, *, check: Any = None) -> Any:
+    """Turns a function that composes schedules into a constructor like those of `@schedule`.
+
+    A recipe has no formula of its own: it is the composition that its function returns (`.expand()`), under
+    one name and with arguments of its own, which are annotated and checked in the same way.
+
+    !!! example
+
+        @recipe
+        def triangle(peak: Value, up: Steps, down: Steps) -> Schedule:
+            return join([linear(0.0, peak, up), linear(peak, 0.0, down)], [up])
+    """
+    make = functools.partial(Formula, check=check, is_recipe=True)
+    return make if function is None else make(function)
+
+
+FORMULAS: dict[str, Formula[Any]] = {}  # by name, for `parse`
+
+
+def _register(formula: Formula[Any]) -> None:
+    """The last definition of a name counts, as in a notebook; the library's own names stay its own."""
+    taken = FORMULAS.get(formula.__name__)
+    if taken and taken.is_ours and not formula.is_ours:
+        raise ValueError(f"{formula}: the name is taken, choose another")
+    FORMULAS[formula.__name__] = formula
 
 
 def _kind(formula: "Formula[...]", parameter: inspect.Parameter) -> Kind:
@@ -383,10 +461,19 @@ def stack(schedules: Sequence[Schedule]) -> Schedule:
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *schedules)
 
 
-def _combine(formula: Literal["add", "multiply"], left: Any, right: Any) -> Schedule:
-    from schedules.combinators import add, multiply  # imported here: they are written with the names above
+def stretched(schedule: Schedule, change: Callable[[Any], Any]) -> Schedule:
+    """`schedule` with every duration in it passed through `change`."""
+    kinds = schedule.formula.kinds
+    return Schedule(schedule.formula, {n: kinds[n].stretch(v, change) for n, v in schedule.arguments.items()})
 
-    return {"add": add, "multiply": multiply}[formula](left, right)
+
+def _combine(formula: Literal["add", "multiply", "power"], left: Any, right: Any) -> Schedule:
+    return FORMULAS[formula](left, right)  # by name: they are written with the names above
+
+
+def _united(value: Any) -> Any:
+    """A `Split` of Python floats as the float that it was."""
+    return value.hi + value.lo if isinstance(value, Split) and type(value.hi) is type(value.lo) is float else value
 
 
 def _hashable(leaf: Any) -> Any:
@@ -398,6 +485,8 @@ def _hashable(leaf: Any) -> Any:
 
 def _text(value: Any) -> str:
     """`value` as it is typed: arrays by their numbers, lists in brackets."""
+    if isinstance(value, Split):
+        value = value.hi
     if isinstance(value, jax.core.Tracer):
         return str(value)
     if isinstance(value, Array | np.ndarray):

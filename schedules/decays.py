@@ -1,24 +1,21 @@
-"""Schedules without an end: values that change at given steps, for as long as the run lasts.
+"""Schedules without an end: values that step, decay or vary for as long as the run lasts.
 
 A boundary b takes effect at t = b.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from schedules.core import schedule
-from schedules.kinds import Boundaries, Value, Values
+from schedules.core import Schedule, Shape, recipe, schedule
+from schedules.kinds import Boundaries, Period, Positive, Precise, Seed, Steps, Value, Values, one_more
+from schedules.numerics import count, fraction, power
+from schedules.ramps import linear
 
 
-def one_more(many: str, few: str, **built: object) -> str | None:
-    """What is wrong if `many` does not hold one entry more than `few`: pieces and the joints between."""
-    pieces, joints = len(built[many]), len(built[few])  # type: ignore[arg-type]
-    if pieces != joints + 1:
-        return f"`{few}` must be one fewer than `{many}`, got {joints} and {pieces}"
-    return None
-
-
-@schedule(check=lambda **built: one_more("values", "boundaries", **built))
+@schedule(check=functools.partial(one_more, "values", "boundaries"))
 def piecewise_constant(step: Array, values: Values, boundaries: Boundaries) -> Array:
     r"""`values[i]` from `boundaries[i-1]` until just before `boundaries[i]`.
 
@@ -26,33 +23,135 @@ def piecewise_constant(step: Array, values: Values, boundaries: Boundaries) -> A
 
     **Raises:** `ValueError` unless there is one value more than there are boundaries and these never decrease.
     """
-    passed = jnp.sum(step >= jnp.asarray(boundaries))
-    return jnp.asarray(values)[passed]
+    return jnp.asarray(values)[passed(step, boundaries)]
 
 
 @schedule
-def multistep(step: Array, value: Value, milestones: Boundaries, factor: Value = 0.1) -> Array:
+def multistep(step: Array, value: Value, milestones: Boundaries, factor: Precise = 0.1) -> Array:
     r"""`value`, multiplied by `factor` at every milestone.
 
     $$f(t) = \mathrm{value} \cdot \mathrm{factor}^{\#\{m \in \mathrm{milestones} : m \le t\}}$$
 
     PyTorch's `MultiStepLR(milestones, gamma)` in absolute terms.
     """
-    passed = jnp.sum(step >= jnp.asarray(milestones))
-    # As a table of powers: the derivative of factor ** passed is not finite at factor = 0.
-    factors = jnp.full(jnp.asarray(milestones).shape, factor)
-    powers = jnp.concatenate([jnp.ones(1), jnp.cumprod(factors)])
-    return value * powers[passed]
+    return value * power(factor, count(passed(step, milestones)))
 
 
-@schedule(check=lambda values: None if len(values) else "`values` must hold at least one number, got none")
-def table(step: Array, values: Values) -> Array:
-    r"""`values[t]`, then the last of them.
+@schedule
+def exponential_decay(step: Array, value: Value, factor: Precise, steps: Period, staircase: bool = False) -> Array:
+    r"""`value`, multiplied by `factor` once in every `steps` updates: gradually, or all at once (`staircase`).
 
-    $$f(t) = \mathrm{values}\big[\min(t,\, n - 1)\big]$$
+    $$f(t) = \mathrm{value} \cdot \mathrm{factor}^{t / \mathrm{steps}} \quad\text{or}\quad
+      \mathrm{value} \cdot \mathrm{factor}^{\lfloor t / \mathrm{steps} \rfloor}$$
+
+    A factor above 1 makes it grow; the power stays within the range of floats.
+    """
+    stairs = value * power(factor, count(step // steps))
+    return stairs if staircase else stairs * power(factor, fraction(step % steps, steps))
+
+
+@recipe
+def step_decay(value: Value, steps: Period, factor: Precise = 0.1) -> Schedule:
+    r"""`value`, multiplied by `factor` after every `steps` updates.
+
+    $$f(t) = \mathrm{value} \cdot \mathrm{factor}^{\lfloor t / \mathrm{steps} \rfloor}$$
+
+    PyTorch's `StepLR(step_size, gamma)` in absolute terms.
+    """
+    return exponential_decay(value, factor, steps, staircase=True)
+
+
+@schedule
+def inverse_time(step: Array, value: Value, rate: Positive, steps: Period = 1, staircase: bool = False) -> Array:
+    r"""`value` over a line that rises by `rate` in every `steps` updates: gradually, or all at once (`staircase`).
+
+    $$f(t) = \frac{\mathrm{value}}{1 + \mathrm{rate} \cdot t / \mathrm{steps}} \quad\text{or}\quad
+      \frac{\mathrm{value}}{1 + \mathrm{rate} \lfloor t / \mathrm{steps} \rfloor}$$
+
+    Source: Robbins and Monro, *A stochastic approximation method*, 1951.
+    """
+    return value / (1 + rate * (step // steps if staircase else step / steps))
+
+
+@schedule
+def power_law(step: Array, value: Value, exponent: Precise, timescale: Period = 1) -> Array:
+    r"""`value` over a power of the step; half a timescale in, it has begun to fall.
+
+    $$f(t) = \mathrm{value}\, (1 + t / \mathrm{timescale})^{-\mathrm{exponent}}$$
+
+    The anytime schedules of arXiv:2602.03702, and the stable phase of timm's WSD.
+    """
+    return value * power(1 / (1 + step / timescale), exponent)
+
+
+@recipe
+def inverse_sqrt(value: Value, timescale: Period, shift: Steps = 0) -> Schedule:
+    r"""`value` over the square root of the step, counted from `shift`.
+
+    $$f(t) = \frac{\mathrm{value}}{\sqrt{1 + (t + \mathrm{shift}) / \mathrm{timescale}}}$$
+
+    The rsqrt of big_vision ("Scaling vision transformers", arXiv:2106.04560) as it runs after a warm-up.
+    """
+    from schedules.combinators import advance  # which imports this module
+
+    return advance(power_law(value, 0.5, timescale), shift)
+
+
+@schedule(check=lambda values, **_: None if len(values) else "`values` must hold at least one number, got none")
+def table(step: Array, values: Values, every: Period = 1) -> Array:
+    r"""`values`, each for `every` updates; then the last of them.
+
+    $$f(t) = \mathrm{values}\big[\min(\lfloor t / \mathrm{every} \rfloor,\, n - 1)\big]$$
 
     `table(tabulate(lr, steps))` is `lr` with its shape turned into numbers, so that schedules of
     different shapes can be stacked and mapped over.
     """
     values = jnp.asarray(values)
-    return values[jnp.clip(step, 0, len(values) - 1).astype(int)]
+    return values[jnp.clip(step // every, 0, len(values) - 1).astype(int)]
+
+
+def _points(values: object, boundaries: object, **_: object) -> str | None:
+    points, places = len(values), len(boundaries)  # type: ignore[arg-type]
+    if points != places or not points:
+        return f"`values` must be as many as `boundaries` and at least one, got {points} and {places}"
+    return None
+
+
+@schedule(check=_points)
+def interpolate(step: Array, values: Values, boundaries: Boundaries, shape: Shape = linear) -> Array:
+    r"""Through the points `values[i]` at `boundaries[i]`, along a ramp between each and the next.
+
+    $$f(t) = \mathrm{shape}(v_i,\, v_{i+1},\, b_{i+1} - b_i)(t - b_i), \qquad b_i \le t < b_{i+1}$$
+
+    Before the first point its value, after the last point that one's.
+
+    **Raises:** `ValueError` unless there are as many values as boundaries, one or more, and these never decrease.
+    """
+    values, boundaries = jnp.asarray(values), jnp.asarray(boundaries)
+    here = jnp.clip(passed(step, boundaries) - 1, 0, len(values) - 1)
+    there = jnp.minimum(here + 1, len(values) - 1)
+    start = boundaries[here]
+    return shape(values[here], values[there], boundaries[there] - start)(jnp.maximum(step - start, 0))
+
+
+@schedule
+def noise(step: Array, scale: Value, seed: Seed, every: Period = 1) -> Array:
+    r"""Independent normal numbers of standard deviation `scale`, a new one after every `every` updates.
+
+    $$f(t) = \mathrm{scale} \cdot \nu_{\lfloor t / \mathrm{every} \rfloor}, \qquad \nu_i \sim N(0, 1)$$
+
+    A pure function of seed and step like any other schedule. `lr * (1 + noise(0.1, seed=0))` shakes a rate by 10 %.
+    """
+    number = jnp.asarray(step // every, jnp.uint32)
+    return scale * jax.random.normal(jax.random.fold_in(jax.random.key(seed), number), (), jnp.float32).astype(float)
+
+
+def passed(step: Array, boundaries: Array) -> Array:
+    """How many of `boundaries` lie at or before `step`.
+
+    A few are compared at once. Many are searched in unrolled bisections, which grow with the logarithm of their
+    number and, unlike a loop, never make an accelerator wait for its host.
+    """
+    boundaries = jnp.asarray(boundaries)
+    few = boundaries.shape[0] <= 32
+    return jnp.searchsorted(boundaries, step, side="right", method="compare_all" if few else "scan_unrolled")

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-MAX_STEPS = 2**31 - 1  # steps are counted in int32, as optax counts updates
+from schedules.numerics import MAX_STEPS, Split, split
 
 
 class Kind:
@@ -30,12 +30,28 @@ class Kind:
         del clock
         return value
 
+    def flatten(self, value: Any) -> Any:
+        """The leaf or leaves that `value` is in a pytree."""
+        return value
+
+    def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
+        """`value` with every duration in it passed through `change`."""
+        del change
+        return value
+
 
 class Number(Kind):
     """One number. Python and NumPy numbers are checked; JAX arrays and tracers pass through."""
 
-    def __init__(self, type: type[float] | type[int], expected: str, least: float = -math.inf):
-        self.type, self.expected, self.least = type, expected, least
+    def __init__(
+        self,
+        type: type[float] | type[int],
+        expected: str,
+        least: float = -math.inf,
+        above: float = -math.inf,
+        duration: bool = False,
+    ):
+        self.type, self.expected, self.least, self.above, self.duration = type, expected, least, above, duration
 
     def build(self, value: Any) -> Any:
         if isinstance(value, Array):
@@ -45,12 +61,41 @@ class Number(Kind):
         if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
             value = value.item()
         require(value, isinstance(value, int | float) and not isinstance(value, bool))
-        largest = MAX_STEPS if self.type is int else float(jnp.finfo(jnp.result_type(float)).max)
-        require(value, self.least <= value <= largest and -largest <= value and self.type(value) == value)
+        require(value, max(self.least, -self.largest) <= value <= self.largest and value > self.above)
+        require(value, self.type(value) == value)
         return self.type(value)
 
-    def cast(self, value: Any, clock: Any) -> Array:
+    @property
+    def largest(self) -> float:
+        return MAX_STEPS if self.type is int else float(jnp.finfo(jnp.result_type(float)).max)
+
+    def cast(self, value: Any, clock: Any) -> Any:
         return _of_rank(0, jnp.asarray(value, clock if self.type is int else float))
+
+    def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
+        return change(value) if self.duration else value
+
+
+class PreciseNumber(Number):
+    """A number that is raised to powers, or is one: two leaves, so that no digit of it is lost.
+
+    In float32 the factor 0.9999 is 0.99990004, and its 50,000th power is off by 1e-3. Formulas get a
+    `Split`, for `schedules.numerics.power`. Only `hi` is differentiated.
+    """
+
+    largest = float(jnp.finfo(jnp.float32).max)
+
+    def build(self, value: Any) -> Any:
+        return value if isinstance(value, Split) else super().build(value)
+
+    def cast(self, value: Any, clock: Any) -> Split:
+        hi, lo = (super(PreciseNumber, self).cast(part, clock) for part in self.flatten(value))
+        return Split(hi, jax.lax.stop_gradient(lo))
+
+    def flatten(self, value: Any) -> Split:
+        if isinstance(value, Split):
+            return value
+        return split(value) if isinstance(value, float) else Split(value, 0.0)
 
 
 class Numbers(Kind):
@@ -74,6 +119,11 @@ class Numbers(Kind):
             return jnp.stack([self.each.cast(n, clock) for n in value]) if value else jnp.zeros(0, dtype)
         return _of_rank(1, jnp.asarray(value, dtype))
 
+    def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
+        if isinstance(value, tuple):
+            return tuple(self.each.stretch(n, change) for n in value)
+        return self.each.stretch(value, change)
+
 
 class Choice(Kind):
     """One of a few Python values, fixed when the formula is traced."""
@@ -95,6 +145,22 @@ def _of_rank(rank: int, array: Array) -> Array:
     return array
 
 
+# Checks of arguments together: what is wrong, in words, or None. Traced values are not checked.
+
+
+def one_more(many: str, few: str, **built: Any) -> str | None:
+    """`many` must hold one entry more than `few`: pieces and the joints between them."""
+    pieces, joints = len(built[many]), len(built[few])
+    return None if pieces == joints + 1 else f"`{few}` must be one fewer than `{many}`, got {joints} and {pieces}"
+
+
+def in_order(low: str, high: str, **built: Any) -> str | None:
+    """`low` must be below `high`."""
+    if isinstance(built[low], Array | Split) or isinstance(built[high], Array | Split) or built[low] < built[high]:
+        return None
+    return f"`{low}` must be below `{high}`, got {built[low]} and {built[high]}"
+
+
 def require(value: Any, fits: bool) -> Any:
     """`value` if it fits; the ValueError gets its words where the argument's name is known."""
     if not fits:
@@ -103,10 +169,15 @@ def require(value: Any, fits: bool) -> Any:
 
 
 VALUE = Number(float, "a finite number")
-STEPS = Number(int, f"a whole number of steps from 0 to {MAX_STEPS}", least=0)
+STEPS = Number(int, f"a whole number of steps from 0 to {MAX_STEPS}", least=0, duration=True)
 
 Value = Annotated[float | Array, VALUE]
+Positive = Annotated[float | Array, Number(float, "a positive number", above=0)]
+Precise = Annotated[float | Array, PreciseNumber(float, "a positive number", above=0)]
+Exponent = Annotated[float | Array, PreciseNumber(float, "a finite number")]
 Steps = Annotated[int | Array, STEPS]
+Period = Annotated[int | Array, Number(int, f"a whole number of steps from 1 to {MAX_STEPS}", least=1, duration=True)]
+Seed = Annotated[int | Array, Number(int, f"a whole number from 0 to {MAX_STEPS}", least=0)]
 Values = Annotated[Sequence[float] | Array, Numbers(VALUE, "a list of finite numbers")]
 Boundaries = Annotated[
     Sequence[int] | Array,

@@ -4,24 +4,14 @@ A ramp is at `start` for t = 0 and at `end` for t = steps; with `steps=0` it is 
 All share the signature (start, end, steps), so each can be the `shape` of a warm-up.
 """
 
+import functools
+
 import jax.numpy as jnp
 from jax import Array
 
 from schedules.core import schedule
-from schedules.kinds import Steps, Value
-
-
-def progress(step: Array, steps: Steps) -> tuple[Array, Array]:
-    """The fractions of a ramp that have elapsed and that remain, each in [0, 1] with full relative
-    precision; they add up to 1, and are (1, 0) for a ramp of no steps.
-
-    Both are integer differences before they become floats. Of one fraction e, `1 - e` keeps no digits
-    near the end of a long ramp: in float32 a cosine written so is 20 % off after 10,000 steps.
-    """
-    elapsed = jnp.clip(step, 0, steps)
-    remaining = steps - elapsed
-    length = jnp.maximum(steps, 1)
-    return jnp.where(steps > 0, elapsed / length, 1.0), remaining / length
+from schedules.kinds import Exponent, Positive, Precise, Steps, Value, in_order
+from schedules.numerics import fraction, power, progress
 
 
 @schedule
@@ -57,3 +47,95 @@ def cosine(step: Array, start: Value, end: Value, steps: Steps) -> Array:
     """
     elapsed, remaining = progress(step, steps)
     return start * jnp.sin(jnp.pi / 2 * remaining) ** 2 + end * jnp.sin(jnp.pi / 2 * elapsed) ** 2
+
+
+@schedule
+def exponential(step: Array, start: Positive, end: Positive, steps: Steps) -> Array:
+    r"""A straight line in the logarithm from `start` to `end` over `steps` updates, then `end`.
+
+    $$f(t) = \mathrm{start}^{1 - e}\, \mathrm{end}^{e}, \qquad e = \min(t / \mathrm{steps},\, 1)$$
+
+    Equal ratios from update to update: the cooldown of MiniCPM (arXiv:2404.06395), and the range test's ramp.
+    """
+    return start * power(end / start, fraction(step, steps))
+
+
+@schedule
+def polynomial(step: Array, start: Value, end: Value, steps: Steps, exponent: Precise = 2.0) -> Array:
+    r"""From `start` to `end` over `steps` updates as a power of what remains, then `end`.
+
+    $$f(t) = \mathrm{end} + (\mathrm{start} - \mathrm{end})(1 - e)^{\mathrm{exponent}},
+      \qquad e = \min(t / \mathrm{steps},\, 1)$$
+
+    An exponent of 1 is `linear`; larger ones leave `start` faster and reach `end` more gently.
+    """
+    elapsed, remaining = progress(step, steps)
+    left = power(remaining, exponent)
+    # 1 - left, which cancels where little has elapsed.
+    early = -jnp.expm1((exponent.hi + exponent.lo) * jnp.log1p(-jnp.minimum(elapsed, 0.5)))
+    return start * left + end * jnp.where(elapsed < 0.5, early, 1 - left)
+
+
+@schedule
+def one_minus_sqrt(step: Array, start: Value, end: Value, steps: Steps) -> Array:
+    r"""From `start` to `end` over `steps` updates, fast at first and straight to `end`, then `end`.
+
+    $$f(t) = \mathrm{start}\,(1 - \sqrt e) + \mathrm{end}\,\sqrt e, \qquad e = \min(t / \mathrm{steps},\, 1)$$
+
+    The cooldown that did best in "Scaling laws and compute-optimal training beyond fixed training durations",
+    arXiv:2405.18392.
+    """
+    elapsed, remaining = progress(step, steps)
+    root = jnp.sqrt(elapsed)
+    return start * remaining / (1 + root) + end * root
+
+
+@schedule
+def square(step: Array, start: Value, end: Value, steps: Steps) -> Array:
+    r"""From `start` to `end` over `steps` updates, slowly at first, then `end`.
+
+    $$f(t) = \mathrm{start}\,(1 - e^2) + \mathrm{end}\; e^2, \qquad e = \min(t / \mathrm{steps},\, 1)$$
+
+    One of the cooldowns of arXiv:2405.18392.
+    """
+    elapsed, remaining = progress(step, steps)
+    return start * remaining * (1 + elapsed) + end * elapsed**2
+
+
+@schedule
+def rex(step: Array, start: Value, end: Value, steps: Steps, bend: Positive = 0.5) -> Array:
+    r"""From `start` to `end` over `steps` updates as a ratio of straight lines, then `end`.
+
+    $$f(t) = \mathrm{end} + (\mathrm{start} - \mathrm{end}) \frac{1 - e}{\mathrm{bend}\; e + 1 - e},
+      \qquad e = \min(t / \mathrm{steps},\, 1)$$
+
+    A bend of 1 is `linear`; smaller ones stay near `start` for longer.
+
+    Source: REX, arXiv:2107.04197, where bend is 1/2.
+    """
+    elapsed, remaining = progress(step, steps)
+    bent = bend * elapsed
+    return (start * remaining + end * bent) / (bent + remaining)
+
+
+@schedule(check=functools.partial(in_order, "low", "high"))
+def tanh(step: Array, start: Value, end: Value, steps: Steps, low: Exponent = -7.0, high: Exponent = 3.0) -> Array:
+    r"""From `start` to `end` over `steps` updates along a hyperbolic tangent, then `end`.
+
+    $$f(t) = \mathrm{end} + (\mathrm{start} - \mathrm{end})
+        \frac{\tanh(\mathrm{high}) - \tanh(x)}{\tanh(\mathrm{high}) - \tanh(\mathrm{low})},
+      \qquad x = \mathrm{low}\,(1 - e) + \mathrm{high}\; e, \quad e = \min(t / \mathrm{steps},\, 1)$$
+
+    Source: HTD, arXiv:1806.01593, here scaled so that it begins at `start` and ends at `end`.
+
+    **Raises:** `ValueError` unless `low` is below `high`.
+    """
+    elapsed, remaining = progress(step, steps)
+    # tanh(a) - tanh(b) is a difference of exp(2a) and exp(2b) over (1 + exp(2a)) (1 + exp(2b)).
+    first, last = (jnp.exp(2 * x.hi) * jnp.exp(2 * x.lo) for x in (low, high))
+    width = 2 * ((high.hi - low.hi) + (high.lo - low.lo))
+    now = first * power(jnp.exp(width), fraction(step, steps))
+    whole = jnp.expm1(-width)
+    left = (1 + first) / (1 + now) * jnp.expm1(-width * remaining) / whole
+    gone = (1 + last) / (1 + now) * (now / last) * jnp.expm1(-width * elapsed) / whole
+    return start * left + end * gone

@@ -126,7 +126,7 @@ def test_finite_with_finite_gradients_everywhere(row: Row):
 
     # Durations are integers: their derivatives are of the empty dtype float0.
     gradients = [g for g in jax.tree.leaves(jax.grad(total, allow_int=True)(row.schedule)) if g.dtype == jnp.float32]
-    tangents = jax.tree.map(lambda n: np.zeros((), jax.dtypes.float0) if type(n) is int else 1.0, row.schedule)
+    tangents = jax.tree.map(lambda n: np.zeros((), jax.dtypes.float0) if type(n) is int else jnp.ones(()), row.schedule)
     _, forward = jax.jvp(lambda s: s(steps), (row.schedule,), (tangents,))
     assert np.isfinite(forward).all()
     assert np.isfinite(gradients).all()

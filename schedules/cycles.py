@@ -1,0 +1,84 @@
+"""Schedules that come round again: warm restarts, and the waves made with them."""
+
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from schedules.combinators import join
+from schedules.core import Schedule, ScheduleLike, as_schedule, recipe, schedule, stretched
+from schedules.decays import exponential_decay, passed
+from schedules.kinds import Number, Period, Precise, Steps, Value, require
+from schedules.numerics import MAX_STEPS, Split, count, lengthen, plus, power
+from schedules.ramps import linear
+
+CYCLES = 256  # with a growth of 1.1, more than there is room for in 2^31 steps
+
+
+class GrowthNumber(Number):
+    def build(self, value: Any) -> Any:
+        built = super().build(value)
+        return require(value, isinstance(built, Array) or built == 1 or built >= 1.1) and built
+
+
+Growth = Annotated[float | Array, GrowthNumber(float, "1, or a number from 1.1")]
+
+
+@schedule
+def restarts(step: Array, schedule: ScheduleLike, period: Period, growth: Growth = 1.0, decay: Precise = 1.0) -> Array:
+    r"""`schedule` from its step 0 again and again: after `period` updates, and then after ever longer cycles.
+
+    $$f(t) = \mathrm{decay}^i \cdot \mathrm{schedule}_i(t - s_i), \qquad s_i \le t < s_{i+1}, \qquad
+      s_0 = 0, \quad s_{i+1} = s_i + [\mathrm{period} \cdot \mathrm{growth}^i]$$
+
+    Cycle i is growth^i times as long, and so is every duration in its schedule. Lengths are rounded to whole
+    steps, and a cycle is found by comparing integers: a growth of 3 restarts at exactly the powers of 3.
+
+    **Raises:** `ValueError` for a growth below 1, or between 1 and 1.1.
+
+    Source: SGDR, arXiv:1608.03983.
+    """
+    number, start, factor = _cycle(step, period, growth)
+    again = stretched(as_schedule(schedule), lambda steps: lengthen(jnp.asarray(steps, step.dtype), factor))
+    return power(decay, count(number)) * again(step - start)
+
+
+def _cycle(step: Array, period: Array, growth: Array) -> tuple[Array, Array, Split]:
+    """The cycle that `step` is in: its number, its first step, and how many times as long it is as the first."""
+    factors = _powers(jax.lax.stop_gradient(growth), step.dtype)
+    starts = jax.lax.associative_scan(plus, lengthen(period, factors))
+    # The table ends in starts that were cut to the last step there is; none of them is passed.
+    number = passed(jnp.minimum(step, MAX_STEPS - 1), starts).astype(step.dtype)
+    grown = jax.tree.map(lambda f: f[jnp.minimum(number, CYCLES - 1)], factors)
+    before = jnp.where(number > 0, starts[number - 1], 0)
+    same = growth == 1  # more cycles than a table holds, but found by a division
+    even = step // period
+    return (
+        jnp.where(same, even, number),
+        jnp.where(same, even * period, before),
+        Split(jnp.where(same, 1.0, grown.hi), jnp.where(same, 0.0, grown.lo)),
+    )
+
+
+def _powers(growth: Array, clock: jnp.dtype) -> Split:
+    """growth^i for every cycle: integers where `growth` is one, since float32 stops at 2^24."""
+    real = power(growth, jnp.arange(CYCLES, dtype=growth.dtype))
+    whole = count(jnp.cumprod(jnp.full(CYCLES, growth, clock).at[0].set(1)))
+    is_whole = (growth == jnp.floor(growth)) & (real < MAX_STEPS)
+    return Split(jnp.where(is_whole, whole.hi, real), jnp.where(is_whole, whole.lo, 0.0))
+
+
+@recipe
+def triangular(low: Value, high: Value, up: Steps, down: Steps, decay: Precise = 1.0, fade: Precise = 1.0) -> Schedule:
+    r"""A wave from `low` up to `high` in `up` updates, and back in `down` updates.
+
+    $$f(t) = \mathrm{low} + (\mathrm{high} - \mathrm{low}) \cdot \mathrm{decay}^i \cdot \mathrm{fade}^t \cdot v(t)$$
+
+    with v the wave from 0 to 1 and i the number of the cycle. The three modes of PyTorch's `CyclicLR`: as it is
+    "triangular", with `decay=0.5` "triangular2", with `fade=gamma` "exp_range".
+
+    Source: Cyclical learning rates, arXiv:1506.01186.
+    """
+    wave = join([linear(0.0, high - low, up), linear(high - low, 0.0, down)], [up])
+    return low + restarts(wave, up + down, decay=decay) * exponential_decay(1.0, fade, 1)

@@ -1,0 +1,151 @@
+"""Named compositions: the schedules that papers and libraries name, none with a formula of its own.
+
+Lengths are counted in updates and never include a neighbour's: a run of one-cycle lasts `up + down` updates.
+"""
+
+from schedules.combinators import advance, cooldown, join, warmup
+from schedules.core import Schedule, ScheduleLike, Shape, as_schedule, recipe
+from schedules.cycles import Growth, restarts
+from schedules.decays import inverse_sqrt
+from schedules.kinds import Period, Positive, Precise, Steps, Value
+from schedules.ramps import cosine, exponential, linear, polynomial
+
+
+@recipe
+def warmup_cosine(
+    peak: Value, warmup_steps: Steps, decay_steps: Steps, init: Value = 0.0, end: Value = 0.0
+) -> Schedule:
+    """Linear from `init` to `peak`, then half a cosine to `end`.
+
+    `decay_steps` excludes the warm-up, as in Keras; optax's includes it.
+    """
+    return warmup(cosine(peak, end, decay_steps), warmup_steps, init)
+
+
+@recipe
+def flat_cosine(peak: Value, flat_steps: Steps, decay_steps: Steps, end: Value = 0.0) -> Schedule:
+    """`peak`, then half a cosine to `end`: fastai's `fit_flat_cos`, which is flat for 75 % of the run."""
+    return cooldown(peak, flat_steps, decay_steps, end, shape=cosine)
+
+
+@recipe
+def wsd(
+    peak: Value,
+    warmup_steps: Steps,
+    stable_steps: Steps,
+    decay_steps: Steps,
+    end: Value = 0.0,
+    shape: Shape = linear,
+) -> Schedule:
+    """Warm-up, stable, decay, also called trapezoid: linear from 0 to `peak`, `peak`, then `shape` to `end`.
+
+    Source: MiniCPM, arXiv:2404.06395; cooldown shapes in arXiv:2405.18392.
+    """
+    return warmup(cooldown(peak, stable_steps, decay_steps, end, shape), warmup_steps)
+
+
+@recipe
+def power_cooldown(schedule: ScheduleLike, start: Steps, steps: Steps, exponent: Precise = 1.2) -> Schedule:
+    r"""`schedule` until `start`, then what it is there times a power of what remains of `steps` updates.
+
+    $$f(t) = f_0(\mathrm{start}) \Big(1 - \frac{t - \mathrm{start}}{\mathrm{steps}}\Big)^{\mathrm{exponent}},
+      \qquad t \ge \mathrm{start}$$
+
+    Exponents a little above 1 come out of fitted loss curves (arXiv:2503.12811) and speed-run records.
+    """
+    return join([schedule, polynomial(as_schedule(schedule)(start), 0.0, steps, exponent)], [start])
+
+
+@recipe
+def infinite(
+    peak: Value,
+    plateau: Positive,
+    end: Positive,
+    warmup_steps: Steps,
+    decay_steps: Steps,
+    constant_steps: Steps,
+    anneal_steps: Steps,
+) -> Schedule:
+    """Linear from 0 to `peak`, half a cosine to `plateau`, constant for as long as wanted, geometric to `end`.
+
+    Source: "Beyond cosine decay: on the effectiveness of infinite learning rate schedule for continual
+    pre-training", arXiv:2503.02844.
+    """
+    decay = cooldown(cosine(peak, plateau, decay_steps), decay_steps + constant_steps, anneal_steps, end, exponential)
+    return warmup(decay, warmup_steps)
+
+
+@recipe
+def sgdr(peak: Value, period: Period, growth: Growth = 1.0, decay: Precise = 1.0, end: Value = 0.0) -> Schedule:
+    """Half a cosine from `peak` to `end`, again and again: `restarts` of `cosine`.
+
+    Source: SGDR, arXiv:1608.03983.
+    """
+    return restarts(cosine(peak, end, period), period, growth, decay)
+
+
+@recipe
+def noam(width: Positive, warmup_steps: Period) -> Schedule:
+    r"""The schedule of the Transformer: linear, then the inverse square root of the step.
+
+    $$f(t) = \mathrm{width}^{-1/2} \min\big((t + 1)^{-1/2},\; (t + 1)\, \mathrm{warmup\_steps}^{-3/2}\big)$$
+
+    Source: "Attention is all you need", arXiv:1706.03762; `width` is the dimension of the model.
+    """
+    peak = (width * warmup_steps) ** -0.5
+    return advance(warmup(inverse_sqrt(peak, warmup_steps), warmup_steps), 1)
+
+
+@recipe
+def triangle(peak: Value, up: Steps, down: Steps, start: Value = 0.2, end: Value = 0.07) -> Schedule:
+    """Linear from `start` times the peak up to `peak`, and down to `end` times the peak.
+
+    Source: the CIFAR-10 speed runs of airbench (github.com/KellerJordan/cifar10-airbench), up for 23 % of the run.
+    """
+    return join([linear(start * peak, peak, up), linear(peak, end * peak, down)], [up])
+
+
+@recipe
+def one_cycle(
+    peak: Value, up: Steps, down: Steps, div: Positive = 25.0, final_div: Positive = 1e4, shape: Shape = cosine
+) -> Schedule:
+    """From `peak / div` up to `peak`, and down to `peak / div / final_div`.
+
+    `one_cycle_momentum` is its partner. PyTorch's `OneCycleLR(total_steps=T)` is up for 0.3 T - 1 and down for
+    0.7 T updates.
+
+    Source: Super-convergence, arXiv:1708.07120.
+    """
+    start = peak / div
+    return join([shape(start, peak, up), shape(peak, start / final_div, down)], [up])
+
+
+@recipe
+def one_cycle_three_phase(
+    peak: Value,
+    up: Steps,
+    down: Steps,
+    anneal: Steps,
+    div: Positive = 25.0,
+    final_div: Positive = 1e4,
+    shape: Shape = cosine,
+) -> Schedule:
+    """From `peak / div` up to `peak`, back down, and on to `peak / div / final_div` in `anneal` updates.
+
+    Source: A disciplined approach to neural network hyper-parameters, arXiv:1803.09820.
+    """
+    start = peak / div
+    return join(
+        [shape(start, peak, up), shape(peak, start, down), shape(start, start / final_div, anneal)], [up, up + down]
+    )
+
+
+@recipe
+def one_cycle_momentum(
+    up: Steps, down: Steps, high: Value = 0.95, low: Value = 0.85, shape: Shape = cosine
+) -> Schedule:
+    """Momentum (or Adam's b1) against a one-cycle rate: from `high` to `low` while the rate rises, then back.
+
+    Of two phases or three: it stays at `high` while the rate is annealed.
+    """
+    return join([shape(high, low, up), shape(low, high, down)], [up])
