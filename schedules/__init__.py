@@ -50,6 +50,10 @@ from schedules.decays import piecewise_constant as piecewise_constant
 from schedules.decays import power_law as power_law
 from schedules.decays import step_decay as step_decay
 from schedules.decays import table as table
+from schedules.inspection import boundaries as boundaries
+from schedules.inspection import check as check
+from schedules.inspection import describe as describe
+from schedules.inspection import plot as plot
 from schedules.inspection import tabulate as tabulate
 from schedules.kinds import Boundaries as Boundaries
 from schedules.kinds import Period as Period
@@ -78,3 +82,4 @@ from schedules.recipes import sgdr as sgdr
 from schedules.recipes import triangle as triangle
 from schedules.recipes import warmup_cosine as warmup_cosine
 from schedules.recipes import wsd as wsd
+from schedules.text import parse as parse

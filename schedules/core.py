@@ -124,11 +124,11 @@ class Schedule:
         return _evaluate(self, step)
 
     def expand(self) -> "Schedule":
-        """What a recipe composes from its arguments; any other schedule itself."""
+        """The composition of formulas that a recipe stands for; any other schedule itself."""
         if self.formula.compose is None:
             return self
         bound = self.formula.bind(self.arguments)
-        return self.formula.compose(*bound.args, **bound.kwargs)
+        return self.formula.compose(*bound.args, **bound.kwargs).expand()
 
     def replace(self, **changes: Any) -> "Schedule":
         """The same schedule with some arguments changed: `lr.replace(steps=200)`."""
@@ -263,12 +263,11 @@ class Formula(Generic[P]):
         functools.update_wrapper(self, function)
         signature = inspect.signature(function, eval_str=True)
         parameters = list(signature.parameters.values())
+        self.compose: Callable[..., Schedule] | None = function if is_recipe else None
+        self.function: Callable[..., Any] = function
         if is_recipe:
-            self.compose = function
             self.function = lambda step, *args, **kwargs: function(*args, **kwargs)(step)
         else:
-            self.compose = None
-            self.function = function
             del parameters[:1]
         self.check = check
         self.kinds = {p.name: _kind(self, p) for p in parameters}
@@ -308,14 +307,14 @@ class Formula(Generic[P]):
                 raise ValueError(f"{self}: {error}") from None
 
     def bind(self, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
-        return inspect.BoundArguments(self.__signature__, dict(arguments))  # type: ignore[arg-type]
+        return inspect.BoundArguments(self.__signature__, dict(arguments))
 
     def _checked(self, name: str, value: Any) -> Any:
         kind = self.kinds[name]
         try:
             return kind.build(value)
         except (ValueError, OverflowError):
-            raise ValueError(f"{self}: `{name}` must be {kind.expected}, got {value!r}") from None
+            raise ValueError(f"{self}: `{name}` must be {kind.expected}, got {shortened(repr(value), 200)}") from None
 
     def _cast(self, arguments: Mapping[str, Any], clock: Any) -> inspect.BoundArguments:
         cast = {}
@@ -494,6 +493,10 @@ def _text(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{', '.join(map(_text, value))}]"
     return repr(value)
+
+
+def shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _list(names: Any) -> str:

@@ -9,17 +9,18 @@ from jax import Array
 from schedules.combinators import join
 from schedules.core import Schedule, ScheduleLike, as_schedule, recipe, schedule, stretched
 from schedules.decays import exponential_decay, passed
-from schedules.kinds import Number, Period, Precise, Steps, Value, require
-from schedules.numerics import MAX_STEPS, Split, count, lengthen, plus, power
+from schedules.kinds import Period, Precise, PreciseNumber, Steps, Value, require
+from schedules.numerics import MAX_STEPS, Split, count, lengthen, pair, plus, power
 from schedules.ramps import linear
 
 CYCLES = 256  # with a growth of 1.1, more than there is room for in 2^31 steps
 
 
-class GrowthNumber(Number):
+class GrowthNumber(PreciseNumber):
     def build(self, value: Any) -> Any:
-        built = super().build(value)
-        return require(value, isinstance(built, Array) or built == 1 or built >= 1.1) and built
+        growth = super().build(value)
+        require(value, not isinstance(growth, float) or growth == 1 or growth >= 1.1)
+        return growth
 
 
 Growth = Annotated[float | Array, GrowthNumber(float, "1, or a number from 1.1")]
@@ -44,28 +45,29 @@ def restarts(step: Array, schedule: ScheduleLike, period: Period, growth: Growth
     return power(decay, count(number)) * again(step - start)
 
 
-def _cycle(step: Array, period: Array, growth: Array) -> tuple[Array, Array, Split]:
+def _cycle(step: Array, period: Period, growth: Growth) -> tuple[Array, Array, Split]:
     """The cycle that `step` is in: its number, its first step, and how many times as long it is as the first."""
-    factors = _powers(jax.lax.stop_gradient(growth), step.dtype)
-    starts = jax.lax.associative_scan(plus, lengthen(period, factors))
-    # The table ends in starts that were cut to the last step there is; none of them is passed.
-    number = passed(jnp.minimum(step, MAX_STEPS - 1), starts).astype(step.dtype)
+    rate = jax.lax.stop_gradient(pair(growth))
+    factors = _powers(rate, step.dtype)
+    starts = jax.lax.associative_scan(plus, lengthen(jnp.asarray(period, step.dtype), factors))
+    # The table ends in starts that were cut to the last step there is. None of them is passed.
+    number = passed(jnp.minimum(step, MAX_STEPS - 1), starts)
     grown = jax.tree.map(lambda f: f[jnp.minimum(number, CYCLES - 1)], factors)
     before = jnp.where(number > 0, starts[number - 1], 0)
-    same = growth == 1  # more cycles than a table holds, but found by a division
+    same = (rate.hi == 1) & (rate.lo == 0)  # more cycles than a table holds, but found by a division
     even = step // period
     return (
-        jnp.where(same, even, number),
+        jnp.where(same, even, number.astype(step.dtype)),
         jnp.where(same, even * period, before),
         Split(jnp.where(same, 1.0, grown.hi), jnp.where(same, 0.0, grown.lo)),
     )
 
 
-def _powers(growth: Array, clock: jnp.dtype) -> Split:
+def _powers(growth: Split, clock: jnp.dtype) -> Split:
     """growth^i for every cycle: integers where `growth` is one, since float32 stops at 2^24."""
-    real = power(growth, jnp.arange(CYCLES, dtype=growth.dtype))
-    whole = count(jnp.cumprod(jnp.full(CYCLES, growth, clock).at[0].set(1)))
-    is_whole = (growth == jnp.floor(growth)) & (real < MAX_STEPS)
+    real = power(growth, jnp.arange(CYCLES, dtype=growth.hi.dtype))
+    whole = count(jnp.cumprod(jnp.full(CYCLES, growth.hi, clock).at[0].set(1)))
+    is_whole = (growth.hi == jnp.floor(growth.hi)) & (growth.lo == 0) & (real < MAX_STEPS)
     return Split(jnp.where(is_whole, whole.hi, real), jnp.where(is_whole, whole.lo, 0.0))
 
 

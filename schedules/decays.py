@@ -70,12 +70,12 @@ def inverse_time(step: Array, value: Value, rate: Positive, steps: Period = 1, s
 
     Source: Robbins and Monro, *A stochastic approximation method*, 1951.
     """
-    return value / (1 + rate * (step // steps if staircase else step / steps))
+    return value / (1 + rate * (jnp.asarray(step // steps, float) if staircase else step / steps))
 
 
 @schedule
 def power_law(step: Array, value: Value, exponent: Precise, timescale: Period = 1) -> Array:
-    r"""`value` over a power of the step; half a timescale in, it has begun to fall.
+    r"""`value` over a power of the step, which is counted in timescales from 1.
 
     $$f(t) = \mathrm{value}\, (1 + t / \mathrm{timescale})^{-\mathrm{exponent}}$$
 
@@ -128,8 +128,8 @@ def interpolate(step: Array, values: Values, boundaries: Boundaries, shape: Shap
     **Raises:** `ValueError` unless there are as many values as boundaries, one or more, and these never decrease.
     """
     values, boundaries = jnp.asarray(values), jnp.asarray(boundaries)
-    here = jnp.clip(passed(step, boundaries) - 1, 0, len(values) - 1)
-    there = jnp.minimum(here + 1, len(values) - 1)
+    reached = passed(step, boundaries)
+    here, there = jnp.maximum(reached - 1, 0), jnp.minimum(reached, len(values) - 1)
     start = boundaries[here]
     return shape(values[here], values[there], boundaries[there] - start)(jnp.maximum(step - start, 0))
 
@@ -146,7 +146,7 @@ def noise(step: Array, scale: Value, seed: Seed, every: Period = 1) -> Array:
     return scale * jax.random.normal(jax.random.fold_in(jax.random.key(seed), number), (), jnp.float32).astype(float)
 
 
-def passed(step: Array, boundaries: Array) -> Array:
+def passed(step: Array, boundaries: Boundaries) -> Array:
     """How many of `boundaries` lie at or before `step`.
 
     A few are compared at once. Many are searched in unrolled bisections, which grow with the logarithm of their

@@ -1,9 +1,23 @@
-"""Looking at a schedule: its values as numbers."""
+"""Looking at a schedule: its values as numbers, in words, as warnings and as a picture."""
 
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from schedules.core import ScheduleLike, as_schedule
+from schedules import combinators, cycles, decays
+from schedules.core import RampShape, Schedule, ScheduleLike, as_schedule, shortened, stretched
+from schedules.numerics import MAX_STEPS, lengthen, split
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MOST_SAMPLES = 1_000_000
 
 
 def tabulate(schedule: ScheduleLike, steps: int) -> Array:
@@ -13,6 +27,314 @@ def tabulate(schedule: ScheduleLike, steps: int) -> Array:
 
     **Raises:** `ValueError` if `steps` is not a whole number, 0 or more.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"tabulate: `steps` must be a whole number, 0 or more, got {steps!r}")
-    return as_schedule(schedule)(jnp.arange(steps))
+    return as_schedule(schedule)(jnp.arange(_length("tabulate", steps, least=0)))
+
+
+# In words -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps from `start` until just before `stop`, with the first and the last value in them."""
+
+    start: int
+    stop: int
+    first: float
+    last: float
+
+    def __str__(self) -> str:
+        if self.first == self.last:
+            return f"{self.start:>11,} to {self.stop - 1:<11,} {self.first:.6g}"
+        return f"{self.start:>11,} to {self.stop - 1:<11,} {self.first:.6g} -> {self.last:.6g}"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `describe` found; printed, it is a text with a sketch."""
+
+    schedule: Schedule
+    steps: int
+    phases: tuple[Phase, ...]
+    first: float
+    peak: float
+    peak_step: int
+    last: float
+    area: float
+    sketch: str
+
+    def __str__(self) -> str:
+        shown = [str(phase) for phase in self.phases[:20]]
+        if len(self.phases) > 20:
+            shown.append(f"{'':>11} and {len(self.phases) - 20:,} more phases")
+        numbers = (
+            f"first {self.first:.6g}, peak {self.peak:.6g} at step {self.peak_step:,}, last {self.last:.6g}, "
+            f"area under the curve {self.area:.6g}"
+        )
+        return "\n".join([repr(self.schedule), "", self.sketch, "", *shown, "", numbers])
+
+
+def describe(schedule: ScheduleLike, steps: int) -> Description:
+    """A schedule over a run of `steps` updates: its phases, first, peak and last value, area, and a sketch.
+
+    The phases are those of its structure: the pieces of joins, the ends of ramps, the milestones, the cycles.
+    The area is the sum of all values (beyond a million steps, from evenly spaced ones).
+
+    **Raises:** `ValueError` if `steps` is not a whole number, 1 or more.
+    """
+    schedule = as_schedule(schedule)
+    at, values = _sampled(schedule, _length("describe", steps))
+    joints = [0, *boundaries(schedule, steps), steps]
+    ends = _values(schedule, np.array([[a, b - 1] for a, b in itertools.pairwise(joints)]))
+    phases = tuple(Phase(a, b, *map(float, e)) for (a, b), e in zip(itertools.pairwise(joints), ends, strict=True))
+    peak = int(np.argmax(values))
+    area = float(np.sum(values)) if len(at) == steps else float(np.trapezoid(values, at)) + float(values[-1])
+    return Description(
+        schedule, steps, phases, float(values[0]), float(values[peak]), int(at[peak]), float(values[-1]), area,
+        _sketch(at, values),
+    )  # fmt: skip
+
+
+def boundaries(schedule: ScheduleLike, steps: int) -> list[int]:
+    """The steps after the first and before `steps` at which a schedule changes its form, in order."""
+    return sorted({step for step in _changes(as_schedule(schedule), steps) if 0 < step < steps})
+
+
+def _changes(schedule: Schedule, steps: int) -> Iterator[int]:
+    """Where the form of a schedule changes, up to and including `steps`; in no order."""
+    schedule = schedule.expand()
+    given = {name: _plain(value) for name, value in schedule.arguments.items()}
+    inner: Any = given.get("schedule")
+    match schedule.formula:
+        case combinators.join:
+            starts = [0, *given["boundaries"]]
+            for piece, start, stop in zip(given["schedules"], starts, [*starts[1:], MAX_STEPS], strict=True):
+                yield start
+                yield from (start + t for t in _changes(piece, steps - start) if start + t <= stop)
+        case combinators.delay:
+            yield given["steps"]
+            yield from (given["steps"] + t for t in _changes(inner, steps))
+        case combinators.advance:
+            yield from (t - given["steps"] for t in _changes(inner, steps + given["steps"]))
+        case combinators.extend:
+            at, more = given["at"], given["steps"]
+            yield from (at, at + more)
+            yield from (t if t <= at else t + more for t in _changes(inner, steps))
+        case combinators.stretch:
+            yield from _changes(_lengthened(inner, given["factor"]), steps)
+        case combinators.per_epoch:
+            yield from (t * given["steps_per_epoch"] for t in _changes(inner, steps // given["steps_per_epoch"]))
+        case combinators.per_update:
+            units = given["units"]
+            yield from (-(-t // units) for t in _changes(inner, min(steps * units, MAX_STEPS)))
+        case cycles.restarts:
+            for start, factor in _cycles(given["period"], given["growth"], steps):
+                yield start
+                yield from (start + t for t in _changes(_lengthened(inner, factor), steps - start))
+        case decays.exponential_decay | decays.inverse_time if given["staircase"]:
+            yield from range(given["steps"], steps + 1, given["steps"])
+        case decays.table:
+            yield given["every"] * (len(given["values"]) - 1)
+        case _:
+            yield from (step for name in ("boundaries", "milestones") for step in given.get(name, []))
+            if _is_ramp(schedule):
+                yield given["steps"]
+            nested = [value for value in jax.tree.leaves(given, is_leaf=_is_schedule) if _is_schedule(value)]
+            for each in nested:
+                yield from _changes(each, steps)
+
+
+def _cycles(period: int, growth: float, steps: int) -> Iterator[tuple[int, float]]:
+    """Start and relative length of every cycle that begins by `steps`; of a million cycles, the first thousand."""
+    start, number = 0, 0
+    while start <= steps and number < 1000:
+        yield start, growth**number
+        start, number = start + round(period * growth**number), number + 1
+
+
+def _lengthened(schedule: Schedule, factor: float) -> Schedule:
+    return stretched(schedule, lambda n: int(lengthen(jnp.asarray(_plain(n), int), split(factor))))
+
+
+def _is_schedule(value: Any) -> bool:
+    return isinstance(value, Schedule)
+
+
+def _is_ramp(schedule: Schedule) -> bool:
+    try:
+        return bool(RampShape().build(schedule.formula))
+    except ValueError:
+        return False
+
+
+def _plain(value: Any) -> Any:
+    """Arrays of numbers as Python numbers."""
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return value.tolist() if isinstance(value, Array) else value
+
+
+def _values(schedule: Schedule, steps: np.ndarray) -> np.ndarray:
+    return np.asarray(schedule(steps), float)
+
+
+def _sampled(schedule: Schedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """All steps of a run, or a million of them with all that matter, and the values there."""
+    if steps <= MOST_SAMPLES:
+        at = np.arange(steps)
+    else:
+        near = [t for b in boundaries(schedule, steps) for t in (b - 1, b)]
+        at = np.unique(np.concatenate([np.linspace(0, steps - 1, MOST_SAMPLES).astype(int), near])).astype(int)
+    return at, _values(schedule, at)
+
+
+def _sketch(at: np.ndarray, values: np.ndarray, width: int = 64, height: int = 8) -> str:
+    """The curve in blocks of text, with its highest and lowest value at the side."""
+    columns = np.interp(np.linspace(at[0], at[-1], width), at, values)
+    low, high = min(float(np.min(values)), 0.0), float(np.max(values))
+    eighths = np.round((columns - low) / ((high - low) or 1.0) * height * 8).astype(int)
+    rows = []
+    for row in reversed(range(height)):
+        label = f"{high:.3g}" if row == height - 1 else f"{low:.3g}" if row == 0 else ""
+        blocks = "".join(" ▁▂▃▄▅▆▇█"[n] for n in np.clip(eighths - 8 * row, 0, 8))
+        rows.append(f"{label:>9} |{blocks}".rstrip())
+    return "\n".join(rows)
+
+
+# As warnings ----------------------------------------------------------------------------------------
+
+
+def check(schedule: ScheduleLike, steps: int) -> list[str]:
+    """What a careful colleague would say of a schedule for a run of `steps` updates, a sentence each.
+
+    Values that are not finite or negative, a first update of zero, a warm-up that outlasts the run, a jump at
+    a joint, an end that is not reached, values that go on changing after the run, a tail of next to nothing.
+
+    **Raises:** `ValueError` if `steps` is not a whole number, 1 or more.
+    """
+    schedule = as_schedule(schedule)
+    at, values = _sampled(schedule, _length("check", steps))
+    if not np.isfinite(values).all():
+        return [f"It is not finite at step {at[~np.isfinite(values)][0]:,}."]
+    return [
+        remark for rule in (_negative, _zero, _end, _after, _tail) for remark in rule(schedule, steps, at, values)
+    ] + [
+        f"It jumps from {left:.6g} to {right:.6g} at step {joint:,}, where one schedule is joined to the next."
+        for joint, left, right in _jumps(schedule, steps)
+    ]
+
+
+def _negative(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
+    del schedule, steps
+    if (values < 0).any():
+        yield f"It is negative, first at step {at[values < 0][0]:,}."
+
+
+def _zero(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
+    del schedule
+    if not values.any():
+        yield "It is zero throughout: nothing would be learned."
+    elif values[0] == 0:
+        first = int(at[np.flatnonzero(values)[0]])
+        many = "update changes" if first == 1 else f"{first:,} updates change"
+        yield f"The first {many} nothing, since the value is 0: start above 0, or use `advance(..., 1)`."
+
+
+def _end(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
+    ahead = [step for step in _changes(schedule, MAX_STEPS) if step > steps] if _ends(schedule) else []
+    if ahead and np.argmax(values) == len(at) - 1 and values[0] < values[-1]:
+        yield f"It still rises when the run ends: its warm-up lasts until step {min(ahead):,}."
+    elif ahead:
+        yield f"The run ends at step {steps:,}, but the schedule at step {max(ahead):,}: it does not get there."
+
+
+def _after(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
+    del at, values
+    now, later = _values(schedule, np.array([steps, min(2 * steps, MAX_STEPS)]))
+    if not _ends(schedule) and now != later:
+        yield f"It has no end: at twice the length of the run it {'rises' if later > now else 'falls'} to {later:.6g}."
+
+
+def _tail(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
+    del schedule
+    alive = np.flatnonzero(values >= 0.01 * np.max(values))
+    if values.any() and at[alive[-1]] < 0.8 * (steps - 1):
+        share = 1 - (at[alive[-1]] + 1) / steps
+        yield f"It stays below 1 % of its peak from step {at[alive[-1]] + 1:,} on, for the last {share:.0%} of the run."
+
+
+def _ends(schedule: Schedule) -> bool:
+    """Whether the form of a schedule stops changing: it is made of what ends, and holds."""
+    endless = (decays.exponential_decay, decays.inverse_time, decays.power_law, decays.noise, cycles.restarts)
+    schedule = schedule.expand()
+    if schedule.formula in endless or schedule.formula is combinators.function:
+        return False
+    if schedule.formula is combinators.join:
+        return _ends(schedule.arguments["schedules"][-1])
+    nested = [v for v in jax.tree.leaves(dict(schedule.arguments), is_leaf=_is_schedule) if _is_schedule(v)]
+    return all(map(_ends, nested))
+
+
+def _jumps(schedule: Schedule, steps: int) -> Iterator[tuple[int, float, float]]:
+    """The joints before `steps` at which a schedule is not continuous, with the values on both sides."""
+    schedule = schedule.expand()
+    if schedule.formula is not combinators.join:
+        return
+    starts = [0, *_plain(schedule.arguments["boundaries"])]
+    for i, joint in enumerate(starts[1:]):
+        left, right = schedule.arguments["schedules"][i : i + 2]
+        before, after = float(left(joint - starts[i])), float(right(0))
+        if starts[i] < joint < steps and abs(before - after) > 0.01 * max(abs(before), abs(after)):
+            yield joint, before, after
+    for piece, start in zip(schedule.arguments["schedules"], starts, strict=True):
+        yield from ((start + t, left, right) for t, left, right in _jumps(piece, steps - start))
+
+
+# As a picture ---------------------------------------------------------------------------------------
+
+STYLES: Sequence[Any] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000")  # told apart by the colour-blind, too
+
+
+def plot(
+    schedules: ScheduleLike | Sequence[ScheduleLike] | Mapping[str, ScheduleLike], steps: int, ax: "Axes | None" = None
+) -> "Axes":
+    """Draws one schedule, or several on one axis, over the first `steps` updates.
+
+    **Arguments:** `schedules`: one, a list of them (labelled by their reprs), or a dict of labels; `ax`: the
+    matplotlib axes to draw on, by default a new figure's.
+
+    **Returns:** the axes.
+
+    **Raises:** `ImportError` without matplotlib; `ValueError` if `steps` is not a whole number, 1 or more.
+    """
+    _length("plot", steps)
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise ImportError("plot: matplotlib is needed and not installed: pip install matplotlib") from None
+    if ax is None:
+        ax = plt.subplots(figsize=(7, 3.2), layout="constrained")[1]
+    for i, (label, schedule) in enumerate(_labelled(schedules).items()):
+        near = [t for b in boundaries(schedule, steps) for t in (b - 1, b)]
+        at = np.unique(np.concatenate([np.linspace(0, steps - 1, 2000).astype(int), near])).astype(int)
+        style, colour = STYLES[(i + i // len(COLOURS)) % len(STYLES)], COLOURS[i % len(COLOURS)]
+        ax.plot(at, _values(schedule, at), label=label, linestyle=style, color=colour, linewidth=1.8)
+    ax.set(xlabel="step", ylabel="value", xlim=(0, steps))
+    ax.spines[["top", "right"]].set_visible(False)
+    if len(_labelled(schedules)) > 1:
+        ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1.02), borderaxespad=0)
+    return ax
+
+
+def _labelled(schedules: Any) -> dict[str, Schedule]:
+    if isinstance(schedules, Mapping):
+        return {label: as_schedule(schedule) for label, schedule in schedules.items()}
+    if isinstance(schedules, Sequence):
+        return {shortened(repr(as_schedule(s)), 90): as_schedule(s) for s in schedules}
+    return _labelled([schedules])
+
+
+def _length(caller: str, steps: Any, least: int = 1) -> int:
+    if isinstance(steps, bool) or not isinstance(steps, int) or not least <= steps <= MAX_STEPS:
+        raise ValueError(f"{caller}: `steps` must be a whole number from {least} to {MAX_STEPS}, got {steps!r}")
+    return steps

@@ -70,7 +70,7 @@ class Number(Kind):
         return MAX_STEPS if self.type is int else float(jnp.finfo(jnp.result_type(float)).max)
 
     def cast(self, value: Any, clock: Any) -> Any:
-        return _of_rank(0, jnp.asarray(value, clock if self.type is int else float))
+        return _of_rank(0, jnp.asarray(value, clock if self.duration else self.type))
 
     def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
         return change(value) if self.duration else value
@@ -114,7 +114,7 @@ class Numbers(Kind):
         return numbers
 
     def cast(self, value: Any, clock: Any) -> Array:
-        dtype = clock if self.each.type is int else float
+        dtype = clock if self.each.duration else float
         if isinstance(value, tuple):
             return jnp.stack([self.each.cast(n, clock) for n in value]) if value else jnp.zeros(0, dtype)
         return _of_rank(1, jnp.asarray(value, dtype))
@@ -148,13 +148,13 @@ def _of_rank(rank: int, array: Array) -> Array:
 # Checks of arguments together: what is wrong, in words, or None. Traced values are not checked.
 
 
-def one_more(many: str, few: str, **built: Any) -> str | None:
+def one_more(many: str, few: str, /, **built: Any) -> str | None:
     """`many` must hold one entry more than `few`: pieces and the joints between them."""
     pieces, joints = len(built[many]), len(built[few])
     return None if pieces == joints + 1 else f"`{few}` must be one fewer than `{many}`, got {joints} and {pieces}"
 
 
-def in_order(low: str, high: str, **built: Any) -> str | None:
+def in_order(low: str, high: str, /, **built: Any) -> str | None:
     """`low` must be below `high`."""
     if isinstance(built[low], Array | Split) or isinstance(built[high], Array | Split) or built[low] < built[high]:
         return None
@@ -178,8 +178,8 @@ Exponent = Annotated[float | Array, PreciseNumber(float, "a finite number")]
 Steps = Annotated[int | Array, STEPS]
 Period = Annotated[int | Array, Number(int, f"a whole number of steps from 1 to {MAX_STEPS}", least=1, duration=True)]
 Seed = Annotated[int | Array, Number(int, f"a whole number from 0 to {MAX_STEPS}", least=0)]
-Values = Annotated[Sequence[float] | Array, Numbers(VALUE, "a list of finite numbers")]
+Values = Annotated[Sequence[float | Array] | Array, Numbers(VALUE, "a list of finite numbers")]
 Boundaries = Annotated[
-    Sequence[int] | Array,
+    Sequence[int | Array] | Array,
     Numbers(STEPS, f"a list of whole numbers from 0 to {MAX_STEPS} that never decreases", ascending=True),
 ]

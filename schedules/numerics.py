@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 MAX_STEPS = 2**31 - 1  # steps are counted in int32, as optax counts updates
 
@@ -21,6 +22,11 @@ class Split(NamedTuple):
 
     hi: Any
     lo: Any
+
+
+def pair(value: Split | ArrayLike) -> Split:
+    """Any number as a `Split`."""
+    return value if isinstance(value, Split) else Split(jnp.asarray(value, float), jnp.zeros((), float))
 
 
 def split(value: float) -> Split:
@@ -35,25 +41,27 @@ def count(n: Array) -> Split:
     return Split(hi, jnp.asarray(n - hi.astype(n.dtype), float))
 
 
-def progress(step: Array, steps: Array) -> tuple[Array, Array]:
+def progress(step: Array, steps: ArrayLike) -> tuple[Array, Array]:
     """The fractions of a ramp that have elapsed and that remain, each in [0, 1] with full relative
     precision; they add up to 1, and are (1, 0) for a ramp of no steps.
 
     Both are integer differences before they become floats. Of one fraction e, `1 - e` keeps no digits
     near the end of a long ramp: in float32 a cosine written so is 20 % off after 10,000 steps.
     """
+    steps = jnp.asarray(steps)
     elapsed = jnp.clip(step, 0, steps)
     remaining = steps - elapsed
     length = jnp.maximum(steps, 1)
     return jnp.where(steps > 0, elapsed / length, 1.0), remaining / length
 
 
-def fraction(step: Array, steps: Array) -> Split:
+def fraction(step: Array, steps: ArrayLike) -> Split:
     """The fraction of a ramp that has elapsed, with twice the digits: an exponent.
 
     The first 12 bits are taken off as a whole number of 4096ths. What they leave is exact although
     `4096 * elapsed` may overflow: integers wrap around, and the difference is small.
     """
+    steps = jnp.asarray(steps)
     elapsed = jnp.clip(step, 0, steps)
     length = jnp.maximum(steps, 1)
     coarse = jnp.round(4096 * (elapsed / length)).astype(length.dtype)
@@ -61,42 +69,44 @@ def fraction(step: Array, steps: Array) -> Split:
     return Split(jnp.where(steps > 0, coarse / 4096, 1.0), rest / 4096)
 
 
-def power(base: Split | Array, exponent: Split | Array) -> Array:
-    r"""base ** exponent for base >= 0 and exponent > 0 or base > 0, held within the range of floats.
+def power(base: Split | ArrayLike, exponent: Split | ArrayLike) -> Array:
+    r"""base ** exponent of a base and an exponent that are not negative, held within the range of floats.
 
     $$(h + l)^{e + d} = h^e \exp\big(d \log h + (e + d) \log(1 + l / h)\big)$$
     """
-    (hi, lo), exponent = _pair(base), _pair(exponent)
+    (hi, lo), exponent = pair(base), pair(exponent)
     positive = hi > 0
     hi = jnp.where(positive, hi, 1.0)
-    # Beyond this a power is neither finite nor accurate, and its derivatives are NaN.
-    limit = 0.98 * np.log(float(jnp.finfo(hi.dtype).max))
-    log = jnp.log(hi)
-    most = limit / jnp.abs(jax.lax.stop_gradient(log))
-    e = jnp.clip(exponent.hi, -most, most)
-    correction = exponent.lo * log + (e + exponent.lo) * jnp.log1p(lo / hi)
-    done = jax.lax.stop_gradient(e * log)
-    value = hi**e * jnp.exp(jnp.clip(correction, -limit - done, limit - done))
-    return jnp.where(positive, value, 0.0)
+    log, small = jnp.log(hi), lo / hi
+    rest = small * (1 - small / 2)  # log(1 + small), to the last digit of so small a number
+    # Beyond these a power is not finite, or its derivatives are not.
+    limit = np.log(float(jnp.finfo(hi.dtype).max)) * jnp.where(log + rest > 0, 0.7, 0.98)
+    e = jnp.minimum(exponent.hi, limit / jnp.abs(jax.lax.stop_gradient(log + rest)))
+    # In halves, since h^e alone may be out of range.
+    half = hi ** (e / 2)
+    return jnp.where(positive, half * jnp.exp(exponent.lo * log + (e + exponent.lo) * rest) * half, 0.0)
 
 
-def lengthen(steps: Array, factor: Split) -> Array:
+def lengthen(steps: Array, factor: Split | ArrayLike) -> Array:
     """`steps * factor` to the nearest whole number, at most MAX_STEPS; exact where the factor is whole."""
+    factor, length = pair(factor), jnp.asarray(steps, float)
     whole = jnp.floor(factor.hi)
     part = (factor.hi - whole) + factor.lo
-    product = steps * whole.astype(steps.dtype) + jnp.round(steps * part).astype(steps.dtype)
-    return jnp.where(steps * factor.hi < MAX_STEPS, product, jnp.asarray(MAX_STEPS, steps.dtype))
+    product = steps * whole.astype(steps.dtype) + jnp.round(length * part).astype(steps.dtype)
+    return jnp.where(length * factor.hi < MAX_STEPS, product, jnp.asarray(MAX_STEPS, steps.dtype))
 
 
-def plus(step: Array, steps: Array) -> Array:
-    """`step + steps`, at most MAX_STEPS where integers would wrap around."""
-    return step + jnp.minimum(steps, MAX_STEPS - step)
+def plus(step: Array, steps: ArrayLike) -> Array:
+    """`step + steps`, at most the last step there is: integers would wrap around."""
+    return step + jnp.minimum(steps, _last(step) - step)
 
 
-def times(step: Array, factor: Array) -> Array:
-    """`step * factor`, at most MAX_STEPS where integers would wrap around."""
-    return jnp.where(step <= MAX_STEPS // jnp.maximum(factor, 1), step * factor, jnp.asarray(MAX_STEPS, step.dtype))
+def times(step: Array, factor: ArrayLike) -> Array:
+    """`step * factor`, at most the last step there is: integers would wrap around."""
+    last = _last(step)
+    return jnp.where(step <= last // jnp.maximum(factor, 1), step * factor, last)
 
 
-def _pair(value: Split | Array) -> Split:
-    return value if isinstance(value, Split) else Split(value, jnp.zeros_like(value))
+def _last(step: Array) -> Array:
+    integer = jnp.issubdtype(step.dtype, jnp.integer)
+    return jnp.asarray(jnp.iinfo(step.dtype).max if integer else jnp.inf, step.dtype)

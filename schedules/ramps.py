@@ -11,7 +11,7 @@ from jax import Array
 
 from schedules.core import schedule
 from schedules.kinds import Exponent, Positive, Precise, Steps, Value, in_order
-from schedules.numerics import fraction, power, progress
+from schedules.numerics import fraction, pair, power, progress
 
 
 @schedule
@@ -70,9 +70,9 @@ def polynomial(step: Array, start: Value, end: Value, steps: Steps, exponent: Pr
     An exponent of 1 is `linear`; larger ones leave `start` faster and reach `end` more gently.
     """
     elapsed, remaining = progress(step, steps)
-    left = power(remaining, exponent)
+    left, (hi, lo) = power(remaining, exponent), pair(exponent)
     # 1 - left, which cancels where little has elapsed.
-    early = -jnp.expm1((exponent.hi + exponent.lo) * jnp.log1p(-jnp.minimum(elapsed, 0.5)))
+    early = -jnp.expm1((hi + lo) * jnp.log1p(-jnp.minimum(elapsed, 0.5)))
     return start * left + end * jnp.where(elapsed < 0.5, early, 1 - left)
 
 
@@ -132,8 +132,9 @@ def tanh(step: Array, start: Value, end: Value, steps: Steps, low: Exponent = -7
     """
     elapsed, remaining = progress(step, steps)
     # tanh(a) - tanh(b) is a difference of exp(2a) and exp(2b) over (1 + exp(2a)) (1 + exp(2b)).
-    first, last = (jnp.exp(2 * x.hi) * jnp.exp(2 * x.lo) for x in (low, high))
-    width = 2 * ((high.hi - low.hi) + (high.lo - low.lo))
+    a, b = pair(low), pair(high)
+    first, last = (jnp.exp(2 * x.hi) * jnp.exp(2 * x.lo) for x in (a, b))
+    width = 2 * ((b.hi - a.hi) + (b.lo - a.lo))
     now = first * power(jnp.exp(width), fraction(step, steps))
     whole = jnp.expm1(-width)
     left = (1 + first) / (1 + now) * jnp.expm1(-width * remaining) / whole

@@ -3,6 +3,8 @@
 Lengths are counted in updates and never include a neighbour's: a run of one-cycle lasts `up + down` updates.
 """
 
+import jax.numpy as jnp
+
 from schedules.combinators import advance, cooldown, join, warmup
 from schedules.core import Schedule, ScheduleLike, Shape, as_schedule, recipe
 from schedules.cycles import Growth, restarts
@@ -92,7 +94,7 @@ def noam(width: Positive, warmup_steps: Period) -> Schedule:
 
     Source: "Attention is all you need", arXiv:1706.03762; `width` is the dimension of the model.
     """
-    peak = (width * warmup_steps) ** -0.5
+    peak = (width * jnp.asarray(warmup_steps, float)) ** -0.5
     return advance(warmup(inverse_sqrt(peak, warmup_steps), warmup_steps), 1)
 
 

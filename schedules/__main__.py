@@ -1,0 +1,70 @@
+"""`python -m schedules EXPR --steps N`: what a schedule does, in words, as warnings and as a picture."""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Sequence
+
+from schedules import check, describe, parse, plot
+from schedules.core import FORMULAS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    if options.expression == ["list"]:
+        print(vocabulary())
+        return 0
+    try:
+        if options.steps is None:
+            raise ValueError("--steps must say how many updates the run has")
+        schedules = {text: parse(text) for text in options.expression}
+        for schedule in schedules.values():
+            print(describe(schedule, options.steps))
+            print("".join(f"! {remark}\n" for remark in check(schedule, options.steps)))
+        if options.plot:
+            figure = plot(schedules, options.steps).get_figure(root=True)
+            assert figure is not None
+            figure.savefig(options.plot, dpi=150)
+            print(f"Plotted in {options.plot}")
+    except (ValueError, ImportError, OSError) as error:
+        print(f"python -m schedules: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def vocabulary() -> str:
+    """Every schedule there is, room by room, with the first line of its documentation."""
+    lines: list[str] = []
+    rooms = ["ramps", "decays", "cycles", "combinators", "recipes"]
+    for room in rooms:
+        members = [formula for formula in FORMULAS.values() if formula.__module__ == f"schedules.{room}"]
+        lines += ["", room]
+        for formula in members:
+            signature = ", ".join(map(_argument, inspect.signature(formula).parameters.values()))
+            summary = (inspect.getdoc(formula) or "").split("\n")[0]
+            lines += [f"  {formula}({signature})", f"      {summary}"]
+    return "\n".join(lines[1:])
+
+
+def _argument(parameter: inspect.Parameter) -> str:
+    bare = parameter.replace(annotation=inspect.Parameter.empty)
+    return str(bare)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m schedules",
+        description="Describes learning-rate schedules: phases, values, a sketch, and what is odd about them.",
+        epilog='Example: python -m schedules "warmup(cosine(3e-4, 0, 9000), 1000)" --steps 10000 --plot lr.png',
+    )
+    parser.add_argument(
+        "expression", nargs="+", help='one schedule or more, as typed in Python; or "list" for their names'
+    )
+    parser.add_argument("--steps", type=int, help="how many updates the run has")
+    parser.add_argument("--plot", metavar="FILE", help="also draw them, in one picture (png, svg, pdf)")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
