@@ -101,13 +101,6 @@ def _positional(schedule: Schedule) -> list:
     return list(arguments[0]) if schedule.formula.variadic else arguments
 
 
-def test_repr_builds_it_again(row: Row):
-    import optim
-    import schedules
-
-    assert eval(repr(row.schedule), {**vars(optim), **vars(schedules)}) == row.schedule
-
-
 def test_one_trace_whatever_the_numbers(row: Row):
     traces = 0
 

@@ -1,0 +1,183 @@
+"""Describing, checking and drawing schedules, from Python and from the command line."""
+
+import subprocess
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from table import TABLE
+
+from schedules import (
+    boundaries,
+    check,
+    constant,
+    cooldown,
+    cosine,
+    delay,
+    describe,
+    exponential_decay,
+    extend,
+    join,
+    linear,
+    multiply,
+    multistep,
+    noam,
+    per_epoch,
+    per_update,
+    plot,
+    restarts,
+    sgdr,
+    step_decay,
+    stretch,
+    table,
+    triangular,
+    warmup,
+    wsd,
+)
+from schedules.__main__ import main, vocabulary
+from schedules.core import FORMULAS
+
+LR = warmup(cosine(3e-4, 0.0, 9000), 1000)
+
+
+def test_boundaries_are_those_of_the_structure():
+    for schedule, expected in [
+        (LR, [1000]),
+        (wsd(1.0, 10, 70, 20), [10, 80, 100]),
+        (multistep(1.0, [30, 60]) * warmup(1.0, 5), [5, 30, 60]),
+        (delay(LR, 50), [50, 1050]),
+        (extend(wsd(1.0, 10, 70, 20), 40, 1000), [10, 40, 1040, 1080, 1100]),
+        (stretch(LR, 1.5), [1500]),
+        (per_epoch(linear(1.0, 0.0, 9), 10), [90]),
+        (per_update(linear(1.0, 0.0, 10_500), 1000), [11]),
+        (sgdr(1.0, 100, 2.0), [100, 300, 700, 1500, 3100, 6300]),
+        (restarts(warmup(1.0, 3), 2500, 2.0), [3, 2500, 2506, 7500, 7512]),
+        (triangular(0.0, 1.0, 1500, 2500), [1500, 4000, 5500, 8000, 9500]),
+        (step_decay(1.0, 4000), [4000, 8000]),
+        (table([1.0, 2.0, 3.0], every=10), [20]),
+        (join([constant(1.0), join([2.0, 3.0], [5])], [10]), [10, 15]),
+        (join([linear(0.0, 1.0, 50), 1.0], [10]), [10]),  # a piece's own end after its turn does not count
+        (noam(512, 4000), [3999]),
+        (constant(1.0), []),
+    ]:
+        assert boundaries(schedule, 10_000) == expected, schedule
+
+
+def test_a_description_says_what_a_run_will_see():
+    found = describe(LR, 10_000)
+    assert [(p.start, p.stop) for p in found.phases] == [(0, 1000), (1000, 10_000)]
+    assert (found.first, found.peak_step) == (0.0, 1000)
+    np.testing.assert_allclose([found.peak, found.last], [3e-4, 9.138522593601259e-12], rtol=1e-5)
+    np.testing.assert_allclose(found.area, 3e-4 * (499.5 + 4500.5), rtol=1e-5)
+    text = str(found)
+    assert text.startswith(repr(LR))
+    for part in ("0 to 999         0 -> 0.0002997", "peak 0.0003 at step 1,000", "area under the curve 1.5", "█"):
+        assert part in text
+
+
+def test_long_runs_are_described_from_samples_and_all_boundaries():
+    found = describe(stretch(LR, 10_000), 100_000_000)
+    assert [p.start for p in found.phases] == [0, 10_000_000]
+    np.testing.assert_allclose(found.area, 1.5e4, rtol=1e-4)
+    assert found.peak_step == 10_000_000
+
+
+def test_many_phases_are_counted_and_not_all_printed():
+    assert "and 979 more phases" in str(describe(sgdr(1.0, 10), 9990))
+
+
+@pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
+def test_every_schedule_can_be_described(row):
+    found = describe(row.schedule, 50)
+    assert np.isclose(found.area, sum(row.oracle(t) for t in range(50)), rtol=1e-5)
+    assert found.phases[0].start == 0
+    assert found.phases[-1].stop == 50
+    assert isinstance(check(row.schedule, 50), list)
+
+
+REMARKS = [
+    (warmup(cosine(0.1, 0.0, 90), 10, init=0.01), 100, []),
+    (constant(0.1), 100, []),
+    (multistep(0.1, [50, 75]), 100, []),
+    (LR, 10_000, ["The first update changes nothing, since the value is 0: start above 0, or use `advance(..., 1)`."]),
+    (delay(linear(0.0, 1.0, 10), 5) + 0.0, 15, ["The first 6 updates change nothing, since the value is 0: start above 0, or use `advance(..., 1)`."]),
+    (constant(0.0), 9, ["It is zero throughout: nothing would be learned."]),
+    (table([0.1, -0.1, 0.1]), 3, ["It is negative, first at step 1."]),
+    (warmup(1.0, 1000, init=0.1), 500, ["It still rises when the run ends: its warm-up lasts until step 1,000."]),
+    (cosine(0.1, 0.01, 1000), 500, ["The run ends at step 500, but the schedule at step 1,000: it does not get there."]),
+    (exponential_decay(1.0, 0.5, 1000), 1000, ["It has no end: at twice the length of the run it falls to 0.25."]),
+    (cosine(0.1, 0.0, 500), 1000, ["It stays below 1 % of its peak from step 469 on, for the last 53% of the run."]),
+    (join([constant(1.0), linear(0.9, 0.5, 50)], [50]), 100, ["It jumps from 1 to 0.9 at step 50, where one schedule is joined to the next."]),
+    (wsd(0.1, 10, 80, 10, end=0.01) * 1.0, 100, ["The first update changes nothing, since the value is 0: start above 0, or use `advance(..., 1)`."]),
+    (cooldown(exponential_decay(1.0, 0.5, 100), 50, 50, end=0.1), 100, []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("schedule", "steps", "remarks"), REMARKS, ids=range(len(REMARKS)))
+def test_a_careful_colleague_remarks(schedule, steps, remarks):
+    assert check(schedule, steps) == remarks
+
+
+def test_what_is_not_finite_is_remarked_first():
+    assert check(lambda t: 1 / t, 10) == ["It is not finite at step 0."]
+
+
+def test_plots_have_a_line_a_label_and_a_style_for_each():
+    axes = plot(LR, 10_000)
+    assert axes.get_legend() is None
+    plt.close(axes.figure)
+    axes = plot({"one": LR, "half": 0.5 * LR, "none": 0.0}, 10_000)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "half", "none"]
+    assert len({(line.get_linestyle(), line.get_color()) for line in axes.lines}) == 3
+    assert plot([LR, multiply(2.0, LR)], 100, ax=axes) is axes
+    steps, values = axes.lines[0].get_data()
+    np.testing.assert_allclose(values, LR(steps), rtol=1e-6)
+    assert {999, 1000} <= set(steps)
+    plt.close(axes.figure)
+
+
+def test_without_matplotlib_there_is_one_clear_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ImportError, match="^plot: matplotlib is needed and not installed: pip install matplotlib$"):
+        plot(LR, 10)
+
+
+# The command line ---------------------------------------------------------------------------------------
+
+
+def test_the_command_describes_checks_and_plots(tmp_path):
+    picture = tmp_path / "lr.png"
+    command = [sys.executable, "-m", "schedules", "warmup(cosine(3e-4, 0, 9000), 1000)", "0.1", "--steps", "10000"]
+    done = subprocess.run([*command, "--plot", str(picture)], capture_output=True, text=True, check=True)
+    assert str(describe(LR, 10_000)) in done.stdout
+    assert "! The first update changes nothing" in done.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert done.stderr == ""
+
+
+def test_the_command_lists_the_vocabulary(capsys):
+    assert main(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == vocabulary() + "\n"
+    for formula in FORMULAS.values():
+        if formula.__module__.startswith("schedules."):
+            assert f"  {formula}(" in printed
+    assert "cosine(start, end, steps)\n      Half a cosine from `start` to `end`" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cosine(1, 0, 9)"], "--steps must say how many updates the run has"),
+        (["cosine(1, 0, 9)", "--steps", "0"], "describe: `steps` must be a whole number from 1 to 2147483647, got 0"),
+        (["cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin': did you mean 'cosine'?, at character 1"),
+        (
+            ["0.1", "--steps", "9", "--plot", "/nowhere/lr.png"],
+            "[Errno 2] No such file or directory: '/nowhere/lr.png'",
+        ),
+    ],
+)
+def test_the_command_says_in_a_sentence_what_is_wrong(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.splitlines()[0] == f"python -m schedules: {message}"

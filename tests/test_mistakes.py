@@ -1,0 +1,286 @@
+"""Mistakes: each is one clear sentence, when the schedule is built."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from schedules import (
+    Value,
+    Values,
+    advance,
+    as_schedule,
+    check,
+    clip,
+    constant,
+    cooldown,
+    cosine,
+    delay,
+    describe,
+    exponential,
+    exponential_decay,
+    extend,
+    function,
+    infinite,
+    interpolate,
+    inverse_sqrt,
+    inverse_time,
+    join,
+    linear,
+    multiply,
+    multistep,
+    noam,
+    noise,
+    one_cycle,
+    one_cycle_three_phase,
+    parse,
+    per_epoch,
+    per_update,
+    piecewise_constant,
+    plot,
+    polynomial,
+    power,
+    power_law,
+    restarts,
+    rex,
+    schedule,
+    sgdr,
+    stack,
+    step_decay,
+    stretch,
+    table,
+    tabulate,
+    tanh,
+    triangular,
+    warmup,
+    wsd,
+)
+
+# Mistakes ---------------------------------------------------------------------------------------------
+
+
+@schedule
+def settings(step, kind: Literal["up", "down"], staircase: bool, peak: Value = 1.0, values: Values = ()):
+    """A user's schedule with every other kind of argument."""
+    t = jnp.floor(step) if staircase else step
+    return (peak if kind == "up" else -peak) * (t + len(values))
+
+
+def _taken():
+    def cosine(step, peak: Value):
+        return peak
+
+    schedule(cosine)
+
+
+STEPS = "a whole number of steps from 0 to 2147483647"
+BOUNDARIES = "a list of whole numbers from 0 to 2147483647 that never decreases"
+SCHEDULE = "a schedule, a number or a function of the step"
+POSITIVE = "a positive number"
+PERIOD = "a whole number of steps from 1 to 2147483647"
+SHAPE = "a ramp such as linear or cosine, itself and not called"
+
+MISTAKES = [
+    (lambda: constant("fast"), "constant: `value` must be a finite number, got 'fast'"),
+    (lambda: constant(True), "constant: `value` must be a finite number, got True"),
+    (lambda: constant(1j), "constant: `value` must be a finite number, got 1j"),
+    (lambda: constant(10**400), f"constant: `value` must be a finite number, got 1{'0' * 196}..."),
+    (lambda: constant(1e39), "constant: `value` must be a finite number, got 1e+39"),  # infinite in float32
+    (lambda: linear(float("nan"), 0.0, 9), "linear: `start` must be a finite number, got nan"),
+    (lambda: linear(0.0, float("inf"), 9), "linear: `end` must be a finite number, got inf"),
+    (lambda: linear(None, 0.0, 9), "linear: `start` must be a finite number, got None"),
+    (lambda: linear(np.ones(2), 0.0, 9), "linear: `start` must be a finite number, got array([1., 1.])"),
+    (lambda: cosine(1.0, 0.0, -1), f"cosine: `steps` must be {STEPS}, got -1"),
+    (lambda: cosine(1.0, 0.0, 2**31), f"cosine: `steps` must be {STEPS}, got 2147483648"),
+    (lambda: cosine(1.0, 0.0, 1.5), f"cosine: `steps` must be {STEPS}, got 1.5"),
+    (lambda: cosine(1.0, 0.0, False), f"cosine: `steps` must be {STEPS}, got False"),
+    (lambda: cosine(1.0, 0.0, steps=jnp.float32(3)), f"cosine: `steps` must be {STEPS}, got Array(3., dtype=float32)"),
+    (lambda: cosine(1.0, 0.0, "9"), f"cosine: `steps` must be {STEPS}, got '9'"),
+    (lambda: piecewise_constant([1.0], [5]), "piecewise_constant: `boundaries` must be one fewer than `values`, got 1 and 1"),
+    (lambda: piecewise_constant([1.0, 2.0, 3.0], [5, 4]), f"piecewise_constant: `boundaries` must be {BOUNDARIES}, got [5, 4]"),
+    (lambda: piecewise_constant(1.0, []), "piecewise_constant: `values` must be a list of finite numbers, got 1.0"),
+    (lambda: piecewise_constant("ab", [1]), "piecewise_constant: `values` must be a list of finite numbers, got 'ab'"),
+    (lambda: multistep(1.0, [-1]), f"multistep: `milestones` must be {BOUNDARIES}, got [-1]"),
+    (lambda: multistep(1.0, 30), f"multistep: `milestones` must be {BOUNDARIES}, got 30"),
+    (lambda: table(jnp.ones((2, 2))), "table: `values` must be a list of finite numbers, got Array([[1., 1.],\n       [1., 1.]], dtype=float32)"),
+    (lambda: table([]), "table: `values` must hold at least one number, got none"),
+    (lambda: join([1.0, 2.0, 3.0], [9]), "join: `boundaries` must be one fewer than `schedules`, got 1 and 3"),
+    (lambda: join([], []), "join: `schedules` must be one or more schedules or numbers, got []"),
+    (lambda: join(constant(1.0), [9]), "join: `schedules` must be one or more schedules or numbers, got constant(value=1.0)"),
+    (lambda: join([1.0, 2.0, 3.0], [9, 8]), f"join: `boundaries` must be {BOUNDARIES}, got [9, 8]"),
+    (lambda: multiply(), "multiply: `schedules` must be one or more schedules or numbers, got ()"),
+    (lambda: multiply(cosine, 2.0), "multiply: `schedules` must be one or more schedules or numbers, got (cosine, 2.0)"),
+    (lambda: warmup("cosine", 9), f"warmup: `schedule` must be {SCHEDULE}, got 'cosine'"),
+    (lambda: warmup(cosine, 9), f"warmup: `schedule` must be {SCHEDULE}, got cosine"),
+    (lambda: warmup(1.0, 9, shape=linear(0.0, 1.0, 9)), f"warmup: `shape` must be {SHAPE}, got linear(start=0.0, end=1.0, steps=9)"),
+    (lambda: warmup(1.0, 9, shape=constant), f"warmup: `shape` must be {SHAPE}, got constant"),
+    (lambda: warmup(1.0, 9, shape="cosine"), f"warmup: `shape` must be {SHAPE}, got 'cosine'"),
+    (lambda: exponential(0.0, 1.0, 9), f"exponential: `start` must be {POSITIVE}, got 0.0"),
+    (lambda: exponential(1.0, -1e-3, 9), f"exponential: `end` must be {POSITIVE}, got -0.001"),
+    (lambda: polynomial(1.0, 0.0, 9, 0), f"polynomial: `exponent` must be {POSITIVE}, got 0"),
+    (lambda: polynomial(1.0, 0.0, 9, 1e39), f"polynomial: `exponent` must be {POSITIVE}, got 1e+39"),
+    (lambda: rex(1.0, 0.0, 9, bend=-0.5), f"rex: `bend` must be {POSITIVE}, got -0.5"),
+    (lambda: tanh(1.0, 0.0, 9, low=3.0, high=-7.0), "tanh: `low` must be below `high`, got 3.0 and -7.0"),
+    (lambda: tanh(1.0, 0.0, 9, low=float("-inf")), "tanh: `low` must be a finite number, got -inf"),
+    (lambda: multistep(1.0, [9], factor=0.0), f"multistep: `factor` must be {POSITIVE}, got 0.0"),
+    (lambda: exponential_decay(1.0, -0.5, 9), f"exponential_decay: `factor` must be {POSITIVE}, got -0.5"),
+    (lambda: exponential_decay(1.0, 0.5, 0), f"exponential_decay: `steps` must be {PERIOD}, got 0"),
+    (lambda: exponential_decay(1.0, 0.5, 9, staircase=1), "exponential_decay: `staircase` must be one of False, True, got 1"),
+    (lambda: step_decay(1.0, 0.5), f"step_decay: `steps` must be {PERIOD}, got 0.5"),
+    (lambda: inverse_time(1.0, 0.0), f"inverse_time: `rate` must be {POSITIVE}, got 0.0"),
+    (lambda: power_law(1.0, -0.5), f"power_law: `exponent` must be {POSITIVE}, got -0.5"),
+    (lambda: inverse_sqrt(1.0, 0), f"inverse_sqrt: `timescale` must be {PERIOD}, got 0"),
+    (lambda: inverse_sqrt(1.0, 10, shift=-1), f"inverse_sqrt: `shift` must be {STEPS}, got -1"),
+    (lambda: table([1.0], every=0), f"table: `every` must be {PERIOD}, got 0"),
+    (lambda: interpolate([1.0, 2.0], [0]), "interpolate: `values` must be as many as `boundaries` and at least one, got 2 and 1"),
+    (lambda: interpolate([], []), "interpolate: `values` must be as many as `boundaries` and at least one, got 0 and 0"),
+    (lambda: interpolate([1.0, 2.0], [9, 0]), f"interpolate: `boundaries` must be {BOUNDARIES}, got [9, 0]"),
+    (lambda: noise(1.0, seed=-1), "noise: `seed` must be a whole number from 0 to 2147483647, got -1"),
+    (lambda: noise(1.0, seed=0.5), "noise: `seed` must be a whole number from 0 to 2147483647, got 0.5"),
+    (lambda: restarts(1.0, 0), f"restarts: `period` must be {PERIOD}, got 0"),
+    (lambda: restarts(1.0, 9, growth=0.5), "restarts: `growth` must be 1, or a number from 1.1, got 0.5"),
+    (lambda: restarts(1.0, 9, growth=1.05), "restarts: `growth` must be 1, or a number from 1.1, got 1.05"),
+    (lambda: restarts(1.0, 9, decay=0.0), f"restarts: `decay` must be {POSITIVE}, got 0.0"),
+    (lambda: sgdr(1.0, 9, 0.9), "sgdr: `growth` must be 1, or a number from 1.1, got 0.9"),
+    (lambda: triangular(0.0, 1.0, 0, 0), f"triangular: restarts: `period` must be {PERIOD}, got 0"),
+    (lambda: clip(1.0, 2.0, 1.0), "clip: `low` must be below `high`, got 2.0 and 1.0"),
+    (lambda: power(1.0, -1.0), f"power: `exponent` must be {POSITIVE}, got -1.0"),
+    (lambda: delay(1.0, -1), f"delay: `steps` must be {STEPS}, got -1"),
+    (lambda: advance(1.0, -1), f"advance: `steps` must be {STEPS}, got -1"),
+    (lambda: extend(1.0, 3, -1), f"extend: `steps` must be {STEPS}, got -1"),
+    (lambda: stretch(1.0, 0), f"stretch: `factor` must be {POSITIVE}, got 0"),
+    (lambda: per_epoch(1.0, 0), f"per_epoch: `steps_per_epoch` must be {PERIOD}, got 0"),
+    (lambda: per_update(1.0, 1.5), f"per_update: `units` must be {PERIOD}, got 1.5"),
+    (lambda: cooldown(1.0, -1, 9), f"cooldown: `start` must be {STEPS}, got -1"),
+    (lambda: cooldown(1.0, 9, 9, shape=exponential), f"cooldown: exponential: `end` must be {POSITIVE}, got 0.0"),
+    (lambda: warmup(1.0, 9, shape=exponential), f"warmup: exponential: `start` must be {POSITIVE}, got 0.0"),
+    (lambda: wsd(1.0, 1, 2, 3, shape=exponential), f"wsd: cooldown: exponential: `end` must be {POSITIVE}, got 0.0"),
+    (lambda: one_cycle(1.0, 3, 7, div=0), f"one_cycle: `div` must be {POSITIVE}, got 0"),
+    (lambda: one_cycle_three_phase(1.0, 2**31 - 1, 7, 0), f"one_cycle_three_phase: join: `boundaries` must be {BOUNDARIES}, got [2147483647, 2147483654]"),
+    (lambda: noam(0, 4000), f"noam: `width` must be {POSITIVE}, got 0"),
+    (lambda: infinite(1.0, 0.1, 0.0, 1, 2, 3, 4), f"infinite: `end` must be {POSITIVE}, got 0.0"),
+    (lambda: constant([0.5] * 100), f"constant: `value` must be a finite number, got [{'0.5, ' * 39}0..."),
+    (lambda: _taken(), "cosine: the name is taken, choose another"),
+    (lambda: function(cosine), "function: `of` must be a function of the step, got cosine"),
+    (lambda: settings("sideways", True), "settings: `kind` must be one of 'up', 'down', got 'sideways'"),
+    (lambda: settings("up", 1), "settings: `staircase` must be one of False, True, got 1"),
+    (lambda: cosine(1.0, 0.0, 9).replace(steps=-9), f"cosine: `steps` must be {STEPS}, got -9"),
+    (lambda: as_schedule(cosine), "cosine is a formula, not a schedule: call it with its arguments, cosine(...)"),
+    (lambda: as_schedule("0.1"), "constant: `value` must be a finite number, got '0.1'"),
+    (lambda: 2.0 * constant(1.0) + "x", "add: `schedules` must be one or more schedules or numbers, got (multiply(constant(value=2.0), constant(value=1.0)), 'x')"),
+    (lambda: tabulate(constant(1.0), -1), "tabulate: `steps` must be a whole number from 0 to 2147483647, got -1"),
+    (lambda: tabulate(constant(1.0), 2.5), "tabulate: `steps` must be a whole number from 0 to 2147483647, got 2.5"),
+    (lambda: describe(constant(1.0), 0), "describe: `steps` must be a whole number from 1 to 2147483647, got 0"),
+    (lambda: check(constant(1.0), True), "check: `steps` must be a whole number from 1 to 2147483647, got True"),
+    (lambda: plot(constant(1.0), "9"), "plot: `steps` must be a whole number from 1 to 2147483647, got '9'"),
+    (lambda: stack([constant(1.0), cosine(1.0, 0.0, 9)]), "stack: `schedules` must be one or more schedules alike in all but their numbers, got [constant(value=1.0), cosine(start=1.0, end=0.0, steps=9)]; tabulate schedules of different shapes"),
+    (lambda: stack([]), "stack: `schedules` must be one or more schedules alike in all but their numbers, got []; tabulate schedules of different shapes"),
+    (lambda: stack([cosine(1.0, 0.0, 9)] * 2)(3), "cosine: `start` has shape (2,) where 0 axes are expected: use jax.vmap for stacked schedules"),
+    (lambda: stack([table([1.0, 2.0])] * 2)(3), "table: `values` has shape (2,) where 0 axes are expected: use jax.vmap for stacked schedules"),
+    (lambda: jax.tree.map(lambda v: jnp.stack([v, v]), table(jnp.ones(3)))(0), "table: `values` has shape (2, 3) where 1 axes are expected: use jax.vmap for stacked schedules"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mistake", "message"), MISTAKES, ids=range(len(MISTAKES)))
+def test_a_bad_argument_is_one_clear_sentence(mistake, message):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011, compared whole below
+        mistake()
+    assert str(caught.value) == message
+
+
+def test_other_mistakes_are_clear_too():
+    lr = cosine(1.0, 0.0, 9)
+    for mistake, error, message in [
+        (lambda: cosine(1.0, 0.0), TypeError, "cosine: missing a required argument: 'steps'"),
+        (lambda: cosine(1.0, 0.0, 9, peak=1), TypeError, "cosine: got an unexpected keyword argument 'peak'"),
+        (lambda: cosine(1.0, 0.0, 9, 9), TypeError, "cosine: too many positional arguments"),
+        (lambda: lr.replace(peak=1.0, length=2), TypeError, "cosine: has no argument `length`, `peak`, only `start`, `end`, `steps`"),
+        (lambda: lr(True), TypeError, "cosine: `step` must be integers or floats, got bool"),
+        (lambda: lr(1j), TypeError, "cosine: `step` must be integers or floats, got complex64"),
+        (lambda: lr(np.array([0, 2**31])), OverflowError, "cosine: `step` must be at most 2147483647, got 2147483648"),
+        (lambda: lr(2**31), OverflowError, None),
+        (lambda: setattr(lr, "steps", 3), AttributeError, "a schedule is a value and cannot be changed: use .replace(steps=...)"),
+        (lambda: delattr(lr, "steps"), AttributeError, "a schedule is a value and cannot be changed: 'steps' cannot be deleted"),
+    ]:  # fmt: skip
+        with pytest.raises(error) as caught:
+            mistake()
+        assert message in (None, str(caught.value))
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        lr.arguments["steps"] = 3
+
+
+# Text -------------------------------------------------------------------------------------------------
+
+ONLY = "only names of schedules, numbers, lists, keywords, + and * are understood"
+OPERANDS = "only schedules and numbers can be added, multiplied or negated"
+SYNTAX = "not the expression of a schedule"
+
+# The text, what is wrong with it, and the character it is wrong at.
+TEXTS = [
+    ("cosin(1, 0, 9)", "unknown name 'cosin': did you mean 'cosine'?", 1),
+    ("warmup(cosine(1, 0, -9), 5)", f"cosine: `steps` must be {STEPS}, got -9", 8),
+    ("warmup(\n  cosine(1, 0, 9),\n  stepz=3)", "warmup: missing a required argument: 'steps'", 1),
+    ("warmup(\n  cosine(1, 0, 9),\n  steps=é)", "unknown name 'é'", 36),
+    ("cosine(1, 0)", "cosine: missing a required argument: 'steps'", 1),
+    ("cosine(1, 0, 9, 9)", "cosine: too many positional arguments", 1),
+    ("constant(1) + ", SYNTAX, 14),
+    ("", SYNTAX, 1),
+    ("join([1, 2], [3]", SYNTAX, 5),
+    ("x := 3", SYNTAX, 3),
+    ("1 if 2 else 3", ONLY, 1),
+    ("lambda x: x", ONLY, 1),
+    ("__import__('os').system('true')", ONLY, 1),
+    ("__import__('os')", "unknown name '__import__'", 1),
+    ("constant(1).formula", ONLY, 1),
+    ("constant(1)(0)", ONLY, 1),
+    ("[constant(1) for x in [1]]", ONLY, 1),
+    ("cosine(*[1, 0, 9])", ONLY, 8),
+    ("cosine(**{})", "arguments must be written out, got **", 10),
+    ("10 ** 10 ** 10", ONLY, 1),
+    ("2 - 1", ONLY, 1),
+    ("None", ONLY, 1),
+    ("f'{1}'", ONLY, 1),
+    ("'a' * 1000000000", OPERANDS, 1),
+    ("[1] * 1000000000", OPERANDS, 1),
+    ("-cosine", OPERANDS, 2),
+    ("nan", "unknown name 'nan'", 1),
+    ("1e400", "constant: `value` must be a finite number, got inf", 1),
+    ("cosine", "cosine is a formula, not a schedule: call it with its arguments, cosine(...)", 1),
+    ("True", "constant: `value` must be a finite number, got True", 1),
+    ("linear(1, 0, '9')", f"linear: `steps` must be {STEPS}, got '9'", 1),
+    ("1if 1 else 2", SYNTAX, 1),
+    ("function(of=cosine)", "function: `of` must be a function of the step, got cosine", 1),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "what", "place"), TEXTS, ids=range(len(TEXTS)))
+def test_parse_says_what_is_wrong_and_where(text, what, place):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011, compared below
+        parse(text)
+    sentence, excerpt, mark = str(caught.value).split("\n")
+    assert sentence == f"parse: {what}, at character {place}"
+    assert excerpt[mark.index("^") :][:1].strip() == text[place - 1 : place].strip()
+
+
+def test_parse_refuses_what_is_too_long_or_too_deep_at_once():
+    deep = "parse: `text` must be nested at most 100 deep and hold no null bytes"
+    for text, message in [
+        ("-" * 100_000 + "1", deep),
+        ("1 + " * 100_000 + "1", deep),
+        ("warmup(" * 10_000, None),
+        ("add(" * 150 + "1" + ")" * 150, None),
+        ("[" * 10_000, None),
+        ("1" * 10_000, None),
+        ("\0", None),
+        (" " * 2_000_000, "parse: `text` must be a text of at most 1000000 characters, got 2000000 characters"),
+        (3, "parse: `text` must be a text of at most 1000000 characters, got 3"),
+    ]:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011, compared below
+            parse(text)
+        assert message in (None, str(caught.value))
+
+
+def test_there_are_enough_mistakes_to_go_by():
+    assert len(MISTAKES) + len(TEXTS) >= 60
