@@ -1,4 +1,7 @@
-"""`python -m experiments`: trains the arms of the comparison and leaves a table, the claims and a figure."""
+"""`python -m experiments`: trains the arms of the comparison and leaves a table, the claims and a figure.
+
+`python -m experiments bench` measures the schedules instead.
+"""
 
 import math
 import sys
@@ -12,6 +15,7 @@ import tyro
 from tqdm import tqdm
 
 from experiments.arms import ARMS, ArmName, published
+from experiments.bench import Bench, bench
 from experiments.data import DataError
 from experiments.report import save
 from experiments.results import Results
@@ -29,7 +33,7 @@ class Options:
 
     Without options: on 8x8 digits that come with scikit-learn, in little more than a minute on two CPU
     cores. Ends with a table, the published claims with their verdicts and a figure. Ctrl-C stops early and
-    keeps what has been measured.
+    keeps what has been measured. `python -m experiments bench` measures how fast schedules are instead.
     """
 
     task: Literal["digits", "cifar10"] = "digits"
@@ -66,9 +70,13 @@ class Settings:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    options = tyro.cli(Options, prog="python -m experiments", args=arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return run(options)
+        if words[:1] == ["bench"]:
+            options = tyro.cli(Bench, prog="python -m experiments bench", args=words[1:])
+            bench(make_folder(options.out or new_folder("bench")))
+            return 0
+        return run(tyro.cli(Options, prog="python -m experiments", args=words))
     except (UsageError, DataError) as error:
         print(f"python -m experiments: {error}", file=sys.stderr)
         return 2
@@ -114,7 +122,7 @@ def settle(options: Options) -> Settings:
         "batch_size": task.batch_size,
         "learning_rate": task.learning_rate,
         "data": None,
-        "out": Path("runs") / f"{options.task}-{datetime.now():%Y%m%d-%H%M%S}",
+        "out": new_folder(options.task),
     }
     settings = Settings(**{**defaults, **given})
     for name, least in (("steps", 20), ("seeds", 1), ("batch_size", 1)):
@@ -125,6 +133,10 @@ def settle(options: Options) -> Settings:
     if not settings.arms or len(set(settings.arms)) < len(settings.arms):
         raise UsageError(f"--arms must name one or more arms, each once, got {' '.join(settings.arms) or 'none'}")
     return settings
+
+
+def new_folder(name: str) -> Path:
+    return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
 def make_folder(folder: Path) -> Path:

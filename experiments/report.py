@@ -29,8 +29,7 @@ def save(results: Results, folder: Path, settings: Mapping[str, Any]) -> str:
         **settings,
         "done": results.done,
         "arms": {name: vars(arm) for name, arm in results.arms.items()},
-        "device": jax.devices()[0].device_kind,
-        "versions": {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}},
+        **machine(),
         "claims": [asdict(finding) for finding in findings],
     }
     (folder / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
@@ -38,6 +37,12 @@ def save(results: Results, folder: Path, settings: Mapping[str, Any]) -> str:
     np.savez_compressed(folder / "history.npz", **results.history._asdict())
     plot(results).savefig(folder / "figure.png", dpi=160)
     return text
+
+
+def machine() -> dict[str, Any]:
+    """What numbers depend on besides the code."""
+    versions = {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}}
+    return {"device": jax.devices()[0].device_kind, "versions": versions}
 
 
 def heading(results: Results) -> str:

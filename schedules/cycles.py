@@ -10,7 +10,7 @@ from schedules.combinators import join
 from schedules.core import Schedule, ScheduleLike, as_schedule, recipe, schedule, stretched
 from schedules.decays import exponential_decay, passed
 from schedules.kinds import Period, Precise, PreciseNumber, Steps, Value, require
-from schedules.numerics import MAX_STEPS, Split, count, lengthen, pair, plus, power
+from schedules.numerics import MAX_STEPS, Split, count, lengthen, pair, power
 from schedules.ramps import linear
 
 CYCLES = 256  # with a growth of 1.1, more than there is room for in 2^31 steps
@@ -49,7 +49,7 @@ def _cycle(step: Array, period: Period, growth: Growth) -> tuple[Array, Array, S
     """The cycle that `step` is in: its number, its first step, and how many times as long it is as the first."""
     rate = jax.lax.stop_gradient(pair(growth))
     factors = _powers(rate, step.dtype)
-    starts = jax.lax.associative_scan(plus, lengthen(jnp.asarray(period, step.dtype), factors))
+    starts = _sums(lengthen(jnp.asarray(period, step.dtype), factors))
     # The table ends in starts that were cut to the last step there is. None of them is passed.
     number = passed(jnp.minimum(step, MAX_STEPS - 1), starts)
     grown = jax.tree.map(lambda f: f[jnp.minimum(number, CYCLES - 1)], factors)
@@ -65,10 +65,25 @@ def _cycle(step: Array, period: Period, growth: Growth) -> tuple[Array, Array, S
 
 def _powers(growth: Split, clock: jnp.dtype) -> Split:
     """growth^i for every cycle: integers where `growth` is one, since float32 stops at 2^24."""
-    real = power(growth, jnp.arange(CYCLES, dtype=growth.hi.dtype))
-    whole = count(jnp.cumprod(jnp.full(CYCLES, growth.hi, clock).at[0].set(1)))
+    number = jnp.arange(CYCLES)
+    real = power(growth, number.astype(growth.hi.dtype))
+    whole, square = jnp.ones(CYCLES, clock), growth.hi.astype(clock)
+    for bit in range(5):  # the 31st power of 2 is already beyond the last step
+        whole = jnp.where(number >> bit & 1, whole * square, whole)
+        square = square * square
     is_whole = (growth.hi == jnp.floor(growth.hi)) & (growth.lo == 0) & (real < MAX_STEPS)
-    return Split(jnp.where(is_whole, whole.hi, real), jnp.where(is_whole, whole.lo, 0.0))
+    exact = count(whole)
+    return Split(jnp.where(is_whole, exact.hi, real), jnp.where(is_whole, exact.lo, 0.0))
+
+
+def _sums(lengths: Array) -> Array:
+    """The sums of the first 1, 2, ... lengths, at most MAX_STEPS: where each cycle ends and the next one starts.
+
+    Integers that wrap around are negative at first, and from then on the same sum in floats tells.
+    """
+    sums, real = jnp.cumsum(lengths), jnp.cumsum(jnp.asarray(lengths, float))
+    beyond = (sums < 0) | (real > 1.5 * MAX_STEPS)
+    return jnp.where(beyond, jnp.asarray(MAX_STEPS, lengths.dtype), sums)
 
 
 @recipe

@@ -1,0 +1,191 @@
+"""How fast schedules are: ratios of two things timed in turn in one run, never a single time."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.report import machine
+from optim import adam
+from schedules import Schedule, constant, cosine, exponential_decay, join, linear, polynomial, warmup
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Time schedules against optax and against themselves, as ratios in one run; takes about a minute."""
+
+    out: Path | None = None
+    """The folder for bench.md and bench.json; it must be new or empty. [runs/bench-<time>]"""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One thing measured against another, in the same unit and in the same run."""
+
+    what: str
+    ours: float
+    against: str
+    theirs: float
+    unit: str
+    goal: str = ""
+
+    @property
+    def ratio(self) -> float:
+        return self.ours / self.theirs
+
+    def row(self) -> str:
+        ours, theirs = (f"{number:.4g} {self.unit}".strip() for number in (self.ours, self.theirs))
+        return f"| {self.what} | {ours} | {self.against} | {theirs} | {self.ratio:.3f} | {self.goal} |"
+
+
+HEAD = "| what | | against | | ratio | goal |\n|---|---|---|---|---|---|"
+
+
+def bench(folder: Path) -> None:
+    """Measures everything, prints rows as they come, and writes them to `folder`."""
+    print(HEAD)
+    rows = []
+    for measurement in measurements():
+        rows.append(measurement)
+        print(measurement.row(), flush=True)
+    about = {**machine(), "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}
+    (folder / "bench.json").write_text(json.dumps(about, indent=1) + "\n")
+    (folder / "bench.md").write_text("\n".join([HEAD, *(row.row() for row in rows)]) + "\n")
+    print(f"\nIn {folder}: bench.md, bench.json")
+
+
+def measurements() -> Iterator[Measurement]:
+    """All of them, one by one, since each takes seconds."""
+    yield eager_call()
+    yield traces()
+    yield adam_step()
+    yield joined("trace", _traced)
+    yield joined("trace and compile", _compiled, goal="")
+    yield joined("evaluate 1,000,000 steps", _evaluated)
+    yield imports()
+
+
+def in_turn(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, calls: int = 1) -> tuple[float, float]:
+    """Median seconds of a call of each, timed in turn: what slows the machine down slows both."""
+    samples = []
+    for function in (ours, theirs):
+        function()  # compiles
+    for _ in range(rounds):
+        samples.append([_seconds(function, calls) for function in (ours, theirs)])
+    first, second = np.median(samples, axis=0)
+    return float(first), float(second)
+
+
+def _seconds(function: Callable[[], Any], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        result = function()
+    if isinstance(result, jax.Array):
+        result.block_until_ready()
+    return (time.perf_counter() - start) / calls
+
+
+def eager_call() -> Measurement:
+    ours = warmup(cosine(3e-4, 0.0, 9000), 1000)
+    theirs = optax.warmup_cosine_decay_schedule(0.0, 3e-4, 1000, 10_000)
+    times = in_turn(lambda: ours(500), lambda: theirs(500), rounds=30, calls=100)
+    return Measurement(
+        "one eager call", times[0] * 1e6, "optax, the same schedule", times[1] * 1e6, "µs", "at most 1/5"
+    )
+
+
+def traces() -> Measurement:
+    def count(make: Callable[[int], Any], passed: bool) -> int:
+        traced = 0
+
+        def step(params: jax.Array, lr: Any) -> jax.Array:
+            nonlocal traced
+            traced += 1
+            optimizer = optax.sgd(lr)
+            return optimizer.update(params, optimizer.init(params))[0]
+
+        # A closure cannot be an argument of a jitted function: it is compiled in, and so is every number in it.
+        jitted = jax.jit(step) if passed else jax.jit(step, static_argnums=1)
+        for n in range(10):
+            jitted(jnp.ones(3), make(n))
+        return traced
+
+    ours = count(lambda n: warmup(cosine(3e-4 * (n + 1), 0.0, 9000 + n), 1000 - n), passed=True)
+    theirs = count(lambda n: optax.warmup_cosine_decay_schedule(0.0, 3e-4 * (n + 1), 1000 - n, 9000), passed=False)
+    return Measurement("traces of a train step, 10 sets of numbers", ours, "optax", theirs, "", "1 against 10")
+
+
+def five_pieces() -> Schedule:
+    up, down = linear(0.0, 1e-3, 100), cosine(1e-3, 5e-4, 500)
+    return join([up, 1e-3, down, exponential_decay(5e-4, 0.5, 300), polynomial(1e-4, 0.0, 300)], [100, 300, 800, 1200])
+
+
+def adam_step() -> Measurement:
+    five, one = in_turn(_adam_loop(five_pieces()), _adam_loop(constant(1e-3)), rounds=200, calls=10)
+    what = "a jitted Adam step, 1 M parameters, five pieces"
+    return Measurement(what, five * 1e3, "with a constant", one * 1e3, "ms", "at most 1.02")
+
+
+def _adam_loop(lr: Schedule) -> Callable[[], Any]:
+    optimizer = adam(lr)
+    params = jnp.ones(1_000_000)
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+        updates, state = optimizer.update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def call() -> Any:
+        nonlocal params, state
+        params, state = step(params, state)
+        return params
+
+    return call
+
+
+def _many(pieces: int) -> Schedule:
+    return join([linear(n, n + 1.0, 10) for n in range(pieces)], [10 * n for n in range(1, pieces)])
+
+
+def _traced(pieces: int) -> Callable[[], Any]:
+    schedule = _many(pieces)
+
+    def trace() -> Any:
+        jax.clear_caches()
+        return jax.jit(lambda s, t: s(t)).trace(schedule, 0)
+
+    return trace
+
+
+def _compiled(pieces: int) -> Callable[[], Any]:
+    trace = _traced(pieces)
+    return lambda: trace().lower().compile()
+
+
+def _evaluated(pieces: int) -> Callable[[], Any]:
+    schedule, steps = _many(pieces), jnp.arange(1_000_000) % (10 * pieces)
+    evaluate = jax.jit(lambda t: schedule(t)).lower(steps).compile()
+    return lambda: evaluate(steps)
+
+
+def joined(what: str, make: Callable[[int], Callable[[], Any]], goal: str = "at most 4") -> Measurement:
+    long, short = in_turn(make(1000), make(250), rounds=9)
+    return Measurement(f"{what}, a join of 1,000 pieces", long, "a join of 250", short, "s", goal)
+
+
+def imports() -> Measurement:
+    def run(modules: str) -> Callable[[], Any]:
+        return lambda: subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
+
+    both, alone = in_turn(run("jax, schedules"), run("jax"), rounds=7)
+    return Measurement("`import jax, schedules`", both * 1e3, "`import jax`", alone * 1e3, "ms", "at most 100 ms more")
