@@ -1,5 +1,6 @@
 """How fast schedules are: ratios of two things timed in turn in one run, never a single time."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -76,11 +77,11 @@ def measurements() -> Iterator[Measurement]:
 
 def in_turn(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, calls: int = 1) -> tuple[float, float]:
     """Median seconds of a call of each, timed in turn: what slows the machine down slows both."""
-    samples = []
     for function in (ours, theirs):
         function()  # compiles
-    for _ in range(rounds):
-        samples.append([_seconds(function, calls) for function in (ours, theirs)])
+    gc.disable()  # as timeit does: it would strike one of the two at random
+    samples = [[_seconds(function, calls) for function in (ours, theirs)] for _ in range(rounds)]
+    gc.enable()
     first, second = np.median(samples, axis=0)
     return float(first), float(second)
 
@@ -130,27 +131,23 @@ def five_pieces() -> Schedule:
 
 
 def adam_step() -> Measurement:
-    five, one = in_turn(_adam_loop(five_pieces()), _adam_loop(constant(1e-3)), rounds=200, calls=10)
-    what = "a jitted Adam step, 1 M parameters, five pieces"
+    five, one = in_turn(_adam_loop(five_pieces()), _adam_loop(constant(1e-3)), rounds=60)
+    what = "20 jitted Adam steps, 1 M parameters, five pieces"
     return Measurement(what, five * 1e3, "with a constant", one * 1e3, "ms", "at most 1.02")
 
 
 def _adam_loop(lr: Schedule) -> Callable[[], Any]:
     optimizer = adam(lr)
     params = jnp.ones(1_000_000)
-    state = optimizer.init(params)
 
-    @jax.jit
-    def step(params: jax.Array, state: Any) -> tuple[jax.Array, Any]:
+    def step(_: int, carry: Any) -> Any:
+        params, state = carry
         updates, state = optimizer.update(params, state, params)
         return optax.apply_updates(params, updates), state
 
-    def call() -> Any:
-        nonlocal params, state
-        params, state = step(params, state)
-        return params
-
-    return call
+    loop = jax.jit(lambda carry: jax.lax.fori_loop(0, 20, step, carry))
+    carry = params, optimizer.init(params)
+    return lambda: loop(carry)[0]
 
 
 def _many(pieces: int) -> Schedule:
@@ -184,8 +181,8 @@ def joined(what: str, make: Callable[[int], Callable[[], Any]], goal: str = "at 
 
 
 def imports() -> Measurement:
-    def run(modules: str) -> Callable[[], Any]:
-        return lambda: subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
-
-    both, alone = in_turn(run("jax, schedules"), run("jax"), rounds=7)
-    return Measurement("`import jax, schedules`", both * 1e3, "`import jax`", alone * 1e3, "ms", "at most 100 ms more")
+    code = "import time; a = time.perf_counter(); import jax; b = time.perf_counter(); import schedules"
+    code += "; print(b - a, time.perf_counter() - b)"
+    runs = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True) for _ in range(9)]
+    alone, more = np.median([[float(seconds) for seconds in run.stdout.split()] for run in runs], axis=0)
+    return Measurement("`import schedules` after jax", more * 1e3, "`import jax`", alone * 1e3, "ms", "at most 100 ms")

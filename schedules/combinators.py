@@ -136,7 +136,7 @@ def _pick(pieces: Sequence[Schedule], slot: Array) -> Schedule:
     """`pieces[slot]` of schedules that differ only in their numbers."""
     if len(pieces) == 1:
         return pieces[0]
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves])[slot], *pieces)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves)[slot], *pieces)
 
 
 def _lookup(length: int, places: Sequence[int], entries: Sequence[int]) -> Array:

@@ -19,9 +19,9 @@ pytestmark = [every, pytest.mark.usefixtures("strict")]
 jitted = jax.jit(lambda schedule, step: schedule(step))  # once, so that rows of one structure are compiled once
 
 
-def scaled(schedule: Schedule, factor: float) -> Schedule:
-    """The same schedule with other numbers: floats multiplied, durations kept."""
-    return jax.tree.map(lambda n: n * factor if isinstance(n, float) else n, schedule)
+def scaled(schedule: Schedule, factor: float, times: int = 1) -> Schedule:
+    """The same schedule with other numbers: floats multiplied by one, whole numbers by the other."""
+    return jax.tree.map(lambda n: n * factor if isinstance(n, float) else min(n * times, 2**31 - 1), schedule)
 
 
 def test_equals_the_float64_oracle(row: Row):
@@ -61,7 +61,7 @@ def test_values_are_float32_arrays_of_the_steps_shape(row: Row):
 
 
 def test_vmap_over_stacked_instances_is_a_loop(row: Row):
-    instances = [scaled(row.schedule, f) for f in (1.0, 0.5, 0.25)]
+    instances = [scaled(row.schedule, f, n) for f, n in ((1.0, 1), (0.5, 2), (0.25, 1))]  # peaks and horizons
     mapped = jax.vmap(lambda s: s(jnp.arange(12)), axis_size=3)(stack(instances))
     np.testing.assert_allclose(mapped, [s(jnp.arange(12)) for s in instances], rtol=SAME, atol=0)
 
@@ -110,8 +110,8 @@ def test_one_trace_whatever_the_numbers(row: Row):
         traces += 1
         return schedule(t)
 
-    for t, factor in enumerate((1.0, 0.5, 0.25)):
-        value(scaled(row.schedule, factor), t)
+    for t, (factor, times) in enumerate([(1.0, 1), (0.5, 2), (0.25, 3)]):
+        value(scaled(row.schedule, factor, times), t)
     assert traces == 1
 
 

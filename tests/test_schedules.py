@@ -14,12 +14,16 @@ from schedules import (
     Value,
     add,
     constant,
+    cooldown,
     cosine,
+    exponential_decay,
     function,
     join,
     linear,
     multiply,
     piecewise_constant,
+    recipe,
+    restarts,
     schedule,
     stack,
     table,
@@ -189,6 +193,54 @@ def test_warmup_reaches_the_peak_at_its_length_and_of_none_is_the_schedule():
     np.testing.assert_allclose(tabulate(warmup(1.0, 3, init=0.25), 5), [0.25, 0.5, 0.75, 1.0, 1.0])
 
 
+def test_every_schedule_has_a_row_of_laws():
+    from table import TABLE
+
+    from schedules.core import FORMULAS
+
+    def names(value):
+        inner = value.arguments.values() if isinstance(value, Schedule) else value if isinstance(value, tuple) else ()
+        own = {str(value.formula)} if isinstance(value, Schedule) else set()
+        return own.union(*map(names, inner))
+
+    ours = {str(formula) for formula in FORMULAS.values() if formula.is_ours}
+    assert ours - set().union(*(names(row.schedule) for row in TABLE)) == {"function"}  # which holds no number
+
+
+def test_a_factor_keeps_the_digits_that_were_typed():
+    lr = exponential_decay(1.0, 0.9999, 1)
+    assert lr.factor == 0.9999
+    assert repr(lr) == "exponential_decay(value=1.0, factor=0.9999, steps=1, staircase=False)"
+    np.testing.assert_allclose(jax.jit(lambda s: s(50_000))(lr), 0.9999**50_000, rtol=1e-6)
+    # In float32 alone it would be 1.5e-3 off.
+    assert abs(float(np.float32(0.9999)) ** 50_000 / 0.9999**50_000 - 1) > 1e-3
+    gradient = jax.grad(lambda s: s(100))(exponential_decay(2.0, 0.5, 100))
+    np.testing.assert_allclose(gradient.factor, 2.0, rtol=1e-6)
+    assert jax.jit(lambda s: s.replace(factor=s.factor * 0.5)(1))(exponential_decay(1.0, 0.5, 1)) == 0.25
+
+
+def test_a_recipe_is_the_composition_it_says():
+    @recipe
+    def tent(peak: Value, steps: Steps) -> Schedule:
+        return join([linear(0.0, peak, steps), linear(peak, 0.0, steps)], [steps])
+
+    lr = tent(1.0, 4)
+    assert repr(lr) == "tent(peak=1.0, steps=4)"
+    assert lr.expand() == join([linear(0.0, 1.0, 4), linear(1.0, 0.0, 4)], [4])
+    assert lr.expand().expand() == lr.expand()
+    np.testing.assert_array_equal(tabulate(lr, 10), tabulate(lr.expand(), 10))
+    assert (lr**2.0)(2) == 0.25
+
+
+def test_cooldown_leaves_a_stable_run_at_any_step():
+    stable = warmup(0.5, 10)
+    for start in (0, 5, 10, 1000):
+        branch = cooldown(stable, start, 100)
+        np.testing.assert_array_equal(tabulate(branch, start + 1), tabulate(stable, start + 1))
+        np.testing.assert_allclose(branch(start + 50), stable(start) / 2, rtol=1e-6)
+        assert branch(start + 100) == 0
+
+
 def test_plain_callables_are_schedules_by_identity():
     peer = optax.cosine_decay_schedule(1.0, 10)
     lr = warmup(peer, 5)
@@ -248,6 +300,59 @@ def test_changing_a_learning_rate_does_not_retrace_a_train_step():
     for peak in (0.1, 0.2, 0.3):
         step(jnp.ones(3), cosine(peak, 0.0, round(100 * peak)))
     assert traces == 1
+
+
+# Elsewhere --------------------------------------------------------------------------------------------
+
+
+def test_a_pytorch_lambda_lr_takes_a_schedule():
+    torch = pytest.importorskip("torch")
+    lr = warmup(cosine(0.5, 0.0, 10), 5, init=0.1)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=2.0)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: float(lr(t)))
+    for t in range(18):
+        np.testing.assert_allclose(optimizer.param_groups[0]["lr"], 2.0 * lr(t), rtol=1e-6)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_a_schedule_serves_where_python_wants_a_float():
+    lr = cosine(0.5, 0.0, 10)
+    assert isinstance(float(lr(3)), float)
+    assert f"{lr(0):.2f}" == "0.50"
+    np.testing.assert_array_equal([float(lr(int(t))) for t in range(12)], tabulate(lr, 12))
+
+
+def test_pickles_cross_processes(tmp_path):
+    import pickle
+    import subprocess
+    import sys
+
+    lr = 0.5 * warmup(restarts(exponential_decay(0.1, 0.9999, 1), 7, 2.0), 5)
+    (tmp_path / "lr").write_bytes(pickle.dumps(lr))
+    code = f"import pickle; lr = pickle.load(open({str(tmp_path / 'lr')!r}, 'rb')); print(lr); print(lr(11))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [repr(lr), str(lr(11))]
+
+
+def test_flax_trains_with_a_schedule_in_both_of_its_ways():
+    from flax import linen, nnx
+    from flax.training.train_state import TrainState
+
+    lr = warmup(cosine(0.1, 0.0, 20), 2, init=0.05)
+    model = linen.Dense(1)
+    params = model.init(jax.random.key(0), jnp.ones((4, 3)))
+    state = TrainState.create(apply_fn=model.apply, params=params, tx=optax.sgd(lr))
+    for t in range(3):
+        before, gradients = state.params, jax.tree.map(jnp.ones_like, state.params)
+        state = state.apply_gradients(grads=gradients)
+        for old, new in zip(*map(jax.tree.leaves, (before, state.params)), strict=True):
+            np.testing.assert_allclose(old - new, jnp.full_like(old, lr(t)), rtol=2e-5)
+    network = nnx.Linear(3, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(network, optax.sgd(lr), wrt=nnx.Param)
+    kernel = network.kernel[...]
+    optimizer.update(network, jax.tree.map(jnp.ones_like, nnx.state(network, nnx.Param)))
+    np.testing.assert_allclose(kernel - network.kernel[...], jnp.full((3, 1), lr(0)), rtol=2e-5)
 
 
 def test_importing_schedules_imports_neither_optax_nor_flax_nor_matplotlib():
