@@ -1,5 +1,6 @@
 """What the documents promise: the README's examples run, its commands are those that CI runs."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -50,3 +51,9 @@ def test_the_extras_exist():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {"experiments", "test", "dev", "cuda", "tpu"} <= project["optional-dependencies"].keys()
     assert project["requires-python"] == ">=3.11"
+
+
+def test_the_numbers_of_the_bench_are_those_of_the_results():
+    rows = json.loads((ROOT / "experiments/results/bench/bench.json").read_text())["rows"]
+    call = next(row for row in rows if row["what"] == "one eager call")
+    assert f"takes {call['ratio']:.3f} of the time of optax's" in README.replace("\n", " ")

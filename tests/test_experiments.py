@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments import bench
 from experiments.__main__ import main
 from experiments.arms import ARMS, published
 from experiments.claims import CLAIMS, judge
@@ -562,3 +563,23 @@ def test_schedules_reach_the_program_as_rows_of_a_table(data):
     np.testing.assert_array_equal(plain.learning_rate[0], tabulate(published(1e-2, 40)["cosine"].learning_rate, 40))
     assert plain.averaging is None
     np.testing.assert_allclose(averaged.averaging.coefficient[0], 1 / np.arange(1, 41), rtol=1e-6)
+
+
+# The bench ----------------------------------------------------------------------------------------------
+
+
+def test_the_bench_writes_what_it_measured(tmp_path, monkeypatch, capsys):
+    measured = [bench.Measurement("one", 1.0, "other", 4.0, "µs", "at most 1/2"), bench.traces()]
+    monkeypatch.setattr(bench, "measurements", lambda: iter(measured))
+    assert main(["bench", "--out", str(tmp_path / "bench")]) == 0
+    record = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert [row["ratio"] for row in record["rows"]] == [0.25, 0.1]
+    assert "| one | 1 µs | other | 4 µs | 0.250 | at most 1/2 |" in capsys.readouterr().out
+    assert (tmp_path / "bench" / "bench.md").read_text().count("\n") == 4
+
+
+def test_times_are_taken_in_turn():
+    calls = []
+    first, second = bench.in_turn(lambda: calls.append("a"), lambda: calls.append("b"), rounds=3, calls=2)
+    assert "".join(calls) == "ab" + "aabb" * 3
+    assert min(first, second) > 0

@@ -212,9 +212,9 @@ def test_a_factor_keeps_the_digits_that_were_typed():
     assert lr.factor == 0.9999
     assert repr(lr) == "exponential_decay(value=1.0, factor=0.9999, steps=1, staircase=False)"
     np.testing.assert_allclose(jax.jit(lambda s: s(50_000))(lr), 0.9999**50_000, rtol=1e-6)
-    # In float32 alone it would be 1.5e-3 off.
-    assert abs(float(np.float32(0.9999)) ** 50_000 / 0.9999**50_000 - 1) > 1e-3
-    gradient = jax.grad(lambda s: s(100))(exponential_decay(2.0, 0.5, 100))
+    # In float32 alone it would be 8e-4 off.
+    assert abs(float(np.float32(0.9999)) ** 50_000 / 0.9999**50_000 - 1) > 5e-4
+    gradient = jax.grad(lambda s: s(100), allow_int=True)(exponential_decay(2.0, 0.5, 100))
     np.testing.assert_allclose(gradient.factor, 2.0, rtol=1e-6)
     assert jax.jit(lambda s: s.replace(factor=s.factor * 0.5)(1))(exponential_decay(1.0, 0.5, 1)) == 0.25
 
