@@ -1,21 +1,41 @@
-"""Adam, written by hand: each line of `_update` is a line of the paper."""
+"""Adam and its relatives, written by hand: each line of `_update` is a line of the papers."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import DTypeLike
 
-from optim.numerics import fraction, lerp, one_minus_power, widen
-from schedules import Schedule, ScheduleLike, as_schedule
+from optim.numerics import at, fraction, is_zero, lerp, one_minus_power, require_params, require_real, zeros
+from schedules import Precise, Schedule, ScheduleLike, Value, as_schedule, schedule
+from schedules.numerics import pair
+
+Mask = Any | Callable[[Any], Any]
+
+
+# fmt: off
+# x / (e^x - 1) = 1 - x / 2 + sum of BERNOULLI[k] x^(2 k + 2)
+BERNOULLI = (
+    1 / 12, -1 / 720, 1 / 30240, -1 / 1209600, 1 / 47900160, -691 / 1307674368000, 1 / 74724249600,
+    -3617 / 10670622842880000,
+)
+# 1 / -log(1 - a) = 1 / a - 1 / 2 - sum of GREGORY[k] a^(k + 1)
+GREGORY = (
+    1 / 12, 1 / 24, 19 / 720, 3 / 160, 863 / 60480, 275 / 24192, 33953 / 3628800, 8183 / 1036800,
+    3250433 / 479001600, 4671 / 788480,
+)
+# fmt: on
 
 
 class AdamState(NamedTuple):
     count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
-    mu: Any  # running mean of the gradients m; the shapes of the parameters, float32 or wider
-    nu: Any  # running mean of their squares v; likewise
+    mu: Any  # running mean of the gradients m; the shapes of the parameters; None where b1 is the number 0
+    nu: Any  # running mean of their squares v; the shapes of the parameters, float32 or wider
+    used: dict[str, Array]  # the hyperparameters of the last update
 
 
 class _Hyperparameters(NamedTuple):
@@ -25,10 +45,16 @@ class _Hyperparameters(NamedTuple):
     a1: Schedule  # 1 - b1
     a2: Schedule  # 1 - b2
     eps: Schedule
+    weight_decay: Schedule
+    rectify: Schedule | None  # the factor of RAdam
 
 
 def adam(
-    learning_rate: ScheduleLike, b1: ScheduleLike = 0.9, b2: ScheduleLike = 0.999, eps: ScheduleLike = 1e-8
+    learning_rate: ScheduleLike,
+    b1: ScheduleLike = 0.9,
+    b2: ScheduleLike = 0.999,
+    eps: ScheduleLike = 1e-8,
+    mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1).
 
@@ -38,34 +64,174 @@ def adam(
       \Delta = -\,\mathrm{lr}\, \frac{m / (1 - b_1^t)}{\sqrt{v / (1 - b_2^t)} + \mathrm{eps}}$$
 
     Every hyperparameter is a number or a schedule. A scheduled b1 or b2 corrects with its present value,
-    as PyTorch and optax do. Moments are float32 or wider, updates have the dtype of the gradients.
+    as PyTorch and optax do. Moments are float32 or wider, updates have the dtype of the gradients. With
+    b1 the number 0 no first moment is stored.
 
-    **Raises:** `ValueError` if b1 or b2 is a number outside [0, 1), or an argument is no schedule.
+    **Arguments:** `mu_dtype`: the dtype in which m is stored, for example bfloat16. That of v is not for
+    choice: in bfloat16 it would stop changing, since (1 - b2) g² is below its last digit.
+
+    **Raises:** `ValueError` if b1 or b2 is a number outside [0, 1), an argument is no schedule, or a
+    parameter is not real.
     """
-    a1, a2 = 1 - fraction("adam", "b1", b1), 1 - fraction("adam", "b2", b2)
-    hyperparameters = _Hyperparameters(*map(as_schedule, (learning_rate, a1, a2, eps)))
+    return _adam("adam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype)
+
+
+def adamw(
+    learning_rate: ScheduleLike,
+    b1: ScheduleLike = 0.9,
+    b2: ScheduleLike = 0.999,
+    eps: ScheduleLike = 1e-8,
+    weight_decay: ScheduleLike = 0.01,
+    mask: Mask | None = None,
+    mu_dtype: DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101, as PyTorch and optax have it).
+
+    $$\Delta = \Delta_{\mathrm{Adam}} - \mathrm{lr} \cdot \mathrm{weight\_decay} \cdot p$$
+
+    **Arguments:** as of `adam`; `weight_decay`: a number or a schedule, multiplied by the rate; `mask`: a tree
+    of booleans like the parameters, or a function that makes one of them, true where weights decay.
+
+    **Raises:** as `adam`, and `ValueError` if `update` is called without `params`.
+    """
+    return _adam("adamw", learning_rate, b1, b2, eps, weight_decay, mask, mu_dtype)
+
+
+def _adam(
+    name: str,
+    learning_rate: ScheduleLike,
+    b1: ScheduleLike,
+    b2: ScheduleLike,
+    eps: ScheduleLike,
+    weight_decay: ScheduleLike,
+    mask: Mask | None,
+    mu_dtype: DTypeLike | None,
+    rectify: Schedule | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    a1, a2 = 1 - fraction(name, "b1", b1), 1 - fraction(name, "b2", b2)
+    numbers = map(as_schedule, (learning_rate, a1, a2, eps, weight_decay))
+    hyperparameters = _Hyperparameters(*numbers, rectify)  # type: ignore[call-arg]
 
     def init(params: Any) -> AdamState:
-        zeros = jax.tree.map(jnp.zeros_like, widen(params))
-        return AdamState(jnp.zeros((), jnp.int32), zeros, jax.tree.map(jnp.zeros_like, zeros))
+        require_real(name, params)
+        mu = None if is_zero(b1) else zeros(params, mu_dtype)
+        return AdamState(jnp.zeros((), jnp.int32), mu, zeros(params), _used(at(hyperparameters, 0)))
 
     def update(grads: Any, state: AdamState, params: Any = None, **extra_args: Any) -> tuple[Any, AdamState]:
-        del params, extra_args
-        return _update(hyperparameters, grads, state)
+        del extra_args
+        decayed = None if is_zero(weight_decay) else _decayed(mask, require_params(name, params))
+        return _update(hyperparameters, grads, state, decayed)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def _decayed(mask: Mask | None, params: Any) -> Any:
+    """The parameters that decay, with None for the others."""
+    if mask is None:
+        return params
+    return jax.tree.map(lambda use, p: p if use else None, mask(params) if callable(mask) else mask, params)
+
+
+def _used(values: Any) -> dict[str, Array]:
+    lr, a1, a2, eps, decay, _ = values
+    return {"learning_rate": lr, "b1": 1 - a1, "b2": 1 - a2, "eps": eps, "weight_decay": decay}
+
+
 @functools.partial(jax.jit, inline=True)
-def _update(hyperparameters: _Hyperparameters, grads: Any, state: AdamState) -> tuple[Any, AdamState]:
-    lr, a1, a2, eps = (schedule(state.count) for schedule in hyperparameters)
+def _update(hyperparameters: _Hyperparameters, grads: Any, state: AdamState, decayed: Any) -> tuple[Any, AdamState]:
+    values = at(hyperparameters, state.count)
+    lr, a1, a2, eps, decay, rectify = values
+    if rectify is not None:
+        lr = lr * jnp.where(rectify > 0, rectify, 1.0)
     t = optax.safe_increment(state.count)
-    mu = jax.tree.map(lambda m, g: lerp(m, g, a1), state.mu, grads)
-    nu = jax.tree.map(lambda v, g: lerp(v, g.astype(v.dtype) ** 2, a2), state.nu, grads)
     unbias1, unbias2 = 1 / one_minus_power(a1, t), 1 / one_minus_power(a2, t)
+    nu = jax.tree.map(lambda v, g: lerp(v, g.astype(v.dtype) ** 2, a2), state.nu, grads)
+    mu = None if state.mu is None else jax.tree.map(
+        lambda m, v, g: lerp(m.astype(v.dtype), g, a1), state.mu, state.nu, grads
+    )  # fmt: skip
 
-    def step(m: Array, v: Array, g: Array) -> Array:
-        m_hat, v_hat = m * unbias1.astype(m.dtype), v * unbias2.astype(v.dtype)
-        return (-lr.astype(m.dtype) * m_hat / (jnp.sqrt(v_hat) + eps.astype(v.dtype))).astype(g.dtype)
+    def step(m: Array, v: Array, g: Array, p: Array | None) -> Array:
+        m_hat, v_hat = m * unbias1.astype(v.dtype), v * unbias2.astype(v.dtype)
+        direction = m_hat / (jnp.sqrt(v_hat) + eps.astype(v.dtype))
+        if rectify is not None:
+            direction = jnp.where(rectify > 0, direction, m_hat)
+        if p is not None:
+            direction = direction + decay.astype(v.dtype) * p.astype(v.dtype)
+        return (-lr.astype(v.dtype) * direction).astype(g.dtype)
 
-    return jax.tree.map(step, mu, nu, grads), AdamState(t, mu, nu)
+    means = jax.tree.map(lambda v, g: g.astype(v.dtype), nu, grads) if mu is None else mu
+    updates = _map_with_holes(step, grads, means, nu, grads, decayed)
+    stored = None if mu is None else jax.tree.map(lambda m, old: m.astype(old.dtype), mu, state.mu)
+    return updates, AdamState(t, stored, nu, _used(values))
+
+
+def _map_with_holes(step: Callable[..., Array], like: Any, *trees: Any) -> Any:
+    """`jax.tree.map(step, *trees)` where the last tree may be None, in whole or in part."""
+    *full, holed = trees
+    structure: Any = jax.tree.structure(like)
+    holes = [None] * structure.num_leaves if holed is None else structure.flatten_up_to(holed)
+    return jax.tree.unflatten(
+        structure, [step(*leaves) for leaves in zip(*map(jax.tree.leaves, full), holes, strict=True)]
+    )
+
+
+@schedule
+def rectification(step: Array, b2: Precise, threshold: Value = 5.0, undefined: Value = 0.0) -> Array:
+    r"""The factor by which RAdam shortens the first steps of Adam; `undefined` while its variance is not defined.
+
+    $$r_t = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2)\, \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2)\, \rho_t}}
+        \ \text{ if } \rho_t > \mathrm{threshold}, \text{ else undefined}, \qquad
+      \rho_\infty = \frac{2}{1 - b_2} - 1, \quad \rho_t = \rho_\infty - \frac{2 t\, b_2^t}{1 - b_2^t}$$
+
+    with t = 1 at step 0. The two terms of rho_t are near 2,000 while their difference is near 4; they are
+    computed as that difference.
+
+    Source: RAdam, arXiv:1908.03265, where the threshold is 4; PyTorch and optax use 5.
+    """
+    (hi, lo), t = pair(b2), step.astype(float) + 1
+    a = (1 - hi) - lo
+    rate = -jnp.log1p(-a)
+    x = rate * t
+    # 1 - x / (e^x - 1), and rho_inf - 2 / rate, as series where they would cancel.
+    near = x / 2 - x**2 * jnp.polyval(jnp.asarray(BERNOULLI[::-1], float), jnp.minimum(x, 1.0) ** 2)
+    grown = jnp.where(x < 1, near, 1 - x / jnp.expm1(jnp.maximum(x, 1.0)))
+    series = 2 * a * jnp.polyval(jnp.asarray(GREGORY[::-1], float), a)
+    offset = jnp.where(a < 0.1, series, 2 / a - 1 - 2 / rate)
+    last, rho = 2 / a - 1, offset + 2 / rate * grown
+    square = (rho - 4) * (rho - 2) * last / ((last - 4) * (last - 2) * rho)
+    defined = (rho > threshold) & (square > 0)
+    return jnp.where(defined, jnp.sqrt(jnp.where(defined, square, 1.0)), undefined)
+
+
+def radam(
+    learning_rate: ScheduleLike,
+    b1: ScheduleLike = 0.9,
+    b2: float = 0.999,
+    eps: ScheduleLike = 1e-8,
+    threshold: float = 5.0,
+    mu_dtype: DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Adam without a warm-up: its first steps are shortened by `rectification` (RAdam, arXiv:1908.03265).
+
+    $$\Delta = -\,\mathrm{lr}\; r_t\, \frac{\hat m}{\sqrt{\hat v} + \mathrm{eps}} \ \text{ if } r_t > 0,
+      \qquad \Delta = -\,\mathrm{lr}\; \hat m \ \text{ otherwise}$$
+
+    **Arguments:** as of `adam`; b2 is a number, `threshold` as of `rectification`.
+
+    **Raises:** as `adam`.
+    """
+    return adam_with_rectification(learning_rate, b1, b2, eps, 0.0, threshold, mu_dtype)
+
+
+def adam_with_rectification(
+    learning_rate: ScheduleLike,
+    b1: ScheduleLike,
+    b2: float,
+    eps: ScheduleLike,
+    weight_decay: ScheduleLike,
+    threshold: float,
+    mu_dtype: DTypeLike | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """`radam` with decoupled weight decay, which is shortened as the steps are; for schedule-free RAdam."""
+    rectify = rectification(fraction("radam", "b2", b2), threshold)
+    return _adam("radam", learning_rate, b1, b2, eps, weight_decay, None, mu_dtype, rectify)

@@ -1,78 +1,42 @@
-"""Averages of the parameters: the coefficients, and the one wrapper that keeps an average.
-
-A coefficient is a schedule c(t), the weight of the newest parameters in the average:
-
-    x <- (1 - c(t)) x + c(t) z
-
-`polyak()` weighs all parameters alike, `ema(decay)` recent ones more. Both are 1 at the first update,
-so that the average begins with the first updated parameters and needs no further correction.
-"""
+"""The one wrapper that keeps an average of the parameters, and the queue of the latest ones."""
 
 import functools
-from decimal import Decimal
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from optim.numerics import lerp, one_minus_power, widen
-from schedules import Schedule, ScheduleLike, as_schedule, schedule
-from schedules.kinds import Number
-
-Window = Annotated[float | Array, Number(float, "a number of updates, 1 or more", least=1)]
-
-
-@schedule
-def polyak(step: Array) -> Array:
-    r"""The uniform average of all updated parameters.
-
-    $$c(t) = \frac{1}{t + 1}$$
-
-    Source: Polyak and Juditsky, *Acceleration of stochastic approximation by averaging*, 1992.
-    """
-    return 1 / (step.astype(float) + 1)  # as a float: the last int32 step has no successor
-
-
-@schedule
-def exponential_average(step: Array, window: Window) -> Array:
-    r"""The bias-corrected exponential average over about the last `window` updates.
-
-    $$c(t) = \frac{1 - r}{1 - r^{t+1}}, \qquad r = 1 - 1 / \mathrm{window}$$
-
-    The weight of the parameters k updates ago is proportional to r^k.
-    """
-    rate = 1 / window
-    # Below 1, so that the derivative of the logarithm stays finite at a window of one update.
-    inside = jnp.minimum(rate, 1 - 2.0**-23)
-    return jnp.minimum(rate / one_minus_power(inside, step.astype(float) + 1), 1.0)
-
-
-def ema(decay: float | Array) -> Schedule:
-    """The bias-corrected exponential average with this decay: `exponential_average(1 / (1 - decay))`.
-
-    The window is formed from the decimal that was typed: `ema(0.9999)` has a window of 10,000 updates,
-    where 1 / (1 - 0.9999) in float32 gives 9,998.
-
-    **Raises:** `ValueError` if `decay` is a number outside [0, 1).
-    """
-    if isinstance(decay, Array):
-        return exponential_average(1 / (1 - decay))
-    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
-        raise ValueError(f"ema: `decay` must be a number from 0 to below 1, got {decay!r}")
-    return exponential_average(float(1 / (1 - Decimal(repr(float(decay))))))
+from optim.coefficients import Weights, WeightSum, add_weight, no_weights
+from optim.numerics import is_zero, lerp, require_params, require_real, widen
+from schedules import Schedule, ScheduleLike, as_schedule
 
 
 class AverageState(NamedTuple):
     count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
-    x: Any  # the average, where the model is evaluated; the shapes of the parameters, float32 or wider
+    x: Any  # the average, where the model is evaluated; the shapes of the parameters, float32 or wider;
+    # a dict of such averages by name; None in the lean form
     z: Any  # the live parameters that the base moves, likewise; None where the caller holds them
     base: Any  # the state of the base
+    weights: WeightSum | None  # of `weighted` averages
+    used: dict[str, Array]  # the coefficients and beta of the last update
+
+
+class _Settings(NamedTuple):
+    """A pytree of schedules: an argument of the jitted update, so that no number is compiled in."""
+
+    coefficient: Any
+    beta: Schedule
 
 
 def average(
-    base: optax.GradientTransformation, coefficient: ScheduleLike, beta: ScheduleLike = 0.0
+    base: optax.GradientTransformation,
+    coefficient: ScheduleLike | Weights | Mapping[str, ScheduleLike],
+    beta: ScheduleLike = 0.0,
+    decay_at: Literal["y", "z"] = "y",
+    lean: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Keeps an average of the parameters beside any optimizer. `eval_params` reads it.
 
@@ -86,56 +50,180 @@ def average(
     `beta` near 0.9 this is schedule-free optimization, see `schedule_free`; with `beta=1` primal averaging.
 
     **Arguments:** `base`: any optax transformation whose output is added to the parameters; `coefficient`:
-    c, `polyak()`, `ema(decay)` or any schedule with values in [0, 1]; `beta`: a number or a schedule. All
-    are read at the number of updates already applied.
+    c, `polyak()`, `ema(decay)` or any schedule with values in [0, 1], or `weighted(...)`; with `beta=0` also a
+    dict of several, whose averages are kept by name; `beta`: a number or a schedule; `decay_at`: the
+    parameters that the base is shown, at which it decays weights; `lean`: x is not stored but recovered from y and
+    z as $(y - (1 - \beta) z) / \beta$, for float32 parameters and a beta of 0.5 or more: a third less memory, at
+    the price of a last digit at every update. Schedules are read at the number of updates already applied.
 
     x, z and the arithmetic of the base (where it is given z) are float32 or wider, so averages of
     bfloat16 parameters lose nothing. A wrapper and not a link of a chain, where it could be put before
     the learning rate and average the wrong thing in silence.
 
-    **Raises:** `ValueError` if `update` is called without `params`.
+    **Raises:** `ValueError` if `update` is called without `params`, a parameter is not real, or the arguments do
+    not go together.
     """
     base = optax.with_extra_args_support(base)
-    holds_live = isinstance(beta, int | float) and beta == 0
-    coefficient, beta = as_schedule(coefficient), as_schedule(beta)
+    holds_live = is_zero(beta)
+    _require_together(coefficient, beta, decay_at, lean)
+    settings = _Settings(_schedules(coefficient), as_schedule(beta))
 
     def init(params: Any) -> AverageState:
+        require_real("average", params)
+        _require_width(lean, params)
+
         def copy() -> Any:
             # Never the caller's buffers: parameters and state may be donated to one jitted function.
             return jax.tree.map(jnp.copy, widen(params))
 
+        x = {name: copy() for name in coefficient} if isinstance(coefficient, Mapping) else None if lean else copy()
         z = None if holds_live else copy()
-        return AverageState(jnp.zeros((), jnp.int32), copy(), z, base.init(params if holds_live else z))
+        count = jnp.zeros((), jnp.int32)
+        c, weights = _coefficient(settings, count, _no_weights(settings))
+        del weights
+        base_state = base.init(params if holds_live else z)
+        return AverageState(count, x, z, base_state, _no_weights(settings), _used(c, settings.beta(count)))
 
     def update(grads: Any, state: AverageState, params: Any = None, **extra_args: Any) -> tuple[Any, AverageState]:
-        if params is None:
-            raise ValueError("average: `params` must be passed to update(grads, state, params), got None")
-        count = optax.safe_increment(state.count)
+        require_params("average", params)
         if holds_live:
             updates, base_state = base.update(grads, state.base, params, **extra_args)
-            x = _average(coefficient, state.count, state.x, params, updates)
-            return updates, AverageState(count, x, None, base_state)
+            return updates, _follow(settings, state, params, updates)._replace(base=base_state)
         y = widen(params)
-        steps, base_state = base.update(widen(grads), state.base, y, **extra_args)
-        updates, x, z = _interpolate(coefficient, beta, state.count, state.x, state.z, y, steps)
-        return updates, AverageState(count, x, z, base_state)
+        shown = y if decay_at == "y" else state.z
+        steps, base_state = base.update(widen(grads), state.base, shown, **extra_args)
+        updates, state = _interpolate(settings, state, y, steps)
+        return updates, state._replace(base=base_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 @functools.partial(jax.jit, inline=True)
-def _average(coefficient: Schedule, count: Array, x: Any, params: Any, updates: Any) -> Any:
-    c = coefficient(count)
+def _follow(settings: _Settings, state: AverageState, params: Any, updates: Any) -> AverageState:
+    """The average of parameters that the caller holds."""
+    c, weights = _coefficient(settings, state.count, state.weights)
     z = optax.apply_updates(params, updates)  # rounded as the caller's will be
-    return jax.tree.map(lambda x, z: lerp(x, z, c), x, z)
+
+    def averaged(x: Any, c: Array) -> Any:
+        return jax.tree.map(lambda x, z: lerp(x, z, c), x, z)
+
+    x = {name: averaged(state.x[name], c[name]) for name in c} if isinstance(c, dict) else averaged(state.x, c)
+    used = _used(c, settings.beta(state.count))
+    return state._replace(count=optax.safe_increment(state.count), x=x, weights=weights, used=used)
 
 
 @functools.partial(jax.jit, inline=True)
-def _interpolate(
-    coefficient: Schedule, beta: Schedule, count: Array, x: Any, z: Any, y: Any, steps: Any
-) -> tuple[Any, Any, Any]:
-    c, b = coefficient(count), beta(count)
-    z = jax.tree.map(lambda z, s: z + s, z, steps)
+def _interpolate(settings: _Settings, state: AverageState, y: Any, steps: Any) -> tuple[Any, AverageState]:
+    c, weights = _coefficient(settings, state.count, state.weights)
+    beta = settings.beta(state.count)
+    x = recovered(y, state) if state.x is None else state.x
+    z = jax.tree.map(lambda z, s: z + s, state.z, steps)
     x = jax.tree.map(lambda x, z: lerp(x, z, c), x, z)
-    updates = jax.tree.map(lambda z, x, y: lerp(z, x, b) - y, z, x, y)
-    return updates, x, z
+    updates = jax.tree.map(lambda z, x, y: lerp(z, x, beta) - y, z, x, y)
+    count = optax.safe_increment(state.count)
+    stored = None if state.x is None else x
+    return updates, state._replace(count=count, x=stored, z=z, weights=weights, used=_used(c, beta))
+
+
+def recovered(y: Any, state: AverageState) -> Any:
+    """x of the lean form, from the parameters that the caller holds."""
+    beta = state.used["beta"]
+    return jax.tree.map(lambda y, z: z + (y - z) / beta.astype(z.dtype), y, state.z)
+
+
+def _schedules(coefficient: Any) -> Any:
+    if isinstance(coefficient, Weights):
+        return coefficient
+    if isinstance(coefficient, Mapping):
+        return {name: as_schedule(each) for name, each in coefficient.items()}
+    return as_schedule(coefficient)
+
+
+def _no_weights(settings: _Settings) -> WeightSum | None:
+    return no_weights() if isinstance(settings.coefficient, Weights) else None
+
+
+def _coefficient(settings: _Settings, count: Array, weights: WeightSum | None) -> tuple[Any, WeightSum | None]:
+    if weights is not None:
+        return add_weight(settings.coefficient, count, weights)
+    if isinstance(settings.coefficient, dict):
+        return {name: each(count) for name, each in settings.coefficient.items()}, None
+    return settings.coefficient(count), None
+
+
+def _used(c: Any, beta: Array) -> dict[str, Array]:
+    coefficients = (
+        {f"coefficient[{name}]": each for name, each in c.items()} if isinstance(c, dict) else {"coefficient": c}
+    )
+    return {**coefficients, "beta": beta}
+
+
+def _require_together(coefficient: Any, beta: Any, decay_at: str, lean: bool) -> None:
+    if decay_at not in ("y", "z"):
+        raise ValueError(f"average: `decay_at` must be 'y' or 'z', got {decay_at!r}")
+    if isinstance(coefficient, Mapping) and not (coefficient and is_zero(beta)):
+        raise ValueError(f"average: `coefficient` must be one schedule where beta is not 0, got {coefficient!r}")
+    if lean and isinstance(beta, int | float) and beta < 0.5:
+        raise ValueError(f"average: `beta` must be at least 0.5 in the lean form, got {beta!r}")
+
+
+def _require_width(lean: bool, params: Any) -> None:
+    narrow = {leaf.dtype for leaf in jax.tree.leaves(params) if jnp.finfo(leaf.dtype).bits < 32}
+    if lean and narrow:
+        raise ValueError(f"average: `params` must be float32 or wider in the lean form, got {min(map(str, narrow))}")
+
+
+# The latest ones --------------------------------------------------------------------------------------
+
+
+class LawaState(NamedTuple):
+    count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
+    ring: Any  # the latest parameters; the shapes of the parameters with an axis of `last` in front
+    base: Any  # the state of the base
+    used: dict[str, Array]  # how many the average is of
+
+
+def lawa(
+    base: optax.GradientTransformation, last: int, every: int = 1, start: int = 0
+) -> optax.GradientTransformationExtraArgs:
+    r"""Keeps the latest parameters beside any optimizer, and averages them for evaluation (`eval_params`).
+
+    $$x = \frac1n \sum_{i=1}^{n} p_i, \qquad n \le \mathrm{last}$$
+
+    of the parameters p after every n-th update from update `start` on; before any is kept, x is the caller's.
+    The run is bit for bit that of `base`; the memory is that of `last` copies of the parameters, in float32 or
+    wider. `average` with `tail` or `swa` forgets nothing but needs one.
+
+    Source: LAWA, arXiv:2209.14981 and arXiv:2306.03241.
+
+    **Raises:** `ValueError` unless `last` and `every` are whole numbers, 1 or more, and `start` 0 or more; if a
+    parameter is not real; if `update` is called without `params`.
+    """
+    for name, value, least in (("last", last, 1), ("every", every, 1), ("start", start, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"lawa: `{name}` must be a whole number, {least} or more, got {value!r}")
+    base = optax.with_extra_args_support(base)
+
+    def init(params: Any) -> LawaState:
+        require_real("lawa", params)
+        ring = jax.tree.map(lambda p: jnp.zeros((last, *p.shape), p.dtype), widen(params))
+        return LawaState(jnp.zeros((), jnp.int32), ring, base.init(params), {"averaged": jnp.zeros((), jnp.int32)})
+
+    def update(grads: Any, state: LawaState, params: Any = None, **extra_args: Any) -> tuple[Any, LawaState]:
+        require_params("lawa", params)
+        updates, base_state = base.update(grads, state.base, params, **extra_args)
+        return updates, _keep(state, optax.apply_updates(params, updates))._replace(base=base_state)
+
+    @functools.partial(jax.jit, inline=True)
+    def _keep(state: LawaState, params: Any) -> LawaState:
+        since = state.count - start
+        number = jnp.maximum(since, 0) // every
+        keep = (since >= 0) & (since % every == 0)
+        slot = number % last
+        ring = jax.tree.map(
+            lambda r, p: r.at[slot].set(jnp.where(keep, p.astype(r.dtype), r[slot])), state.ring, params
+        )
+        averaged = jnp.where(since < 0, 0, jnp.minimum(number + 1, last))
+        return state._replace(count=optax.safe_increment(state.count), ring=ring, used={"averaged": averaged})
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,36 +1,130 @@
 """Reading an optimizer's state, wherever it sits in a chain."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax.tree_util import tree_leaves_with_path, tree_map_with_path
+import jax.numpy as jnp
+from jax import Array
+from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path, tree_map_with_path
 
-from optim.averaging import AverageState
+from optim.averaging import AverageState, LawaState, recovered
+from optim.schedule_free_plus import ScheduleFreePlusState
+
+AVERAGES = (AverageState, LawaState, ScheduleFreePlusState)
 
 
-def eval_params(opt_state: Any, params: Any) -> Any:
+def eval_params(opt_state: Any, params: Any, name: str | None = None) -> Any:
     """The parameters to evaluate, save and deploy: the average where `opt_state` holds one, else `params`.
 
     Finds the average through `optax.chain`, `MultiSteps`, `masked`, `nnx.Optimizer` and anything else that
     is a pytree, so an evaluation loop need not know which optimizer it was given. Parameters that the
-    average does not cover (masked ones) are those of `params`.
+    average does not cover (masked ones) are those of `params`. Of an average of an average, the outer one.
+
+    **Arguments:** `params`: those that the caller trains, never evaluated ones; `name`: which average, where
+    `average` was given several.
 
     **Returns:** a tree like `params`, with its dtypes.
 
-    **Raises:** `ValueError` if two averages cover one parameter, or one covers what `params` does not hold.
+    **Raises:** `ValueError` if two averages cover one parameter, one covers what `params` does not hold, or there
+    is none of that name.
     """
     # By path and not by structure: masks leave holes, and Flax wraps state and parameters differently.
-    averages = [s.x for s in jax.tree.leaves(opt_state, is_leaf=_is_average) if _is_average(s)]
-    leaves = [leaf for x in averages for leaf in tree_leaves_with_path(x)]
+    averages = [s for s in jax.tree.leaves(opt_state, is_leaf=_is_average) if _is_average(s)]
+    held = dict(tree_leaves_with_path(params))
+    leaves = [leaf for state in averages for leaf in _averaged(state, held, name)]
     averaged = dict(leaves)
     if len(averaged) != len(leaves):
         raise ValueError("eval_params: `opt_state` must hold one average of each parameter, got several")
-    unknown = averaged.keys() - {path for path, _ in tree_leaves_with_path(params)}
+    unknown = averaged.keys() - held.keys()
     if unknown:
-        name = jax.tree_util.keystr(min(unknown, key=str))
-        raise ValueError(f"eval_params: `params` must be the parameters of `opt_state`, which averages {name} as well")
+        least = keystr(min(unknown, key=str))
+        raise ValueError(f"eval_params: `params` must be the parameters of `opt_state`, which averages {least} as well")
     return tree_map_with_path(lambda path, p: averaged[path].astype(p.dtype) if path in averaged else p, params)
 
 
+def _averaged(state: Any, held: dict[Any, Any], name: str | None) -> list[tuple[Any, Array]]:
+    """The averaged parameters that a state holds, with their paths."""
+    if isinstance(state, LawaState):
+        return [
+            (path, _mean(ring, state.used["averaged"], held.get(path)))
+            for path, ring in tree_leaves_with_path(state.ring)
+        ]
+    if state.x is None:
+        return [
+            (path, recovered(held[path], state._replace(z=z)))
+            for path, z in tree_leaves_with_path(state.z)
+            if path in held
+        ]
+    return tree_leaves_with_path(_named(state, name))
+
+
+def _named(state: Any, name: str | None) -> Any:
+    names = [key.removeprefix("coefficient[")[:-1] for key in state.used if key.startswith("coefficient[")]
+    if not names and name is None:
+        return state.x
+    if name not in names:
+        wanted = f"one of {', '.join(map(repr, names))}" if names else "None, since there is one average without a name"
+        raise ValueError(f"eval_params: `name` must be {wanted}, got {name!r}")
+    return state.x[name]
+
+
+def _mean(ring: Array, averaged: Array, newest: Any) -> Array:
+    kept = jnp.arange(ring.shape[0]) < averaged
+    mean = jnp.sum(jnp.where(kept.reshape(-1, *[1] * (ring.ndim - 1)), ring, 0), axis=0) / jnp.maximum(averaged, 1)
+    return mean if newest is None else jnp.where(averaged > 0, mean, newest.astype(mean.dtype))
+
+
 def _is_average(node: Any) -> bool:
-    return isinstance(node, AverageState)
+    return isinstance(node, AVERAGES)
+
+
+def hyperparameters(opt_state: Any) -> dict[str, Array]:
+    """The numbers that the last update used: learning rate, betas, decay, averaging coefficient, for a log.
+
+    Before the first update, those that it will use. Under gradient accumulation, those of the last update that
+    was applied. Where several optimizers in one state use the same name, each is preceded by its place in the state.
+
+    **Returns:** scalars by name.
+    """
+    found = [(place, name, value) for place, used in _used("", opt_state) for name, value in used.items()]
+    names = [name for _, name, _ in found]
+    return {name if names.count(name) == 1 else f"{place}.{name}": value for place, name, value in found}
+
+
+def _used(place: str, tree: Any) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Every record of hyperparameters in a state, with its place."""
+    for path, node in tree_flatten_with_path(tree, is_leaf=_has_record)[0]:
+        if _has_record(node):
+            here = place + keystr(path)
+            yield here, node.used
+            for field in node._fields:
+                if field != "used":
+                    yield from _used(f"{here}.{field}", getattr(node, field))
+
+
+def _has_record(node: Any) -> bool:
+    return isinstance(getattr(node, "used", None), dict)
+
+
+def require_eval_params(opt_state: Any, params: Any) -> Any:
+    """`params`, if they are those to evaluate and save; for a checkpoint or a validation loop that must not be given
+    the training parameters by mistake.
+
+    Schedule-free optimizers train at y, which the caller holds, and are worth only as much as x, which
+    `eval_params` returns. `require_eval_params(state, eval_params(state, params))` passes; so do the training
+    parameters of an optimizer without an average.
+
+    **Raises:** `ValueError` if `params` differ from `eval_params(opt_state, params)` (traced values are not compared),
+    or if the average is in the lean form, where x and y cannot be told apart.
+    """
+    if any(isinstance(s, AverageState) and s.x is None for s in jax.tree.leaves(opt_state, is_leaf=_is_average)):
+        raise ValueError("require_eval_params: `opt_state` must store its average, got one in the lean form")
+    expected = eval_params(opt_state, params)
+    for (path, have), want in zip(tree_leaves_with_path(params), jax.tree.leaves(expected), strict=True):
+        if not isinstance(have, jax.core.Tracer) and not jnp.array_equal(have, want, equal_nan=True):
+            raise ValueError(
+                "require_eval_params: `params` must be the averaged parameters, eval_params(opt_state, params), got "
+                f"training parameters at {keystr(path) or 'the root'}"
+            )
+    return params

@@ -1,13 +1,22 @@
-"""Schedule-free optimization: gradients between the live and the averaged parameters."""
+"""Schedule-free optimization: gradients between the live and the averaged parameters. And its relatives."""
+
+from typing import Literal
 
 import optax
 
-from optim.averaging import average, polyak
-from schedules import ScheduleLike
+from optim.adam import adam_with_rectification, adamw, rectification
+from optim.averaging import average
+from optim.coefficients import Weights, polyak, weighted
+from optim.sgd import sgd
+from schedules import Schedule, ScheduleLike, advance, as_schedule, linear
 
 
 def schedule_free(
-    base: optax.GradientTransformation, coefficient: ScheduleLike | None = None, beta: ScheduleLike = 0.9
+    base: optax.GradientTransformation,
+    coefficient: ScheduleLike | Weights | None = None,
+    beta: ScheduleLike = 0.9,
+    decay_at: Literal["y", "z"] = "y",
+    lean: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Schedule-free optimization (Defazio et al., *The Road Less Scheduled*, arXiv:2405.15682) with any base.
 
@@ -18,7 +27,104 @@ def schedule_free(
     `eval_params(opt_state, params)`.
 
     **Arguments:** `base`: a transformation without momentum of its own, such as `adam(lr, b1=0)`, since
-    beta takes its place; `coefficient`: `polyak()` unless given, as in the paper's theory, or `ema(decay)`;
-    `beta`: a number or a schedule.
+    beta takes its place; `coefficient`: `polyak()` unless given, as in the paper's theory, or `ema(decay)`, or
+    `weighted(lr)` as in its code; `beta`: a number or a schedule; `decay_at` and `lean` as of `average`.
     """
-    return average(base, polyak() if coefficient is None else coefficient, beta)
+    return average(base, polyak() if coefficient is None else coefficient, beta, decay_at, lean)
+
+
+def schedule_free_sgd(
+    learning_rate: ScheduleLike = 1.0,
+    beta: ScheduleLike = 0.9,
+    warmup_steps: int = 0,
+    weight_decay: float = 0.0,
+    r: float = 0.0,
+    weight_lr_power: float = 2.0,
+    lean: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Schedule-free SGD as its authors release it: warm-up (t + 1) / warmup_steps for step and weight, L2 decay at y.
+
+    The rate wants to be 10 to 50 times that of SGD.
+
+    Source: github.com/facebookresearch/schedule_free, `SGDScheduleFree`; arXiv:2405.15682.
+    """
+    lr = warmed(learning_rate, warmup_steps)
+    base = optax.chain(optax.add_decayed_weights(weight_decay), sgd(lr)) if weight_decay else sgd(lr)
+    return average(base, weighted(lr, r, weight_lr_power), beta, lean=lean)
+
+
+def schedule_free_adamw(
+    learning_rate: ScheduleLike = 0.0025,
+    beta: ScheduleLike = 0.9,
+    b2: ScheduleLike = 0.999,
+    eps: ScheduleLike = 1e-8,
+    warmup_steps: int = 0,
+    weight_decay: ScheduleLike = 0.0,
+    decay_at: Literal["y", "z"] = "y",
+    inner_momentum: ScheduleLike = 0.0,
+    r: float = 0.0,
+    weight_lr_power: float = 2.0,
+    scale: float = 1.0,
+    lean: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Schedule-free AdamW as its authors release it since version 1.3.
+
+    The rate wants to be 1 to 10 times that of AdamW. `inner_momentum` is a first moment inside the base, 0.9 where
+    used; `scale` other than 1 is the refinement of arXiv:2507.09846, C (1 - beta).
+
+    Source: github.com/facebookresearch/schedule_free, `AdamWScheduleFree`; arXiv:2405.15682.
+    """
+    lr = warmed(learning_rate, warmup_steps)
+    base = adamw(lr, inner_momentum, b2, eps, weight_decay)
+    return average(base, weighted(lr, r, weight_lr_power, scale), beta, decay_at, lean)
+
+
+def schedule_free_radam(
+    learning_rate: ScheduleLike = 0.0025,
+    beta: ScheduleLike = 0.9,
+    b2: float = 0.999,
+    eps: ScheduleLike = 1e-8,
+    weight_decay: ScheduleLike = 0.0,
+    silent: bool = True,
+    r: float = 0.0,
+    weight_lr_power: float = 2.0,
+    lean: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Schedule-free RAdam, which needs no warm-up: its rate is multiplied by `rectification(b2, 4.0)`.
+
+    While that is not defined nothing moves (`silent`), or z takes steps of plain SGD.
+
+    Source: github.com/facebookresearch/schedule_free, `RAdamScheduleFree`.
+    """
+    rate = as_schedule(learning_rate)
+    rectified = rate * rectification(b2, 4.0, 0.0 if silent else 1.0)
+    if silent:
+        base = adamw(rectified, 0.0, b2, eps, weight_decay)
+    else:
+        base = adam_with_rectification(rate, 0.0, b2, eps, weight_decay, threshold=4.0)
+    return average(base, weighted(rectified, r, weight_lr_power), beta, lean=lean)
+
+
+def gpa(
+    base: optax.GradientTransformation, mu_x: float = 0.9967, mu_y: ScheduleLike = 0.7, lean: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    r"""Generalized primal averaging (arXiv:2512.17131): an exponential x, gradients at mu_y x + (1 - mu_y) z.
+
+    $$z \leftarrow z + \mathrm{base}(\nabla f(y)), \qquad x \leftarrow \mu_x\, x + (1 - \mu_x)\, z, \qquad
+      y \leftarrow \mu_y\, x + (1 - \mu_y)\, z$$
+
+    The base keeps its schedule and decays z. Settings: mu_x = 0 is the base itself; mu_x = m, mu_y = 1 with the rate
+    lr / (1 - m) is heavy-ball momentum m, with x its iterate; mu_x = mu_y = m with the same rate is Nesterov's, with y.
+    mu_x = 0.9^(1/H) does the work of H local steps of DiLoCo.
+
+    **Raises:** `ValueError` if mu_x is not a number from 0 to below 1.
+    """
+    if isinstance(mu_x, bool) or not isinstance(mu_x, int | float) or not 0 <= mu_x < 1:
+        raise ValueError(f"gpa: `mu_x` must be a number from 0 to below 1, got {mu_x!r}")
+    return average(base, 1.0 - mu_x, mu_y, decay_at="z", lean=lean)
+
+
+def warmed(learning_rate: ScheduleLike, warmup_steps: int) -> Schedule:
+    """The rate times (t + 1) / warmup_steps: the warm-up of the schedule-free reference, whose first step counts."""
+    rate = as_schedule(learning_rate)
+    return rate * advance(linear(0.0, 1.0, warmup_steps), 1) if warmup_steps else rate

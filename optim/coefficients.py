@@ -1,0 +1,265 @@
+"""How much the newest parameters weigh in an average: schedules c(t) for `average`.
+
+    x <- (1 - c(t)) x + c(t) z
+
+Each is 1 at the first update, so that the average begins with the first updated parameters and needs no further
+correction. What makes one average start later or mix two is a combinator like any other: `delay(polyak(), 1000)`
+is the average of all parameters after the first thousand updates.
+"""
+
+import math
+from decimal import Decimal
+from typing import Annotated, Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from optim.numerics import accumulate, one_minus_power
+from schedules import (
+    Period,
+    Positive,
+    Precise,
+    Schedule,
+    ScheduleLike,
+    Steps,
+    as_schedule,
+    delay,
+    maximum,
+    power_law,
+    recipe,
+    schedule,
+)
+from schedules.kinds import Number
+from schedules.numerics import Split, pair, power
+
+Window = Annotated[float | Array, Number(float, "a number of updates, 1 or more", least=1)]
+
+
+@schedule
+def polyak(step: Array) -> Array:
+    r"""The uniform average of all updated parameters.
+
+    $$c(t) = \frac{1}{t + 1}$$
+
+    Source: Polyak and Juditsky, *Acceleration of stochastic approximation by averaging*, 1992.
+    """
+    return 1 / (step.astype(float) + 1)  # as a float: the last int32 step has no successor
+
+
+@recipe
+def tail(start: Steps) -> Schedule:
+    r"""The uniform average of the parameters after the first `start` updates; until then the newest.
+
+    $$c(t) = \frac{1}{\max(t - \mathrm{start},\, 0) + 1}$$
+
+    Suffix averaging: Rakhlin, Shamir and Sridharan, arXiv:1109.5647.
+    """
+    return delay(polyak(), start)
+
+
+@schedule
+def sampled(step: Array, coefficient: ScheduleLike, every: Period, start: Steps = 0) -> Array:
+    r"""An average of the parameters after every n-th update from update `start` on, and of no others.
+
+    $$c(t) = \begin{cases} \mathrm{coefficient}\big(\tfrac{t - \mathrm{start}}{\mathrm{every}}\big) &
+                \mathrm{every} \mid t - \mathrm{start} \\ 0 & \text{otherwise} \end{cases},
+      \qquad t \ge \mathrm{start}$$
+
+    Until `start` it is 1, and the average the newest parameters. `swa` is this of `polyak()`.
+    """
+    since = step - start
+    drawn = as_schedule(coefficient)(jnp.maximum(since, 0) // every)
+    return jnp.where(since < 0, 1.0, jnp.where(since % every == 0, drawn, 0.0))
+
+
+@recipe
+def swa(start: Steps, every: Period) -> Schedule:
+    """Stochastic weight averaging: the mean of the parameters after every n-th update from update `start` on.
+
+    Source: Izmailov et al., arXiv:1803.05407. Batch-norm statistics must be taken anew: `refresh_batch_stats`.
+    """
+    return sampled(polyak(), every, start)
+
+
+@schedule
+def polynomial_average(step: Array, exponent: Precise) -> Array:
+    r"""An average in which the parameters after update k weigh about k^exponent.
+
+    $$c(t) = \frac{\mathrm{exponent} + 1}{t + 1 + \mathrm{exponent}}$$
+
+    Source: Shamir and Zhang, arXiv:1212.1824; with exponent 8 the averager of DoG, arXiv:2302.12022.
+    """
+    hi, lo = pair(exponent)
+    return (hi + lo + 1) / (step.astype(float) + 1 + (hi + lo))
+
+
+@schedule
+def power_ema(step: Array, exponent: Precise) -> Array:
+    r"""The power-function average: its profile keeps its shape as the run grows longer.
+
+    $$c(t) = 1 - \Big(1 - \frac{1}{t + 1}\Big)^{\mathrm{exponent} + 1}$$
+
+    The weight of the parameters after update k is about k^exponent. `relative_width` and `exponent_of_width`
+    relate the exponent to the width of the profile as a fraction of the run.
+
+    Source: Karras et al., arXiv:2312.02696, equation 4.
+    """
+    hi, lo = pair(exponent)
+    t = step.astype(float) + 1
+    left = jnp.log1p(-1 / jnp.maximum(t, 2.0))
+    return jnp.where(t == 1, 1.0, -jnp.expm1((hi + lo + 1) * left))
+
+
+def relative_width(exponent: float) -> float:
+    r"""The standard deviation of the profile of `power_ema`, as a fraction of the run.
+
+    $$\sigma = \sqrt{\frac{\gamma + 1}{(\gamma + 2)^2 (\gamma + 3)}}$$
+    """
+    return math.sqrt((exponent + 1) / ((exponent + 2) ** 2 * (exponent + 3)))
+
+
+def exponent_of_width(width: float) -> float:
+    """The exponent of the `power_ema` with this relative width, by bisection: `exponent_of_width(0.10)` is 6.94.
+
+    **Raises:** `ValueError` unless the width is above 0 and below 0.288, that of a uniform average.
+    """
+    if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < relative_width(0.0):
+        raise ValueError(f"exponent_of_width: `width` must be a number above 0 and below 0.288, got {width!r}")
+    low, high = 0.0, 1 / width
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if relative_width(middle) > width else (low, middle)
+    return low
+
+
+@schedule
+def exponential_average(step: Array, window: Window) -> Array:
+    r"""The bias-corrected exponential average over about the last `window` updates.
+
+    $$c(t) = \frac{1 - r}{1 - r^{t+1}}, \qquad r = 1 - 1 / \mathrm{window}$$
+
+    The weight of the parameters k updates ago is proportional to r^k.
+    """
+    rate = 1 / window
+    # Below 1, so that the derivative of the logarithm stays finite at a window of one update.
+    inside = jnp.minimum(rate, 1 - 2.0**-23)
+    return jnp.minimum(rate / one_minus_power(inside, step.astype(float) + 1), 1.0)
+
+
+def ema(decay: float | Array) -> Schedule:
+    """The bias-corrected exponential average with this decay: `exponential_average(1 / (1 - decay))`.
+
+    The window is formed from the decimal that was typed: `ema(0.9999)` has a window of 10,000 updates,
+    where 1 / (1 - 0.9999) in float32 gives 9,998.
+
+    **Raises:** `ValueError` if `decay` is a number outside [0, 1).
+    """
+    if isinstance(decay, Array):
+        return exponential_average(1 / (1 - decay))
+    return exponential_average(1 / _complement("ema", decay))
+
+
+def ema_half_life(updates: float) -> Schedule:
+    r"""The bias-corrected exponential average in which a weight halves in so many updates.
+
+    $$r = 2^{-1 / \mathrm{updates}}$$
+
+    **Raises:** `ValueError` unless `updates` is a positive number.
+    """
+    if isinstance(updates, bool) or not isinstance(updates, int | float) or not 0 < updates < math.inf:
+        raise ValueError(f"ema_half_life: `updates` must be a positive number, got {updates!r}")
+    return exponential_average(-1 / math.expm1(-math.log(2) / updates))
+
+
+def ema_warmed(decay: float, exponent: float = 2 / 3, timescale: int = 1) -> Schedule:
+    r"""An exponential average whose decay rises from 0 to `decay`, instead of a bias correction.
+
+    $$c(t) = \max\big(1 - \mathrm{decay},\, (1 + t / \mathrm{timescale})^{-\mathrm{exponent}}\big)$$
+
+    timm's `ModelEmaV3` with its warm-up, of which these are the defaults.
+
+    **Raises:** `ValueError` if `decay` is a number outside [0, 1), or another argument is not positive.
+    """
+    return maximum(_complement("ema_warmed", decay), power_law(1.0, exponent, timescale))
+
+
+@schedule
+def ema_relative(step: Array, half_life: Positive) -> Array:
+    r"""An exponential average whose half-life is a fraction of the updates applied so far.
+
+    $$c(t) = 1 - 2^{-1 / (\mathrm{half\_life} \cdot t)}, \qquad c(0) = 1$$
+
+    It forgets the beginning of a run of any length: the anytime average of arXiv:2602.03702.
+    """
+    return -jnp.expm1(-math.log(2) / (half_life * jnp.maximum(step.astype(float), 2.0**-60)))
+
+
+def _complement(name: str, decay: float) -> float:
+    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
+        raise ValueError(f"{name}: `decay` must be a number from 0 to below 1, got {decay!r}")
+    return float(1 - Decimal(repr(float(decay))))
+
+
+# Weights that add up ----------------------------------------------------------------------------------
+
+
+class Weights(NamedTuple):
+    """What `weighted` makes: schedules, read at every update."""
+
+    learning_rate: Schedule
+    r: Schedule
+    weight_lr_power: Schedule
+    scale: Schedule
+    start: Schedule
+
+
+class WeightSum(NamedTuple):
+    """What must be remembered of weights."""
+
+    total: Split  # the sum of all weights
+    largest: Array  # the largest learning rate
+
+
+def weighted(
+    learning_rate: ScheduleLike, r: float = 0.0, weight_lr_power: float = 2.0, scale: float = 1.0, start: int = 0
+) -> Weights:
+    r"""An average in which parameters weigh by their step and by the largest learning rate so far.
+
+    $$w_t = (t + 1)^r \max_{s \le t} \mathrm{lr}(s)^{\mathrm{weight\_lr\_power}}, \qquad
+      c(t) = \min\Big(\mathrm{scale}\, \frac{w_t}{\sum_{s \le t} w_s},\, 1\Big)$$
+
+    The weights of schedule-free optimization: under a warm-up the first steps count little. Until `start` the
+    average is the newest parameters, and nothing is summed. `scale` other than 1 is the refinement of
+    arXiv:2507.09846, C (1 - b1).
+
+    **Arguments:** `learning_rate`: the one the base uses, a number or a schedule.
+    """
+    return Weights(*map(as_schedule, (learning_rate, r, weight_lr_power, scale, start)))
+
+
+def no_weights() -> WeightSum:
+    def zero() -> Array:  # a buffer each, so that the state can be donated
+        return jnp.zeros((), float)
+
+    return WeightSum(Split(zero(), zero()), zero())
+
+
+def add_weight(
+    weights: Weights, count: Array, so_far: WeightSum, rate: ArrayLike | None = None
+) -> tuple[Array, WeightSum]:
+    """The coefficient of this update, and the weights with it. `rate` stands in for a rate that is no schedule."""
+    lr = weights.learning_rate(count) if rate is None else jnp.asarray(rate)
+    largest = jnp.maximum(so_far.largest, lr)
+    r, lr_power = weights.r(count), weights.weight_lr_power(count)
+    by_rate = jnp.where(lr_power == 0, 1.0, power(largest, lr_power))
+    step = count.astype(float)
+    weight = power(step + 1, r) * by_rate
+    begun = step >= weights.start(count)
+    total = accumulate(so_far.total, jnp.where(begun, weight, 0.0))
+    share = weights.scale(count) * weight / jnp.where(total.hi > 0, total.hi, 1.0)
+    c = jnp.where(begun, jnp.where(total.hi > 0, jnp.minimum(share, 1.0), 0.0), 1.0)
+    return c, WeightSum(total, largest)
+
+
+Coefficient = Any  # a schedule, a number, `Weights`, or several of the first two by name

@@ -1,0 +1,68 @@
+"""Choosing the length of an average after training, from a few snapshots."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+
+class Snapshot(NamedTuple):
+    """An average of `power_ema(exponent)` as it was after so many updates."""
+
+    updates: int
+    exponent: float
+    params: Any
+
+
+def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: float, updates: int | None = None) -> Any:
+    r"""The average that `power_ema(exponent)` would have given after so many `updates`, from snapshots of others.
+
+    Run two averages at once, `average(base, {"narrow": power_ema(16.97), "wide": power_ema(6.94)})`, which are
+    relative widths of 0.05 and 0.10, and keep both (`eval_params` by name, in float32) now and then. Any width
+    in their neighbourhood can then be had, without another run. The profile of each average is
+    $p(\tau) = (\gamma + 1)\, \tau^{\gamma} / t^{\gamma + 1}$ for $\tau \le t$; the coefficients of the snapshots are
+    the least-squares fit of their profiles to the one wanted, scaled to a sum of 1:
+
+    $$A X = B, \qquad A_{ij} = \langle p_i, p_j \rangle, \quad B_i = \langle p_i, p \rangle, \qquad
+      \langle a, b \rangle = \frac{(\gamma_a + 1)(\gamma_b + 1)\,(t_a / t_b)^{e}}
+        {(\gamma_a + \gamma_b + 1) \max(t_a, t_b)}, \qquad e = \gamma_b \text{ if } t_a < t_b \text{ else } -\gamma_a$$
+
+    **Arguments:** `snapshots`: of any updates and exponents; those after `updates` are not used; `updates`: by default
+    that of the latest snapshot.
+
+    **Returns:** a tree like the snapshots' parameters, with their dtypes; the sums are float64.
+
+    **Raises:** `ValueError` if there is no snapshot by `updates`, or a number is not positive.
+
+    Source: Karras et al., *Analyzing and improving the training dynamics of diffusion models*, arXiv:2312.02696,
+    section 3.
+    """
+    updates = max((s.updates for s in snapshots), default=0) if updates is None else updates
+    used = [s for s in snapshots if s.updates <= updates]
+    if not used or min(s.updates for s in used) < 1:
+        raise ValueError(
+            f"post_hoc_ema: `snapshots` must hold one of 1 to {updates} updates, got {[s.updates for s in snapshots]}"
+        )
+    if exponent <= 0:
+        raise ValueError(f"post_hoc_ema: `exponent` must be a positive number, got {exponent!r}")
+    weights = coefficients([(s.updates, s.exponent) for s in used], (updates, exponent))
+
+    def combined(*leaves: Any) -> Any:
+        total = sum(w * np.asarray(leaf, np.float64) for w, leaf in zip(weights, leaves, strict=True))
+        return np.asarray(total).astype(leaves[0].dtype)
+
+    return jax.tree.map(combined, *(s.params for s in used))
+
+
+def coefficients(profiles: Sequence[tuple[int, float]], wanted: tuple[int, float]) -> np.ndarray:
+    """How much each snapshot, of (updates, exponent), weighs in the average that is wanted; they sum to 1."""
+    products = np.array([[_inner(a, b) for b in profiles] for a in profiles])
+    solved = np.linalg.lstsq(products, np.array([_inner(a, wanted) for a in profiles]), rcond=None)[0]
+    return solved / solved.sum()
+
+
+def _inner(a: tuple[int, float], b: tuple[int, float]) -> float:
+    (t_a, gamma_a), (t_b, gamma_b) = a, b
+    ratio = (t_a / t_b) ** (gamma_b if t_a < t_b else -gamma_a)
+    return (gamma_a + 1) * (gamma_b + 1) * ratio / ((gamma_a + gamma_b + 1) * max(t_a, t_b))

@@ -1,0 +1,134 @@
+"""ScheduleFree+: schedule-free Adam whose rate is a Polyak step, from the loss."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from optim.coefficients import Weights, WeightSum, add_weight, no_weights, weighted
+from optim.numerics import at, fraction, lerp, one_minus_power, require_params, require_real, widen, zeros
+from schedules import Schedule, ScheduleLike, as_schedule, constant, exponential
+
+
+class ScheduleFreePlusState(NamedTuple):
+    count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
+    x: Any  # the average, where the model is evaluated; the shapes of the parameters, float32 or wider
+    z: Any  # the live parameters, likewise
+    mu: Any  # running mean of the gradients, likewise
+    nu: Any  # running mean of their squares, likewise
+    norm: Array  # running mean of the gradients' scaled L1 norm
+    weights: WeightSum
+    used: dict[str, Array]  # the learning rate, coefficient and beta of the last update
+
+
+class _Hyperparameters(NamedTuple):
+    learning_rate: Schedule
+    beta: Schedule
+    a1: Schedule  # 1 - b1
+    a2: Schedule  # 1 - b2
+    eps: Schedule
+    weight_decay: Schedule
+    norm_weight: Schedule  # 1 - polyak_beta
+
+
+def schedule_free_plus(
+    learning_rate: ScheduleLike = 1.0,
+    beta: float = 0.9,
+    beta_max: float = 0.965,
+    beta_steps: int = 0,
+    b1: ScheduleLike = 0.9,
+    b2: ScheduleLike = 0.95,
+    eps: ScheduleLike = 1e-8,
+    weight_decay: ScheduleLike = 0.0,
+    polyak_beta: float = 0.0,
+    r: float = 0.0,
+    weight_lr_power: float = 2.0,
+    newest_until: int = 0,
+) -> optax.GradientTransformationExtraArgs:
+    r"""ScheduleFree+ (Defazio, arXiv:2605.19095). Wants the loss at y: `update(grads, state, params, value=loss)`.
+
+    The rate is a Polyak step towards a loss of 0, from the loss f and the gradients g at y:
+
+    $$\gamma_t = \mathrm{lr}\, \frac{\max\big(0,\, f + \beta_t \langle g, z - x \rangle\big)}{\hat e_t}, \qquad
+      e \leftarrow \rho\, e + (1 - \rho) \sqrt{\pi / 2}\, \lVert g \rVert_1, \qquad
+      \hat e_t = \frac{e}{1 - \rho^{t+1}}$$
+
+    $$z \leftarrow z - \gamma_t^2 \lambda\, y - \gamma_t\, \frac{\hat m}{\sqrt{\hat v} + \mathrm{eps}}, \qquad
+      x \leftarrow (1 - c_t)\, x + c_t\, z, \qquad y \leftarrow (1 - \beta_t)\, z + \beta_t\, x$$
+
+    with `weighted` coefficients c, which are 1 for the first `newest_until` updates (once or twice the warm-up).
+
+    **Arguments:** `learning_rate`: lr, 1 or a warm-up to it; `beta`, `beta_max`, `beta_steps`: 1 - beta goes
+    geometrically from 1 - beta to 1 - beta_max over `beta_steps` updates, or stays, with 0; `weight_decay`:
+    lambda, multiplied by the square of the rate (AdamC, arXiv:2506.02285), so 20 to 50 and not 0.1;
+    `polyak_beta`: rho.
+
+    **Raises:** `ValueError` if `update` is called without `params` or without `value`.
+    """
+    name = "schedule_free_plus"
+    a1, a2, norm_weight = (
+        1 - fraction(name, argument, value)
+        for argument, value in (("b1", b1), ("b2", b2), ("polyak_beta", polyak_beta))
+    )
+    distance = 1 - fraction(name, "beta", beta), 1 - fraction(name, "beta_max", beta_max)
+    annealed = 1 - exponential(*distance, beta_steps) if beta_steps else constant(beta)
+    hyperparameters = _Hyperparameters(
+        *map(as_schedule, (learning_rate, annealed, a1, a2, eps, weight_decay, norm_weight))
+    )
+    weights = weighted(learning_rate, r, weight_lr_power, start=newest_until)
+
+    def init(params: Any) -> ScheduleFreePlusState:
+        require_real(name, params)
+        x, z = (jax.tree.map(jnp.copy, widen(params)) for _ in range(2))
+        used = {"learning_rate": constant(0.0)(0), "coefficient": constant(1.0)(0), "beta": hyperparameters.beta(0)}
+        zero, count = constant(0.0)(0), jnp.zeros((), jnp.int32)
+        return ScheduleFreePlusState(count, x, z, zeros(params), zeros(params), zero, no_weights(), used)
+
+    def update(
+        grads: Any, state: ScheduleFreePlusState, params: Any = None, *, value: Any = None, **extra_args: Any
+    ) -> tuple[Any, ScheduleFreePlusState]:
+        del extra_args
+        require_params(name, params)
+        if value is None:
+            raise ValueError(f"{name}: `value` must be the loss, update(grads, state, params, value=loss), got None")
+        return _update(hyperparameters, weights, widen(grads), state, widen(params), value)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@functools.partial(jax.jit, inline=True)
+def _update(
+    hyperparameters: _Hyperparameters, weights: Weights, grads: Any, state: ScheduleFreePlusState, y: Any, value: Array
+) -> tuple[Any, ScheduleFreePlusState]:
+    lr, beta, a1, a2, eps, decay, norm_weight = at(hyperparameters, state.count)
+    t = optax.safe_increment(state.count)
+    slope = _sum(lambda g, z, x: g * (z - x), grads, state.z, state.x)
+    length = jnp.sqrt(jnp.pi / 2) * _sum(jnp.abs, grads)
+    norm = lerp(state.norm, length.astype(state.norm.dtype), norm_weight)
+    unbiased = norm / one_minus_power(norm_weight, t)
+    step = jnp.maximum(value + beta * slope, 0.0) / jnp.where(unbiased > 0, unbiased, 1.0)
+    rate = jnp.where(unbiased > 0, lr * step, 0.0).astype(norm.dtype)
+
+    mu = jax.tree.map(lambda m, g: lerp(m, g, a1), state.mu, grads)
+    nu = jax.tree.map(lambda v, g: lerp(v, g**2, a2), state.nu, grads)
+    unbias1, unbias2 = 1 / one_minus_power(a1, t), 1 / one_minus_power(a2, t)
+
+    def move(z: Array, m: Array, v: Array, y: Array) -> Array:
+        direction = m * unbias1.astype(m.dtype) / (jnp.sqrt(v * unbias2.astype(v.dtype)) + eps.astype(v.dtype))
+        gamma = rate.astype(z.dtype)
+        return z - gamma**2 * decay.astype(z.dtype) * y - gamma * direction
+
+    z = jax.tree.map(move, state.z, mu, nu, y)
+    c, sums = add_weight(weights, state.count, state.weights, rate)
+    x = jax.tree.map(lambda x, z: lerp(x, z, c), state.x, z)
+    updates = jax.tree.map(lambda z, x, y: lerp(z, x, beta) - y, z, x, y)
+    used = {"learning_rate": rate, "coefficient": c, "beta": beta}
+    return updates, ScheduleFreePlusState(t, x, z, mu, nu, norm, sums, used)
+
+
+def _sum(of: Any, *trees: Any) -> Array:
+    """The sum of a function over all numbers of all arrays."""
+    return sum((jnp.sum(leaf) for leaf in jax.tree.leaves(jax.tree.map(of, *trees))), jnp.zeros(()))

@@ -1,0 +1,66 @@
+"""Stochastic gradient descent with momentum."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from optim.numerics import at, fraction, is_zero, require_real, zeros
+from schedules import Schedule, ScheduleLike, as_schedule
+
+
+class SgdState(NamedTuple):
+    count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
+    trace: Any  # the momentum; the shapes of the parameters, float32 or wider; None where it is the number 0
+    used: dict[str, Array]  # the hyperparameters of the last update
+
+
+def sgd(
+    learning_rate: ScheduleLike, momentum: ScheduleLike = 0.0, nesterov: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    r"""Gradient descent with heavy-ball or Nesterov momentum, as PyTorch and optax have it.
+
+    $$u \leftarrow \mathrm{momentum} \cdot u + g, \qquad \Delta = -\,\mathrm{lr}\; u \quad\text{or (Nesterov)}\quad
+      \Delta = -\,\mathrm{lr}\,(g + \mathrm{momentum} \cdot u)$$
+
+    Both hyperparameters are numbers or schedules, such as `one_cycle` and `one_cycle_momentum`. For L2 decay put
+    `optax.add_decayed_weights` before it in a chain.
+
+    **Raises:** `ValueError` if momentum is a number outside [0, 1), an argument is no schedule, or a
+    parameter is not real.
+    """
+    hyperparameters = {
+        "learning_rate": as_schedule(learning_rate),
+        "momentum": as_schedule(fraction("sgd", "momentum", momentum)),
+    }
+
+    def init(params: Any) -> SgdState:
+        require_real("sgd", params)
+        trace = None if is_zero(momentum) else zeros(params)
+        return SgdState(jnp.zeros((), jnp.int32), trace, at(hyperparameters, 0))
+
+    def update(grads: Any, state: SgdState, params: Any = None, **extra_args: Any) -> tuple[Any, SgdState]:
+        del params, extra_args
+        return _update(hyperparameters, grads, state, nesterov)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@functools.partial(jax.jit, inline=True, static_argnames="nesterov")
+def _update(hyperparameters: dict[str, Schedule], grads: Any, state: SgdState, nesterov: bool) -> tuple[Any, SgdState]:
+    used = at(hyperparameters, state.count)
+    lr, momentum = used["learning_rate"], used["momentum"]
+
+    def heavy(u: Array, g: Array) -> Array:
+        return momentum.astype(u.dtype) * u + g.astype(u.dtype)
+
+    def step(u: Array, g: Array) -> Array:
+        wide = jnp.promote_types(g.dtype, jnp.float32)
+        return (-lr.astype(wide) * u.astype(wide)).astype(g.dtype)
+
+    trace = None if state.trace is None else jax.tree.map(heavy, state.trace, grads)
+    directions = grads if trace is None else jax.tree.map(heavy, trace, grads) if nesterov else trace
+    return jax.tree.map(step, directions, grads), SgdState(optax.safe_increment(state.count), trace, used)
