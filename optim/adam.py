@@ -194,11 +194,11 @@ def rectification(step: Array, b2: Precise, threshold: Value = 5.0, undefined: V
     x = rate * t
     # 1 - x / (e^x - 1), and rho_inf - 2 / rate, as series where they would cancel.
     near = x / 2 - x**2 * jnp.polyval(jnp.asarray(BERNOULLI[::-1], float), jnp.minimum(x, 1.0) ** 2)
-    grown = jnp.where(x < 1, near, 1 - x / jnp.expm1(jnp.maximum(x, 1.0)))
+    grown = jnp.where(x < 1, near, 1 - jnp.minimum(x, 40.0) / jnp.expm1(jnp.clip(x, 1.0, 40.0)))
     series = 2 * a * jnp.polyval(jnp.asarray(GREGORY[::-1], float), a)
     offset = jnp.where(a < 0.1, series, 2 / a - 1 - 2 / rate)
     last, rho = 2 / a - 1, offset + 2 / rate * grown
-    square = (rho - 4) * (rho - 2) * last / ((last - 4) * (last - 2) * rho)
+    square = (rho - 4) / (last - 4) * ((rho - 2) / (last - 2)) * (last / rho)
     defined = (rho > threshold) & (square > 0)
     return jnp.where(defined, jnp.sqrt(jnp.where(defined, square, 1.0)), undefined)
 

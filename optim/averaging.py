@@ -10,7 +10,7 @@ import optax
 from jax import Array
 
 from optim.coefficients import Weights, WeightSum, add_weight, no_weights
-from optim.numerics import is_zero, lerp, require_params, require_real, widen
+from optim.numerics import is_zero, lerp, require_params, require_real, widen, zeros
 from schedules import Schedule, ScheduleLike, as_schedule
 
 
@@ -206,7 +206,7 @@ def lawa(
 
     def init(params: Any) -> LawaState:
         require_real("lawa", params)
-        ring = jax.tree.map(lambda p: jnp.zeros((last, *p.shape), p.dtype), widen(params))
+        ring = jax.tree.map(lambda p: jnp.stack([p] * last), zeros(params))  # sharded as the parameters are
         return LawaState(jnp.zeros((), jnp.int32), ring, base.init(params), {"averaged": jnp.zeros((), jnp.int32)})
 
     def update(grads: Any, state: LawaState, params: Any = None, **extra_args: Any) -> tuple[Any, LawaState]:
@@ -220,9 +220,12 @@ def lawa(
         number = jnp.maximum(since, 0) // every
         keep = (since >= 0) & (since % every == 0)
         slot = number % last
-        ring = jax.tree.map(
-            lambda r, p: r.at[slot].set(jnp.where(keep, p.astype(r.dtype), r[slot])), state.ring, params
-        )
+
+        def kept(ring: Array, p: Array) -> Array:
+            newest = jnp.where(keep, p.astype(ring.dtype), jax.lax.dynamic_index_in_dim(ring, slot, keepdims=False))
+            return jax.lax.dynamic_update_index_in_dim(ring, newest, slot, 0)
+
+        ring = jax.tree.map(kept, state.ring, params)
         averaged = jnp.where(since < 0, 0, jnp.minimum(number + 1, last))
         return state._replace(count=optax.safe_increment(state.count), ring=ring, used={"averaged": averaged})
 

@@ -192,7 +192,8 @@ def ema_relative(step: Array, half_life: Positive) -> Array:
 
     It forgets the beginning of a run of any length: the anytime average of arXiv:2602.03702.
     """
-    return -jnp.expm1(-math.log(2) / (half_life * jnp.maximum(step.astype(float), 2.0**-60)))
+    c = -jnp.expm1(-math.log(2) / (half_life * jnp.maximum(step.astype(float), 1.0)))
+    return jnp.where(step < 1, 1.0, c)
 
 
 def _complement(name: str, decay: float) -> float:

@@ -14,7 +14,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from optim import ema, exponential_average, polyak
+from optim import (
+    ema,
+    ema_relative,
+    ema_warmed,
+    exponential_average,
+    polyak,
+    polynomial_average,
+    power_ema,
+    rectification,
+    sampled,
+    swa,
+    tail,
+)
 from schedules import (
     Schedule,
     add,
@@ -120,6 +132,13 @@ tanh_at = decimal_ramp(tanh_left)
 
 def exponential_at(t: int, start: float, end: float, steps: int) -> float:
     return end if t >= steps else float(Decimal(start) * (Decimal(end) / Decimal(start)) ** (Decimal(t) / steps))
+
+
+def rectification_at(t: int, b2: float) -> float:
+    b, t = Decimal(b2), t + 1
+    last = 2 / (1 - b) - 1
+    rho = last - 2 * t * b**t / (1 - b**t)
+    return float(((rho - 4) * (rho - 2) * last / ((last - 4) * (last - 2) * rho)).sqrt()) if rho > 4 else 0.0
 
 
 def power_at(base: float, exponent: Decimal | int) -> float:
@@ -308,6 +327,14 @@ TABLE: list[Row] = [
     Row("polyak", polyak(), lambda t: 1 / (t + 1)),
     *(Row(f"ema-{d}", ema(float(d)), lambda t, d=d: ema_at(t, d)) for d in ("0.5", "0.9", "0.9999", "0.999999")),
     Row("exponential_average-of-one", exponential_average(1.0), lambda t: 1.0),
+    Row("tail", tail(50), lambda t: 1 / (max(t - 50, 0) + 1), (50,)),
+    Row("swa", swa(50, 7), lambda t: 1.0 if t < 50 else 0.0 if (t - 50) % 7 else 1 / ((t - 50) // 7 + 1), (50, 57, 64)),
+    Row("sampled", sampled(ema(0.9), 3), lambda t: 0.0 if t % 3 else ema_at(t // 3, "0.9"), (3, 6)),
+    Row("polynomial_average", polynomial_average(8.0), lambda t: 9 / (t + 9)),
+    *(Row(f"power_ema-{p}", power_ema(p), lambda t, p=p: float(1 - (1 - Decimal(1) / (t + 1)) ** (Decimal(p) + 1)) if t else 1.0) for p in (0.5, 6.94)),
+    Row("ema_relative", ema_relative(0.1), lambda t: float(1 - Decimal(2) ** (-1 / (Decimal("0.1") * t))) if t else 1.0),
+    Row("ema_warmed", ema_warmed(0.9999), lambda t: max(1e-4, (1 + t) ** (-2 / 3)), (999_999,)),
+    *(Row(f"rectification-{b2}", rectification(b2, 4.0), partial(rectification_at, b2=b2)) for b2 in (0.99, 0.999, 0.9999)),
 ]  # fmt: skip
 
 

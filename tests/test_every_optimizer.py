@@ -1,0 +1,183 @@
+"""What holds for every optimizer: it learns, and it lives with what people do to optimizers."""
+
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_optim import GRADS, OPTIMIZERS, as_jax, close
+
+from optim import (
+    adam,
+    average,
+    ema,
+    eval_params,
+    hyperparameters,
+    lawa,
+    polyak,
+    schedule_free,
+    schedule_free_plus,
+    schedule_free_radam,
+    sgd,
+    swa,
+    weighted,
+)
+
+EVERY = {
+    **{name: make for name, (make, _) in OPTIMIZERS.items()},
+    "swa": lambda: average(adam(0.05), swa(10, 3)),
+    "several": lambda: average(adam(0.05), {"short": ema(0.9), "long": polyak()}),
+    "lawa": lambda: lawa(adam(0.05), last=3, every=2),
+    "schedule-free-radam": lambda: schedule_free_radam(0.05, b2=0.99),
+    "schedule-free-any": lambda: schedule_free(optax.lion(0.01, b1=0.5), weighted(0.01)),
+    "schedule-free-plus": lambda: schedule_free_plus(0.3),
+}
+NAMES = {"several": "long"}  # of the average to evaluate
+every = pytest.mark.parametrize("name", EVERY)
+
+RNG = np.random.default_rng(1)
+POINTS = jnp.asarray(RNG.normal(size=(40, 4)), jnp.float32)
+TARGETS = POINTS @ jnp.array([1.0, -2.0, 0.5, 0.0]) + 0.1 * jnp.asarray(RNG.normal(size=40), jnp.float32)
+LABELS = (TARGETS > 0).astype(jnp.float32)
+
+# Each loss is 0 at best, or near it.
+PROBLEMS = {
+    "quadratic": (jnp.array([3.0, -2.0]), lambda p: jnp.sum(jnp.array([1.0, 10.0]) * p**2)),
+    "rosenbrock": (jnp.array([-0.5, 1.5]), lambda p: 0.1 * (1 - p[0]) ** 2 + (p[1] - p[0] ** 2) ** 2),
+    "least squares": (jnp.zeros(4), lambda p: jnp.mean((POINTS @ p - TARGETS) ** 2)),
+    "logistic": (jnp.zeros(4), lambda p: jnp.mean(optax.sigmoid_binary_cross_entropy(POINTS @ p, LABELS))),
+    "scalar": (jnp.float32(2.0), lambda p: (p - 1.0) ** 2),
+}
+START = {name: start for name, (start, _) in PROBLEMS.items()}
+
+
+def losses(params):
+    return {name: loss(params[name]) for name, (_, loss) in PROBLEMS.items()}
+
+
+def total(params):
+    return sum(losses(params).values())
+
+
+def run(optimizer, params, updates, state=None):
+    def step(carry, _):
+        params, state = carry
+        value, grads = jax.value_and_grad(total)(params)
+        steps, state = optimizer.update(grads, state, params, value=value)
+        return (optax.apply_updates(params, steps), state), None
+
+    state = optimizer.init(params) if state is None else state
+    return jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=updates)[0])((params, state))
+
+
+@every
+def test_it_learns_every_problem(name):
+    params, state = run(EVERY[name](), START, 400)
+    found = losses(eval_params(state, params, NAMES.get(name)))
+    for problem, start in losses(START).items():
+        assert found[problem] < 0.6 * start, problem
+
+
+@every
+def test_a_saved_state_goes_on_bit_for_bit(name, tmp_path):
+    import orbax.checkpoint as ocp
+
+    optimizer = EVERY[name]()
+    params, state = run(optimizer, START, 7)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "state", (params, state))
+        checkpointer.wait_until_finished()
+        restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(lambda: (params, state)))
+    whole = run(optimizer, params, 5, state)
+    for saved in (restored, pickle.loads(pickle.dumps((params, state)))):
+        jax.tree.map(np.testing.assert_array_equal, run(optimizer, saved[0], 5, saved[1]), whole)
+
+
+@every
+def test_holes_in_the_parameters_stay_holes(name):
+    optimizer = EVERY[name]()
+    params = {"a": jnp.ones(2), "b": None, "c": [None, jnp.ones(())]}
+    state = optimizer.init(params)
+    updates, state = optimizer.update(params, state, params, value=jnp.float32(1.0))
+    assert jax.tree.structure(updates) == jax.tree.structure(params)
+    assert jax.tree.structure(eval_params(state, params, NAMES.get(name))) == jax.tree.structure(params)
+
+
+@every
+def test_state_is_sharded_as_the_parameters_are(name):
+    mesh = jax.make_mesh((8,), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    params = jax.device_put(jnp.arange(16.0), sharding)
+    optimizer = EVERY[name]()
+    update = jax.jit(optimizer.update)
+    text = update.lower(params, optimizer.init(params), params, value=jnp.float32(1.0)).compile().as_text()
+    assert "all-gather" not in text
+    updates, state = update(params, optimizer.init(params), params, value=jnp.float32(1.0))
+    for leaf in jax.tree.leaves((updates, state)):
+        if leaf.shape == (16,):
+            assert leaf.sharding.is_equivalent_to(sharding, 1)
+
+
+@every
+def test_a_gradient_that_is_not_finite_is_kept_out_by_apply_if_finite(name):
+    optimizer = optax.apply_if_finite(EVERY[name](), 3)
+    params = as_jax(GRADS[0])
+    state = optimizer.init(params)
+    broken = jax.tree.map(lambda g: g * jnp.nan, params)
+    updates, state = optimizer.update(broken, state, params, value=jnp.float32(1.0))
+    for leaf in jax.tree.leaves(updates):
+        np.testing.assert_array_equal(leaf, 0)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.inner_state))
+    updates, _ = optimizer.update(params, state, params, value=jnp.float32(1.0))
+    # Without it, what is not a number spreads: it is neither hidden nor mended.
+    alone = EVERY[name]()
+    lost, _ = alone.update(broken, alone.init(params), params, value=jnp.float32(1.0))
+    assert not np.isfinite(jax.tree.leaves(lost)[0]).any()
+
+
+@every
+def test_what_was_used_can_be_read(name):
+    optimizer = EVERY[name]()
+    state = optimizer.init(START)
+    before = hyperparameters(state)
+    _, state = run(optimizer, START, 2)
+    assert before.keys() == hyperparameters(state).keys() != set()
+    assert all(value.shape == () and np.isfinite(value) for value in hyperparameters(state).values())
+
+
+# Optimizers that find their own rate, as bases -------------------------------------------------------------
+
+LR_FREE = {
+    "prodigy": lambda: optax.contrib.prodigy(1.0),
+    "dadapt_adamw": lambda: optax.contrib.dadapt_adamw(1.0),
+    "dog": lambda: optax.contrib.dog(1.0),
+    "mechanize": lambda: optax.contrib.mechanize(sgd(1.0)),
+    "momo": lambda: optax.contrib.momo(1.0),
+}
+
+
+@pytest.mark.parametrize("name", LR_FREE)
+def test_an_average_goes_around_optimizers_that_find_their_own_rate(name):
+    from schedules import cosine
+
+    optimizer = average(LR_FREE[name](), ema(0.9))
+    params, state = run(optimizer, START, 300)
+    assert total(eval_params(state, params)) < 0.5 * total(START)
+    if name == "prodigy":  # its authors recommend a cosine without restarts
+        params, state = run(average(optax.contrib.prodigy(cosine(1.0, 0.0, 300)), ema(0.9)), START, 300)
+        assert total(eval_params(state, params)) < 0.5 * total(START)
+
+
+def test_a_vmapped_sweep_of_every_number_is_one_program():
+    rates, betas = jnp.array([0.02, 0.05]), jnp.array([0.8, 0.95])
+
+    def trained(rate, beta):
+        optimizer = schedule_free(adam(rate, b1=0.0), weighted(rate), beta)
+        params, state = run(optimizer, START, 20)
+        return eval_params(state, params)
+
+    swept = jax.vmap(trained)(rates, betas)
+    for i in range(2):
+        close(jax.tree.map(lambda leaf, i=i: leaf[i], swept), trained(rates[i], betas[i]), 1e-5)
