@@ -1,5 +1,6 @@
 """How fast schedules are: ratios of two things timed in turn in one run, never a single time."""
 
+import functools
 import gc
 import json
 import subprocess
@@ -8,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 import optax
 
 from experiments.report import machine
-from optim import adam
+from optim import adam, average, ema, schedule_free_adamw
 from schedules import Schedule, constant, cosine, exponential_decay, join, linear, polynomial, warmup
 
 
@@ -73,6 +74,8 @@ def measurements() -> Iterator[Measurement]:
     yield joined("trace and compile", _compiled, goal="")
     yield joined("evaluate 1,000,000 steps", _evaluated)
     yield imports()
+    yield from large_updates()
+    yield eager_update()
 
 
 def in_turn(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, calls: int = 1) -> tuple[float, float]:
@@ -186,3 +189,86 @@ def imports() -> Measurement:
     runs = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True) for _ in range(9)]
     alone, more = np.median([[float(seconds) for seconds in run.stdout.split()] for run in runs], axis=0)
     return Measurement("`import schedules` after jax", more * 1e3, "`import jax`", alone * 1e3, "ms", "at most 100 ms")
+
+
+# Optimizers -------------------------------------------------------------------------------------------
+
+ARRAYS, SIZE = 150, 333_334  # 50 million parameters
+
+
+class Contender(NamedTuple):
+    """An optimizer and how often an update must read or write each parameter-sized array."""
+
+    optimizer: optax.GradientTransformation
+    moved: int
+
+
+def large_updates() -> Iterator[Measurement]:
+    """A jitted step on 50 M float32 parameters, buffers donated, each optimizer against optax's or a copy."""
+    ours = Contender(adam(1e-3), 7)  # reads parameters, gradients, m and v; writes all but the gradients
+    yield _large("Adam, 50 M parameters", ours, "optax.adam", Contender(optax.adam(1e-3), 7), "at most 1.0")
+    seconds, copy = in_turn(_large_step(ours.optimizer), _copy(ours.moved), rounds=7)
+    yield Measurement("Adam, 50 M parameters", seconds, "reading and writing as many bytes", copy, "s", "at most 1.3")
+    theirs = Contender(optax.contrib.schedule_free_adamw(1e-3, b1=0.9), 7)
+    for what, contender in (
+        ("EMA of Adam", Contender(average(adam(1e-3), ema(0.999)), 9)),
+        ("schedule-free AdamW", Contender(schedule_free_adamw(1e-3), 9)),
+        ("schedule-free AdamW, lean", Contender(schedule_free_adamw(1e-3, lean=True), 7)),
+    ):
+        against = "optax.contrib.schedule_free_adamw"
+        yield _large(f"{what}, per byte moved", contender, against, theirs, "at most 1.0")
+
+
+def _large(what: str, ours: Contender, against: str, theirs: Contender, goal: str) -> Measurement:
+    times = in_turn(_large_step(ours.optimizer), _large_step(theirs.optimizer), rounds=7)
+    bytes_moved = [4e-9 * ARRAYS * SIZE * contender.moved for contender in (ours, theirs)]
+    return Measurement(what, times[0] / bytes_moved[0], against, times[1] / bytes_moved[1], "s/GB", goal)
+
+
+def _large_step(optimizer: optax.GradientTransformation) -> Callable[[], Any]:
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = [jnp.full(SIZE, 0.1) for _ in range(ARRAYS)]
+    grads = [jnp.full(SIZE, 0.01) for _ in range(ARRAYS)]
+    state = optimizer.init(params)
+
+    def call() -> jax.Array:
+        nonlocal params, state
+        params, state = step(params, state, grads)
+        return jax.block_until_ready(params)[0]
+
+    return call
+
+
+def _copy(moved: int) -> Callable[[], Any]:
+    """Reads and writes as many bytes as are moved, in place: new memory would cost more than the copy."""
+    arrays = [jnp.full(SIZE, 0.1) for _ in range(ARRAYS * moved // 2)]
+    negate = jax.jit(lambda arrays: [-array for array in arrays], donate_argnums=0)
+
+    def call() -> jax.Array:
+        nonlocal arrays
+        arrays = negate(arrays)
+        return jax.block_until_ready(arrays)[0]
+
+    return call
+
+
+def eager_update() -> Measurement:
+    grads = [jnp.full(100, 0.01) for _ in range(ARRAYS)]
+
+    def update(optimizer: optax.GradientTransformation) -> Callable[[], Any]:
+        state = optimizer.init(grads)
+        return lambda: optimizer.update(grads, state)[0][0]
+
+    ours, theirs = in_turn(update(adam(1e-3)), update(optax.adam(1e-3)), rounds=9)
+    what = "an update of Adam that the caller did not jit, 150 small arrays"
+    return Measurement(what, ours * 1e3, "optax.adam", theirs * 1e3, "ms", "at most 1/5")
+
+
+def bytes_per_parameter(optimizer: optax.GradientTransformation) -> float:
+    """The size of an optimizer's state, for each float32 parameter."""
+    state = jax.eval_shape(optimizer.init, jax.ShapeDtypeStruct((1_000_000,), jnp.float32))
+    return round(sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) / 1_000_000, 3)

@@ -19,6 +19,8 @@ from optim.averaging import AverageState as AverageState
 from optim.averaging import LawaState as LawaState
 from optim.averaging import average as average
 from optim.averaging import lawa as lawa
+from optim.batch_stats import refresh_batch_stats as refresh_batch_stats
+from optim.batch_stats import refresh_batch_stats_nnx as refresh_batch_stats_nnx
 from optim.coefficients import Weights as Weights
 from optim.coefficients import ema as ema
 from optim.coefficients import ema_half_life as ema_half_life
@@ -37,8 +39,16 @@ from optim.coefficients import weighted as weighted
 from optim.evaluation import eval_params as eval_params
 from optim.evaluation import hyperparameters as hyperparameters
 from optim.evaluation import require_eval_params as require_eval_params
+from optim.plateau import Plateau as Plateau
+from optim.plateau import PlateauState as PlateauState
+from optim.plateau import reduce_on_plateau as reduce_on_plateau
 from optim.post_hoc import Snapshot as Snapshot
 from optim.post_hoc import post_hoc_ema as post_hoc_ema
+from optim.rules import ScaleByPathState as ScaleByPathState
+from optim.rules import matching as matching
+from optim.rules import not_matching as not_matching
+from optim.rules import per_parameter as per_parameter
+from optim.rules import scale_by_path as scale_by_path
 from optim.schedule_free import gpa as gpa
 from optim.schedule_free import schedule_free as schedule_free
 from optim.schedule_free import schedule_free_adamw as schedule_free_adamw

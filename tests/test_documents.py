@@ -57,3 +57,29 @@ def test_the_numbers_of_the_bench_are_those_of_the_results():
     rows = json.loads((ROOT / "experiments/results/bench/bench.json").read_text())["rows"]
     call = next(row for row in rows if row["what"] == "one eager call")
     assert f"takes {call['ratio']:.3f} of the time of optax's" in README.replace("\n", " ")
+
+
+OPTIMIZERS = (ROOT / "docs" / "optimizers.md").read_text()
+BYTES = re.findall(r"^\| (`.*`) \| (\d+) \|$", OPTIMIZERS, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("names", "size"), BYTES, ids=[names for names, _ in BYTES])
+def test_optimizers_take_the_memory_that_is_said(names, size):
+    import jax.numpy as jnp
+    import optax
+
+    import optim
+    from experiments.bench import bytes_per_parameter
+
+    for expression in re.findall("`([^`]+)`", names):
+        optimizer = eval(expression, {**vars(optim), "optax": optax, "jnp": jnp})
+        assert bytes_per_parameter(optimizer) == float(size)
+
+
+def test_every_public_optimizer_and_coefficient_is_documented():
+    import optim
+
+    states = ("State", "Weights", "Snapshot", "Plateau")
+    for name in vars(optim):
+        if not name.startswith("_") and callable(getattr(optim, name)) and not name.endswith(states):
+            assert f"`{name}" in OPTIMIZERS or f" {name}(" in OPTIMIZERS, name

@@ -1,0 +1,200 @@
+r"""The statistics of BatchNorm for parameters that training did not run at, such as an average of them.
+
+The running mean and variance follow the parameters of training. For others they are computed anew: the parameters
+stay fixed, the model runs over batches in training mode, and every sample weighs the same. From the sizes n_b,
+means m_b and variances v_b (biased, as BatchNorm uses them) of the batches, with N the sum of the n_b,
+
+$$M = \frac{1}{N} \sum_b n_b\, m_b, \qquad V = \frac{1}{N} \sum_b n_b\, (v_b + m_b^2) - M^2$$
+
+are the mean and the variance of all batches together. The mean of the v_b alone lacks how the m_b differ, which is
+much of V where batches are small.
+
+Source: `update_bn_stats` of fvcore; Wu and Johnson, *Rethinking "Batch" in BatchNorm*, arXiv:2105.07576.
+"""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from optim.numerics import lerp, zeros
+from schedules.core import shortened
+
+Model = TypeVar("Model")
+
+
+def refresh_batch_stats(
+    apply_fn: Callable[[Any, Any], tuple[Any, Any]], variables: Mapping[str, Any], batches: Iterable[Any]
+) -> dict[str, Any]:
+    """`variables` of a Flax linen model with the BatchNorm statistics that its parameters have over `batches`.
+
+        def train(variables, batch):
+            return model.apply(variables, batch, train=True, mutable=["batch_stats"])
+
+        variables = {"params": eval_params(opt_state, params), "batch_stats": batch_stats}
+        variables = refresh_batch_stats(train, variables, batches)
+
+    **Arguments:** `apply_fn`: a pure function `(variables, batch) -> (output, {"batch_stats": ...})`, the model
+    in training mode; compiled once for each shape of batch. `variables`: "params", "batch_stats" and whatever
+    else `apply_fn` takes. `batches`: an iterable, gone through once, of arrays or trees of arrays, the first of
+    which has the samples along its first axis. They may differ in size; each sample must bring equally many
+    positions to a layer. A few hundred batches of the training data do.
+
+    **Returns:** a dictionary like `variables`, with new "batch_stats" of the same shapes and dtypes, computed in
+    float32 or wider. A BatchNorm that `apply_fn` does not update is frozen, and keeps its own.
+
+    **Raises:** `ValueError` if there are no batches, a batch has no samples, `variables` have no BatchNorm,
+    or `apply_fn` updates none or does not return the updates.
+    """
+    stats = variables.get("batch_stats", {})
+    if not _norms(stats):
+        raise ValueError(
+            "refresh_batch_stats: `variables` must have the mean and var of a BatchNorm in batch_stats, got "
+            f"{_shapes(dict(variables))}"
+        )
+
+    def forward(stats: Any, batch: Any) -> Any:
+        return _apply(apply_fn, {**variables, "batch_stats": stats}, batch)
+
+    return {**variables, "batch_stats": _refreshed("refresh_batch_stats", "apply_fn", forward, stats, batches)}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(apply_fn: Callable[[Any, Any], tuple[Any, Any]], variables: Any, batch: Any) -> Any:
+    result = apply_fn(variables, batch)
+    updates = result[1] if isinstance(result, tuple) and len(result) == 2 else None
+    if not (isinstance(updates, Mapping) and "batch_stats" in updates):
+        raise ValueError(
+            f'refresh_batch_stats: `apply_fn` must return (output, {{"batch_stats": ...}}), got {_shapes(result)}'
+        )
+    # In the containers that came, since Flax returns dictionaries for frozen ones.
+    return jax.tree.unflatten(jax.tree.structure(variables["batch_stats"]), jax.tree.leaves(updates["batch_stats"]))
+
+
+def _call(model: Any, batch: Any) -> Any:
+    return model(batch)
+
+
+def refresh_batch_stats_nnx(model: Model, batches: Iterable[Any], forward: Callable[[Model, Any], Any] = _call) -> None:
+    """Sets the BatchNorm statistics of a Flax NNX `model` to those that its parameters have over `batches`.
+
+        nnx.update(model, eval_params(optimizer.opt_state, nnx.state(model, nnx.Param)))
+        refresh_batch_stats_nnx(model, batches)
+
+    **Arguments:** `model`: in training mode (`model.train()`); nothing in it changes but the means and variances of
+    its BatchNorms, not even its random numbers. `batches`: as of `refresh_batch_stats`. `forward`: a pure function
+    `(model, batch) -> anything`, unless given `model(batch)`; compiled once for each shape of batch.
+
+    **Raises:** `ValueError` as `refresh_batch_stats`.
+    """
+    from flax import nnx
+
+    graph, state = nnx.split(model)
+    stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+    if not _norms(stats):
+        raise ValueError(
+            "refresh_batch_stats_nnx: `model` must have the mean and var of a BatchNorm, got "
+            f"{type(model).__name__} with the statistics {_shapes(stats)}"
+        )
+
+    def updated(stats: Any, batch: Any) -> Any:
+        return _apply_nnx(forward, graph, state, stats, batch)
+
+    nnx.update(model, _refreshed("refresh_batch_stats_nnx", "model", updated, stats, batches))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _apply_nnx(forward: Callable[[Any, Any], Any], graph: Any, state: Any, stats: Any, batch: Any) -> Any:
+    from flax import nnx
+
+    model = nnx.merge(graph, state)
+    nnx.update(model, stats)
+    forward(model, batch)
+    return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+
+# The computation, on trees of statistics of which those of a BatchNorm have a mean and a var ----------------
+
+
+def _refreshed(
+    function: str, argument: str, forward: Callable[[Any, Any], Any], stats: Any, batches: Iterable[Any]
+) -> Any:
+    """`stats` over all batches; `forward` gives the running statistics after a batch from those before it."""
+    sized = ((_size(function, batch), batch) for batch in batches)
+    first = next(sized, None)
+    if first is None:
+        raise ValueError(f"{function}: `batches` must have one batch or more, got none")
+    shares = _shares(forward, stats, first[1])
+    if not any(jax.tree.leaves(shares)):
+        raise ValueError(f"{function}: `{argument}` must be in training mode, got statistics that a batch leaves alone")
+    total = nothing = _map(lambda node, share: zeros(node) if share else node, stats, shares)
+    samples = 0
+    for size, batch in itertools.chain([first], sized):
+        samples += size
+        total = _added(total, forward(nothing, batch), shares, size / samples)
+    old, structure = jax.tree.flatten(stats)
+    return jax.tree.unflatten(
+        structure, [new.astype(o.dtype) for new, o in zip(jax.tree.leaves(total), old, strict=True)]
+    )
+
+
+def _size(function: str, batch: Any) -> int:
+    shape = np.shape((*jax.tree.leaves(batch), 0)[0])
+    if not shape or not shape[0]:
+        raise ValueError(f"{function}: `batches` must have samples along their first axis, got the shape {shape}")
+    return shape[0]
+
+
+def _shares(forward: Callable[[Any, Any], Any], stats: Any, batch: Any) -> Any:
+    """The c of every BatchNorm, whose running statistics go from r to (1 - c) r + c s; 0 where it is frozen.
+
+    For an r so large that nothing of c s is left beside it, 1 - c is read off to the last digit. It is taken for
+    the shortest decimal with these digits, since 1 - 0.99 in float32 is wrong in the sixth.
+    """
+    large = 2.0**100
+
+    def share(node: Any, after: Any) -> float:
+        return 1 - float(str(np.ravel(after["mean"])[0] / large)) if _is_norm(node) else 0.0
+
+    before = _map(lambda node: jax.tree.map(lambda r: r + large, zeros(node)) if _is_norm(node) else node, stats)
+    return _map(share, stats, forward(before, batch))
+
+
+@jax.jit
+def _added(total: Any, after: Any, shares: Any, weight: Array) -> Any:
+    r"""`total` and one more batch, of which `weight` is the part of all samples so far.
+
+    $$M \leftarrow M + w (m - M), \qquad V \leftarrow V + w (v - V) + w (1 - w) (m - M)^2$$
+
+    These are the sums above without their cancellation where the variance is small beside the mean.
+    """
+
+    def add(node: Any, after: Any, share: Array) -> Any:
+        if not _is_norm(node):
+            return node
+        M, V = node["mean"], node["var"]
+        m, v = after["mean"] / share, after["var"] / share
+        added = {"mean": lerp(M, m, weight), "var": lerp(V, v, weight) + weight * (1 - weight) * (m - M) ** 2}
+        return {name: jnp.where(share > 0, added[name], node[name]) for name in added}
+
+    return _map(add, total, after, shares)
+
+
+def _shapes(tree: Any) -> str:
+    return shortened(str(jax.tree.map(np.shape, tree)), 200)
+
+
+def _is_norm(node: Any) -> bool:
+    return isinstance(node, Mapping) and {"mean", "var"} == node.keys()
+
+
+def _norms(stats: Any) -> list[Any]:
+    return [node for node in jax.tree.leaves(stats, is_leaf=_is_norm) if _is_norm(node)]
+
+
+_map = functools.partial(jax.tree.map, is_leaf=_is_norm)

@@ -1,0 +1,218 @@
+"""Reducing the rate when a metric stops improving: the one rule that listens to how training goes.
+
+No schedule can, since a schedule knows only the step. `Plateau` is the rule by itself, for a metric that comes
+once per evaluation; `reduce_on_plateau` is the rule as a link of an optax chain, for one that comes with
+every update.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.tree_util import GetAttrKey
+from jax.typing import ArrayLike
+
+from optim.numerics import widen
+from schedules.kinds import Choice, Kind, Number
+from schedules.numerics import MAX_STEPS
+
+
+class PlateauState(NamedTuple):
+    scale: Array  # what the rate is multiplied by; float32 (float64 under x64), shape ()
+    best: Array  # the best metric seen, infinite before the first; likewise
+    bad: Array  # observations since then that were no improvement, without those of a cooldown; int32, shape ()
+    cooldown_left: Array  # observations until they are counted again; int32, shape ()
+
+    @property
+    def used(self) -> dict[str, Array]:
+        """For `hyperparameters`."""
+        return {"scale": self.scale}
+
+
+class _Fraction(Number):
+    largest = math.nextafter(1.0, 0.0)
+
+
+Mode = Annotated[Literal["min", "max"], Choice("min", "max")]
+ThresholdMode = Annotated[Literal["rel", "abs"], Choice("rel", "abs")]
+Factor = Annotated[float | Array, _Fraction(float, "a number above 0 and below 1", above=0)]
+Floor = Annotated[float | Array, _Fraction(float, "a number from 0 to below 1", least=0)]
+Observations = Annotated[int | Array, Number(int, f"a whole number of observations from 0 to {MAX_STEPS}", least=0)]
+NotNegative = Annotated[float | Array, Number(float, "a number that is not negative", least=0)]
+
+
+@jax.tree_util.register_pytree_with_keys_class
+@dataclasses.dataclass(frozen=True)
+class Plateau:
+    r"""The rules of PyTorch's `ReduceLROnPlateau`, for a scale that multiplies any rate.
+
+    A metric m is an improvement on the best one b, in mode "min", if
+
+    $$m < b - \mathrm{threshold} \cdot |b| \ \text{ ("rel")} \qquad \text{or} \qquad
+      m < b - \mathrm{threshold} \ \text{ ("abs")}$$
+
+    and in mode "max" if it is above b plus as much. With more than `patience` observations in a row that
+    are none,
+
+    $$\mathrm{scale} \leftarrow \max(\mathrm{factor} \cdot \mathrm{scale},\ \mathrm{min\_scale})$$
+
+    unless that would lower it by `eps` or less, and the next `cooldown` observations are not counted.
+
+        rule = Plateau(patience=5)
+        state = rule.init()
+        state = rule.update(state, validation_loss)  # once per evaluation
+        rate = state.scale * lr  # a schedule still
+
+    **Arguments:** `factor`: above 0 and below 1; `patience` and `cooldown`: whole numbers of observations, that is
+    of calls of `update`; `threshold`: 0 or more; `min_scale` and `eps`: relative to the rate that is scaled, hence
+    PyTorch's `min_lr` and `eps` divided by its base rate. Every number is a leaf of a pytree, the two modes are
+    structure: rules can be jitted over, scanned and vmapped, and changing a number retraces nothing.
+
+    Metrics may have any sign. (PyTorch's bar is b (1 - threshold), for a negative b on the wrong side of it, so
+    that a constant metric improves for ever; for a positive b it is the bar above.) A NaN is no improvement and
+    never the best: a diverged run is reduced like one that stands still.
+
+    PyTorch reduces when more than `patience` observations were bad, as is done here; optax and Keras when as
+    many as `patience` were: their patience n is n - 1 here. optax's `rtol` is the threshold of "rel", its
+    `atol` that of "abs".
+
+    **Raises:** `ValueError` if an argument is not as above, or a metric is not one number.
+
+    Source: `torch.optim.lr_scheduler.ReduceLROnPlateau`.
+    """
+
+    mode: Mode = "min"
+    factor: Factor = 0.1
+    patience: Observations = 10
+    threshold: NotNegative = 1e-4
+    threshold_mode: ThresholdMode = "rel"
+    cooldown: Observations = 0
+    min_scale: Floor = 0.0
+    eps: NotNegative = 1e-8
+
+    def __post_init__(self) -> None:
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, kind.build(value))
+            except (ValueError, OverflowError):
+                raise ValueError(f"Plateau: `{name}` must be {kind.expected}, got {value!r}") from None
+
+    def init(self) -> PlateauState:
+        """The state before the first metric: a scale of 1."""
+        best = math.inf if self.mode == "min" else -math.inf
+        zero = jnp.zeros((), jnp.int32)
+        return PlateauState(jnp.ones((), float), jnp.full((), best, float), zero, zero)
+
+    def update(self, state: PlateauState, metric: ArrayLike) -> PlateauState:
+        """The state after one more observation, `metric`: one number."""
+        _require_one("Plateau: `metric`", metric)
+        return _update(self, state, metric)
+
+    def tree_flatten_with_keys(self) -> tuple[list[tuple[GetAttrKey, Any]], tuple[Any, ...]]:
+        numbers = [(GetAttrKey(name), getattr(self, name)) for name, kind in _KINDS.items() if kind.is_leaf]
+        return numbers, tuple(getattr(self, name) for name, kind in _KINDS.items() if not kind.is_leaf)
+
+    @classmethod
+    def tree_unflatten(cls, modes: tuple[Any, ...], numbers: Iterable[Any]) -> "Plateau":
+        rule = object.__new__(cls)  # unchecked, since JAX puts tracers and placeholders where numbers were
+        leaves, others = iter(numbers), iter(modes)
+        rule.__dict__.update({name: next(leaves if kind.is_leaf else others) for name, kind in _KINDS.items()})
+        return rule
+
+
+_KINDS: dict[str, Kind] = {n: hint.__metadata__[0] for n, hint in get_type_hints(Plateau, include_extras=True).items()}
+
+
+@functools.partial(jax.jit, inline=True)
+def _update(rule: Plateau, state: PlateauState, metric: ArrayLike) -> PlateauState:
+    scale, best, bad, cooldown_left = state
+    metric = jnp.asarray(metric, best.dtype)
+    improved = _improves(rule, metric, best)
+    bad = jnp.where(improved | (cooldown_left > 0), 0, optax.safe_increment(bad))
+    out_of_patience = bad > rule.patience
+    lower = jnp.maximum(scale * _like(scale, rule.factor), _like(scale, rule.min_scale))
+    return PlateauState(
+        scale=jnp.where(out_of_patience & (scale - lower > _like(scale, rule.eps)), lower, scale),
+        best=jnp.where(improved, metric, best),
+        bad=jnp.where(out_of_patience, 0, bad),
+        cooldown_left=jnp.where(out_of_patience, _like(bad, rule.cooldown), jnp.maximum(cooldown_left - 1, 0)),
+    )
+
+
+def _improves(rule: Plateau, metric: Array, best: Array) -> Array:
+    threshold = _like(best, rule.threshold)
+    # The best before the first metric is infinite, and infinity less a part of infinity is not a number.
+    size = jnp.where(jnp.isfinite(best), jnp.abs(best), 0.0)
+    margin = threshold * size if rule.threshold_mode == "rel" else threshold
+    return metric < best - margin if rule.mode == "min" else metric > best + margin
+
+
+def _require_one(argument: str, metric: ArrayLike) -> None:
+    if jnp.shape(metric):
+        raise ValueError(f"{argument} must be one number, got an array of shape {jnp.shape(metric)}")
+
+
+def _like(array: Array, number: ArrayLike) -> Array:
+    return jnp.asarray(number, array.dtype)
+
+
+def reduce_on_plateau(
+    mode: Mode = "min",
+    factor: Factor = 0.1,
+    patience: Observations = 10,
+    threshold: NotNegative = 1e-4,
+    threshold_mode: ThresholdMode = "rel",
+    cooldown: Observations = 0,
+    min_scale: Floor = 0.0,
+    eps: NotNegative = 1e-8,
+) -> optax.GradientTransformationExtraArgs:
+    r"""`Plateau` as the last link of a chain: scales the updates, and listens to the metric passed with each.
+
+        optimizer = optax.chain(adam(1e-3), reduce_on_plateau(patience=500))
+        updates, state = optimizer.update(grads, state, params, value=loss)
+
+    $$\Delta \leftarrow \mathrm{scale} \cdot \Delta$$
+
+    with the scale after `value` was seen, so that a reduction acts in the very update that brings it about.
+
+    **Arguments:** as of `Plateau`; an observation is an update. The loss of one batch is a noisy metric: give it
+    patience, or pass a running mean. Inside `optax.MultiSteps` only the value that comes with the last batch
+    of each update is seen.
+
+    The state is a `PlateauState`; updates keep their shapes and dtypes.
+
+    **Raises:** as `Plateau`, and `ValueError` if `update` is called without `value`.
+    """
+    rule = Plateau(mode, factor, patience, threshold, threshold_mode, cooldown, min_scale, eps)
+
+    def init(params: Any) -> PlateauState:
+        del params
+        return rule.init()
+
+    def update(
+        updates: Any, state: PlateauState, params: Any = None, *, value: ArrayLike | None = None, **extra_args: Any
+    ) -> tuple[Any, PlateauState]:
+        del params, extra_args
+        if value is None:
+            raise ValueError(
+                "reduce_on_plateau: `value` must be the metric, passed to update(grads, state, params, value=...), "
+                "got None"
+            )
+        _require_one("reduce_on_plateau: `value`", value)
+        return _scaled(rule, updates, state, value)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@functools.partial(jax.jit, inline=True)
+def _scaled(rule: Plateau, updates: Any, state: PlateauState, value: ArrayLike) -> tuple[Any, PlateauState]:
+    state = _update(rule, state, value)
+    scaled = jax.tree.map(lambda u, wide: (_like(wide, state.scale) * wide).astype(u.dtype), updates, widen(updates))
+    return scaled, state

@@ -1,0 +1,231 @@
+r"""Rules for some of the parameters, which are named by their paths.
+
+The path of a parameter is what leads to it, "encoder/layer_0/kernel": keys of dictionaries, fields of dataclasses
+and named tuples, places in lists. (The `.value` inside a variable of Flax is left off.) A pattern is a regular
+expression that is searched for anywhere in the path, unless anchored by ^ and $: r"layer_1/" and not r"layer_1",
+which layer_10 has in it as well.
+
+    decayed = optax.adamw(1e-3, mask=not_matching(r"bias$", r"norm"))
+    tuned = per_parameter([(r"^head/", adam(1e-3)), (r"^embed/", optax.set_to_zero())], default=adam(1e-5))
+    layerwise = optax.chain(adam(1e-3), scale_by_path([(rf"layer_{k}/", 0.9 ** (11 - k)) for k in range(12)]))
+
+Holes in the tree (None, `optax.MaskedNode`) are no parameters, and stay holes. In a tree of nothing but holes
+every pattern may be without a match.
+"""
+
+import functools
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
+
+from optim.numerics import at, widen
+from schedules import Schedule, ScheduleLike, as_schedule
+from schedules.core import shortened
+
+# Masks ----------------------------------------------------------------------------------------------------
+
+
+def matching(*patterns: str) -> Callable[[Any], Any]:
+    """The mask of the parameters that any of `patterns` matches: a function from parameters to a tree of booleans.
+
+        optax.masked(optimizer, matching(r"kernel$"))
+
+    **Raises:** `ValueError` if a pattern is no regular expression or, when the mask is made, matches no parameter.
+    """
+    return _mask("matching", patterns, True)
+
+
+def not_matching(*patterns: str) -> Callable[[Any], Any]:
+    """The mask of the parameters that none of `patterns` matches, such as those whose weights decay:
+
+        optax.adamw(1e-3, mask=not_matching(r"bias$", r"norm"))
+
+    **Raises:** as `matching`, so that a misspelt exception does not go unnoticed.
+    """
+    return _mask("not_matching", patterns, False)
+
+
+def _mask(function: str, patterns: Sequence[str], value: bool) -> Callable[[Any], Any]:
+    _require_patterns(function, "patterns", patterns)
+
+    def mask(params: Any) -> Any:
+        paths = _paths(params)
+        for pattern in patterns:
+            if paths and not any(re.search(pattern, path) for path in paths):
+                raise ValueError(
+                    f"{function}: `patterns` must each match a parameter, got {pattern!r} for {_few(paths)}"
+                )
+        return _tree_like(params, [value == any(re.search(p, path) for p in patterns) for path in paths])
+
+    return mask
+
+
+# Transformations ------------------------------------------------------------------------------------------
+
+
+def per_parameter(
+    rules: Sequence[tuple[str, optax.GradientTransformation]], default: optax.GradientTransformation | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """An optimizer of its own for each group of parameters.
+
+        per_parameter([(r"^embed/", optax.set_to_zero()), (r"^head/", adam(1e-3))], default=adam(cosine(1e-4, 0, 900)))
+
+    **Arguments:** `rules`: pairs of a pattern and a transformation, of which the first whose pattern matches a
+    parameter is its rule. `default`: the transformation of the parameters that no pattern matches.
+
+    Each transformation is given the parameters of its group alone, so that a norm is the norm of the group. A group
+    frozen by `optax.set_to_zero()` has no state. The state is that of `optax.partition`, with the patterns as
+    labels.
+
+    **Raises:** `ValueError` if a rule is no such pair, and at `init` if one is the rule of no parameter or,
+    without a `default`, a parameter has no rule.
+    """
+    patterns, transformations = _read("per_parameter", rules, "a transformation", optax.GradientTransformation)
+    if not isinstance(default, optax.GradientTransformation | None):
+        raise ValueError(f"per_parameter: `default` must be a transformation or None, got {default!r}")
+    rest = "*"  # a label that no pattern can be, as it is no regular expression
+    groups = dict(zip(patterns, transformations, strict=True)) | ({rest: default} if default else {})
+
+    def labels(params: Any) -> Any:
+        return _tree_like(params, [rest if rule is None else rule for rule in _rule_of_each(patterns, params)])
+
+    partitioned = optax.partition(groups, labels)
+
+    def init(params: Any) -> Any:
+        _require_each_used("per_parameter", patterns, params)
+        found = zip(_paths(params), _rule_of_each(patterns, params), strict=True)
+        without = [path for path, rule in found if rule is None]
+        if without and not default:
+            raise ValueError(
+                "per_parameter: `rules` must match every parameter unless `default` is given, got none for "
+                f"{_few(without)}"
+            )
+        return partitioned.init(params)
+
+    return optax.GradientTransformationExtraArgs(init, partitioned.update)
+
+
+class ScaleByPathState(NamedTuple):
+    count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
+    used: dict[str, Array]  # the multipliers of the last update by pattern; float32 (float64 under x64), shape ()
+
+
+def scale_by_path(rules: Sequence[tuple[str, ScheduleLike]]) -> optax.GradientTransformationExtraArgs:
+    r"""Multiplies the updates of some parameters: rates relative to that of the optimizer before it in a chain.
+
+        optax.chain(adam(1e-3), scale_by_path([(r"^embed/", 0.0), (r"^head/", linear(0.0, 10.0, 500))]))
+
+    $$\Delta_p \leftarrow m_p(t)\, \Delta_p$$
+
+    **Arguments:** `rules`: pairs of a pattern and a multiplier m, a number or a schedule, which is read at the number
+    of updates applied. The first whose pattern matches a parameter p is its rule; without one it has m = 1.
+
+    A multiplier of 0 freezes exactly: not even a NaN gets through. Weight decay that an optimizer before it adds is
+    multiplied as well. Updates keep their shapes and dtypes. Multipliers are leaves of a pytree: changing a
+    number retraces nothing.
+
+    **Raises:** `ValueError` if a rule is no such pair, and at `init` if one is the rule of no parameter.
+    """
+    patterns, multipliers = _read("scale_by_path", rules, "a multiplier")
+    schedules = dict(zip(patterns, map(as_schedule, multipliers), strict=True))
+
+    def init(params: Any) -> ScaleByPathState:
+        _require_each_used("scale_by_path", patterns, params)
+        return ScaleByPathState(jnp.zeros((), jnp.int32), at(schedules, 0))
+
+    def update(
+        updates: Any, state: ScaleByPathState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, ScaleByPathState]:
+        del params, extra_args
+        return _scale(schedules, tuple(_rule_of_each(patterns, updates)), updates, state)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+@functools.partial(jax.jit, static_argnums=1, inline=True)
+def _scale(
+    schedules: dict[str, Schedule], rules: tuple[str | None, ...], updates: Any, state: ScaleByPathState
+) -> tuple[Any, ScaleByPathState]:
+    multipliers = at(schedules, state.count)
+    leaves = jax.tree.leaves(updates)
+    scaled = [
+        u if rule is None else _times(multipliers[rule], wide).astype(u.dtype)
+        for rule, u, wide in zip(rules, leaves, widen(leaves), strict=True)
+    ]
+    return _tree_like(updates, scaled), ScaleByPathState(optax.safe_increment(state.count), multipliers)
+
+
+def _times(multiplier: Array, update: Array) -> Array:
+    return jnp.where(multiplier == 0, jnp.zeros_like(update), multiplier.astype(update.dtype) * update)
+
+
+# Paths and patterns ---------------------------------------------------------------------------------------
+
+
+def _paths(tree: Any) -> list[str]:
+    """The path of every leaf.
+
+    A last `.value` with nothing beside it is left off: `nnx.Optimizer` passes its variables to `init`, but
+    only what is in them to `update`.
+    """
+    paths = [path for path, _ in tree_leaves_with_path(tree)]
+    below = Counter(path[:depth] for path in paths for depth in range(len(path)))
+
+    def text(path: tuple[Any, ...]) -> str:
+        is_variable = path[-1:] == (GetAttrKey("value"),) and below[path[:-1]] == 1
+        return keystr(path[:-1] if is_variable else path, simple=True, separator="/")
+
+    return [text(path) for path in paths]
+
+
+def _tree_like(tree: Any, leaves: list[Any]) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(tree), leaves)
+
+
+def _rule_of_each(patterns: Sequence[str], tree: Any) -> list[str | None]:
+    """For every leaf the first pattern that matches its path, or None."""
+    return [next((pattern for pattern in patterns if re.search(pattern, path)), None) for path in _paths(tree)]
+
+
+def _require_each_used(function: str, patterns: Sequence[str], params: Any) -> None:
+    paths = left = _paths(params)
+    for pattern in patterns:
+        if paths and not any(re.search(pattern, path) for path in left):
+            raise ValueError(
+                f"{function}: `rules` must each match a parameter that no rule before it does, got {pattern!r} for "
+                f"{_few(paths)}"
+            )
+        left = [path for path in left if not re.search(pattern, path)]
+
+
+def _read(function: str, rules: Any, noun: str, kind: type = object) -> tuple[list[str], list[Any]]:
+    """The patterns of `rules`, and what they stand for."""
+    for rule in rules if isinstance(rules, Sequence) else [rules]:
+        if not (isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[1], kind)):
+            got = shortened(repr(rule), 200)
+            raise ValueError(f"{function}: `rules` must be a list of pairs of a pattern and {noun}, got {got}")
+    patterns = [pattern for pattern, _ in rules]
+    _require_patterns(function, "rules", patterns)
+    return patterns, [what for _, what in rules]
+
+
+def _require_patterns(function: str, argument: str, patterns: Sequence[Any]) -> None:
+    for pattern in patterns:
+        try:
+            re.search(pattern, "")
+        except (re.error, TypeError) as error:
+            raise ValueError(
+                f"{function}: `{argument}` must have regular expressions for patterns, got {pattern!r} ({error})"
+            ) from None
+
+
+def _few(paths: list[str]) -> str:
+    """The paths, or three of them and how many more there are."""
+    return ", ".join(paths) if len(paths) <= 3 else f"{', '.join(paths[:3])} and {len(paths) - 3} more"
