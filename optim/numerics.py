@@ -18,7 +18,8 @@ def lerp(a: Array, b: Array, weight: Array) -> Array:
     of the weight, the same way at every update, and an exponential average drifts by that much.
     """
     weight, b = weight.astype(a.dtype), b.astype(a.dtype)
-    return jnp.where(weight < 0.5, a + weight * (b - a), b - (1 - weight) * (b - a))
+    near = weight < 0.5
+    return jnp.where(near, a, b) + jnp.where(near, weight, weight - 1) * (b - a)
 
 
 def one_minus_power(complement: Array, t: Array) -> Array:

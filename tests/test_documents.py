@@ -82,4 +82,4 @@ def test_every_public_optimizer_and_coefficient_is_documented():
     states = ("State", "Weights", "Snapshot", "Plateau")
     for name in vars(optim):
         if not name.startswith("_") and callable(getattr(optim, name)) and not name.endswith(states):
-            assert f"`{name}" in OPTIMIZERS or f" {name}(" in OPTIMIZERS, name
+            assert re.search(rf"\b{name}\b", OPTIMIZERS), name
