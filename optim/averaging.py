@@ -127,8 +127,8 @@ def _interpolate(settings: _Settings, state: AverageState, y: Any, steps: Any) -
 
 def recovered(y: Any, state: AverageState) -> Any:
     """x of the lean form, from the parameters that the caller holds."""
-    beta = state.used["beta"]
-    return jax.tree.map(lambda y, z: z + (y - z) / beta.astype(z.dtype), y, state.z)
+    outward = 1 / state.used["beta"]
+    return jax.tree.map(lambda y, z: z + outward.astype(z.dtype) * (y - z), y, state.z)
 
 
 def _schedules(coefficient: Any) -> Any:

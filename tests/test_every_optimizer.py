@@ -11,19 +11,30 @@ from test_optim import GRADS, OPTIMIZERS, as_jax, close
 
 from optim import (
     adam,
+    adamw,
     average,
+    averaging,
     ema,
     eval_params,
+    gpa,
     hyperparameters,
     lawa,
     polyak,
+    radam,
     schedule_free,
+    schedule_free_adamw,
     schedule_free_plus,
     schedule_free_radam,
+    schedule_free_sgd,
     sgd,
     swa,
+    tail,
     weighted,
 )
+from optim.adam import _update as adam_update
+from optim.schedule_free_plus import _update as plus_update
+from optim.sgd import _update as sgd_update
+from schedules import linear
 
 EVERY = {
     **{name: make for name, (make, _) in OPTIMIZERS.items()},
@@ -145,6 +156,33 @@ def test_what_was_used_can_be_read(name):
     _, state = run(optimizer, START, 2)
     assert before.keys() == hyperparameters(state).keys() != set()
     assert all(value.shape == () and np.isfinite(value) for value in hyperparameters(state).values())
+
+
+def with_numbers(lr):
+    """Optimizers of every kind, with numbers that follow from one."""
+    return [
+        adam(lr, b1=1 - lr),
+        adamw(lr, weight_decay=lr),
+        radam(lr, b2=1 - lr / 10),
+        sgd(linear(lr, 0.0, round(100 * lr)), momentum=1 - lr),
+        average(adam(lr), ema(1 - lr)),
+        average(adam(lr), {"a": tail(round(100 * lr)), "b": swa(round(10 * lr), 3)}),
+        schedule_free_sgd(lr, 1 - lr, round(100 * lr), r=lr),
+        schedule_free_adamw(lr, 1 - lr, weight_decay=lr, scale=1 + lr),
+        schedule_free_plus(lr, 1 - lr, beta_steps=round(100 * lr), newest_until=round(10 * lr)),
+        gpa(adam(lr), 1 - lr, 1 - lr),
+    ]
+
+
+def test_changing_any_number_retraces_no_eager_update():
+    jitted = [adam_update, sgd_update, plus_update, averaging._follow, averaging._interpolate]
+    params, sizes = as_jax(GRADS[0]), []
+    for lr in (0.1, 0.2, 0.3):
+        for optimizer in with_numbers(lr):
+            optimizer.update(params, optimizer.init(params), params, value=jnp.float32(1.0))
+        sizes.append([function._cache_size() for function in jitted])
+    assert sizes[0] == sizes[1] == sizes[2]
+    assert all(sizes[0])
 
 
 # Optimizers that find their own rate, as bases -------------------------------------------------------------
