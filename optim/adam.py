@@ -10,7 +10,7 @@ import optax
 from jax import Array
 from jax.typing import DTypeLike
 
-from optim.numerics import at, fraction, is_zero, lerp, one_minus_power, require_params, require_real, zeros
+from optim.numerics import at, fraction, is_zero, lerp, like, one_minus_power, require_params, require_real, zeros
 from schedules import Precise, Schedule, ScheduleLike, Value, as_schedule, schedule
 from schedules.numerics import pair
 
@@ -64,7 +64,8 @@ def adam(
       \Delta = -\,\mathrm{lr}\, \frac{m / (1 - b_1^t)}{\sqrt{v / (1 - b_2^t)} + \mathrm{eps}}$$
 
     Every hyperparameter is a number or a schedule. A scheduled b1 or b2 corrects with its present value,
-    as PyTorch and optax do. Moments are float32 or wider, updates have the dtype of the gradients. With
+    as PyTorch and optax do. Moments are float32 or wider, updates have the dtypes of the parameters (of the
+    gradients, where `update` is not given parameters). With
     b1 the number 0 no first moment is stored.
 
     **Arguments:** `mu_dtype`: the dtype in which m is stored, for example bfloat16. That of v is not for
@@ -120,7 +121,8 @@ def _adam(
     def update(grads: Any, state: AdamState, params: Any = None, **extra_args: Any) -> tuple[Any, AdamState]:
         del extra_args
         decayed = None if is_zero(weight_decay) else _decayed(mask, require_params(name, params))
-        return _update(hyperparameters, grads, state, decayed)
+        updates, state = _update(hyperparameters, grads, state, decayed)
+        return like(updates, grads, params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -129,7 +131,8 @@ def _decayed(mask: Mask | None, params: Any) -> Any:
     """The parameters that decay, with None for the others."""
     if mask is None:
         return params
-    return jax.tree.map(lambda use, p: p if use else None, mask(params) if callable(mask) else mask, params)
+    mask = mask(params) if callable(mask) else mask
+    return jax.tree.map(lambda use, below: jax.tree.map(lambda p: p if use else None, below), mask, params)
 
 
 def _used(values: Any) -> dict[str, Array]:
@@ -143,6 +146,7 @@ def _update(hyperparameters: _Hyperparameters, grads: Any, state: AdamState, dec
     lr, a1, a2, eps, decay, rectify = values
     if rectify is not None:
         lr = lr * jnp.where(rectify > 0, rectify, 1.0)
+        values = values._replace(learning_rate=lr)
     t = optax.safe_increment(state.count)
     unbias1, unbias2 = 1 / one_minus_power(a1, t), 1 / one_minus_power(a2, t)
     nu = jax.tree.map(lambda v, g: lerp(v, g.astype(v.dtype) ** 2, a2), state.nu, grads)
@@ -150,17 +154,17 @@ def _update(hyperparameters: _Hyperparameters, grads: Any, state: AdamState, dec
         lambda m, v, g: lerp(m.astype(v.dtype), g, a1), state.mu, state.nu, grads
     )  # fmt: skip
 
-    def step(m: Array, v: Array, g: Array, p: Array | None) -> Array:
+    def step(m: Array, v: Array, p: Array | None) -> Array:
         m_hat, v_hat = m * unbias1.astype(v.dtype), v * unbias2.astype(v.dtype)
         direction = m_hat / (jnp.sqrt(v_hat) + eps.astype(v.dtype))
         if rectify is not None:
             direction = jnp.where(rectify > 0, direction, m_hat)
         if p is not None:
             direction = direction + decay.astype(v.dtype) * p.astype(v.dtype)
-        return (-lr.astype(v.dtype) * direction).astype(g.dtype)
+        return -lr.astype(v.dtype) * direction
 
     means = jax.tree.map(lambda v, g: g.astype(v.dtype), nu, grads) if mu is None else mu
-    updates = _map_with_holes(step, grads, means, nu, grads, decayed)
+    updates = _map_with_holes(step, grads, means, nu, decayed)
     stored = None if mu is None else jax.tree.map(lambda m, old: m.astype(old.dtype), mu, state.mu)
     return updates, AdamState(t, stored, nu, _used(values))
 
@@ -233,5 +237,6 @@ def adam_with_rectification(
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`radam` with decoupled weight decay, which is shortened as the steps are; for schedule-free RAdam."""
-    rectify = rectification(fraction("radam", "b2", b2), threshold)
+    fraction("radam", "b2", b2)
+    rectify = rectification(b2, threshold)
     return _adam("radam", learning_rate, b1, b2, eps, weight_decay, None, mu_dtype, rectify)

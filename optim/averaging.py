@@ -10,7 +10,7 @@ import optax
 from jax import Array
 
 from optim.coefficients import Weights, WeightSum, add_weight, no_weights
-from optim.numerics import is_zero, lerp, require_params, require_real, widen, zeros
+from optim.numerics import is_zero, lerp, like, require_base, require_params, require_real, require_share, widen, zeros
 from schedules import Schedule, ScheduleLike, as_schedule
 
 
@@ -58,13 +58,16 @@ def average(
 
     x, z and the arithmetic of the base (where it is given z) are float32 or wider, so averages of
     bfloat16 parameters lose nothing. A wrapper and not a link of a chain, where it could be put before
-    the learning rate and average the wrong thing in silence.
+    the learning rate and average the wrong thing in silence: what changes updates, such as clipping or
+    `reduce_on_plateau`, belongs inside, `average(optax.chain(...), c)`.
 
     **Raises:** `ValueError` if `update` is called without `params`, a parameter is not real, or the arguments do
     not go together.
     """
-    base = optax.with_extra_args_support(base)
+    base = require_base("average", base)
     holds_live = is_zero(beta)
+    require_share("average", "beta", beta)
+    require_share("average", "coefficient", coefficient)
     _require_together(coefficient, beta, decay_at, lean)
     settings = _Settings(_schedules(coefficient), as_schedule(beta))
 
@@ -76,12 +79,15 @@ def average(
             # Never the caller's buffers: parameters and state may be donated to one jitted function.
             return jax.tree.map(jnp.copy, widen(params))
 
+        if lean and not isinstance(first := settings.beta(0), jax.core.Tracer) and first < 0.5:
+            raise ValueError(f"average: `beta` must be at least 0.5 in the lean form, got {float(first)} at step 0")
         x = {name: copy() for name in coefficient} if isinstance(coefficient, Mapping) else None if lean else copy()
         z = None if holds_live else copy()
         count = jnp.zeros((), jnp.int32)
         c, weights = _coefficient(settings, count, _no_weights(settings))
         del weights
-        base_state = base.init(params if holds_live else z)
+        # A copy of its own, since some bases keep what they are given.
+        base_state = base.init(jax.tree.map(jnp.copy, params if holds_live else z))
         return AverageState(count, x, z, base_state, _no_weights(settings), _used(c, settings.beta(count)))
 
     def update(grads: Any, state: AverageState, params: Any = None, **extra_args: Any) -> tuple[Any, AverageState]:
@@ -93,7 +99,7 @@ def average(
         shown = y if decay_at == "y" else state.z
         steps, base_state = base.update(widen(grads), state.base, shown, **extra_args)
         updates, state = _interpolate(settings, state, y, steps)
-        return updates, state._replace(base=base_state)
+        return like(updates, grads, params), state._replace(base=base_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -163,6 +169,10 @@ def _require_together(coefficient: Any, beta: Any, decay_at: str, lean: bool) ->
         raise ValueError(f"average: `decay_at` must be 'y' or 'z', got {decay_at!r}")
     if isinstance(coefficient, Mapping) and not (coefficient and is_zero(beta)):
         raise ValueError(f"average: `coefficient` must be one schedule where beta is not 0, got {coefficient!r}")
+    if isinstance(coefficient, Mapping):
+        for name, each in coefficient.items():
+            if not isinstance(name, str) or isinstance(each, Weights):
+                raise ValueError(f"average: `coefficient` must have schedules by name, got {name!r}: {each!r}")
     if lean and isinstance(beta, int | float) and beta < 0.5:
         raise ValueError(f"average: `beta` must be at least 0.5 in the lean form, got {beta!r}")
 
@@ -202,31 +212,35 @@ def lawa(
     for name, value, least in (("last", last, 1), ("every", every, 1), ("start", start, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ValueError(f"lawa: `{name}` must be a whole number, {least} or more, got {value!r}")
-    base = optax.with_extra_args_support(base)
+    base = require_base("lawa", base)
 
     def init(params: Any) -> LawaState:
         require_real("lawa", params)
         ring = jax.tree.map(lambda p: jnp.stack([p] * last), zeros(params))  # sharded as the parameters are
-        return LawaState(jnp.zeros((), jnp.int32), ring, base.init(params), {"averaged": jnp.zeros((), jnp.int32)})
+        base_state = base.init(jax.tree.map(jnp.copy, params))
+        return LawaState(jnp.zeros((), jnp.int32), ring, base_state, {"averaged": jnp.zeros((), jnp.int32)})
 
     def update(grads: Any, state: LawaState, params: Any = None, **extra_args: Any) -> tuple[Any, LawaState]:
         require_params("lawa", params)
         updates, base_state = base.update(grads, state.base, params, **extra_args)
-        return updates, _keep(state, optax.apply_updates(params, updates))._replace(base=base_state)
-
-    @functools.partial(jax.jit, inline=True)
-    def _keep(state: LawaState, params: Any) -> LawaState:
-        since = state.count - start
-        number = jnp.maximum(since, 0) // every
-        keep = (since >= 0) & (since % every == 0)
-        slot = number % last
-
-        def kept(ring: Array, p: Array) -> Array:
-            newest = jnp.where(keep, p.astype(ring.dtype), jax.lax.dynamic_index_in_dim(ring, slot, keepdims=False))
-            return jax.lax.dynamic_update_index_in_dim(ring, newest, slot, 0)
-
-        ring = jax.tree.map(kept, state.ring, params)
-        averaged = jnp.where(since < 0, 0, jnp.minimum(number + 1, last))
-        return state._replace(count=optax.safe_increment(state.count), ring=ring, used={"averaged": averaged})
+        return updates, _keep(state, optax.apply_updates(params, updates), every, start)._replace(base=base_state)
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+@functools.partial(jax.jit, inline=True)
+def _keep(state: LawaState, params: Any, every: Array, start: Array) -> LawaState:
+    since = state.count - start
+    number = jnp.maximum(since, 0) // every
+    keep = (since >= 0) & (since % every == 0)
+    kept = state.used["averaged"]
+
+    def replaced(ring: Array, p: Array) -> Array:
+        slot = number % len(ring)
+        newest = jnp.where(keep, p.astype(ring.dtype), jax.lax.dynamic_index_in_dim(ring, slot, keepdims=False))
+        return jax.lax.dynamic_update_index_in_dim(ring, newest, slot, 0)
+
+    ring = jax.tree.map(replaced, state.ring, params)
+    last = max((len(leaf) for leaf in jax.tree.leaves(ring)), default=0)
+    kept = jnp.where(since < 0, 0, jnp.minimum(number + 1, last)).astype(kept.dtype)
+    return state._replace(count=optax.safe_increment(state.count), ring=ring, used={"averaged": kept})

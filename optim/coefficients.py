@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from optim.numerics import accumulate, one_minus_power
+from optim.numerics import accumulate, one_minus_power, plain
 from schedules import (
     Period,
     Positive,
@@ -157,7 +157,7 @@ def ema(decay: float | Array) -> Schedule:
     """
     if isinstance(decay, Array):
         return exponential_average(1 / (1 - decay))
-    return exponential_average(1 / _complement("ema", decay))
+    return exponential_average(1 / _complement("ema", plain(decay)))
 
 
 def ema_half_life(updates: float) -> Schedule:
@@ -181,7 +181,7 @@ def ema_warmed(decay: float, exponent: float = 2 / 3, timescale: int = 1) -> Sch
 
     **Raises:** `ValueError` if `decay` is a number outside [0, 1), or another argument is not positive.
     """
-    return maximum(_complement("ema_warmed", decay), power_law(1.0, exponent, timescale))
+    return maximum(_complement("ema_warmed", plain(decay)), power_law(1.0, exponent, timescale))
 
 
 @schedule
@@ -234,8 +234,14 @@ def weighted(
     average is the newest parameters, and nothing is summed. `scale` other than 1 is the refinement of
     arXiv:2507.09846, C (1 - b1).
 
-    **Arguments:** `learning_rate`: the one the base uses, a number or a schedule.
+    **Arguments:** `learning_rate`: the one the base uses, a number or a schedule; `r` and `weight_lr_power`: from 0
+    to 4, beyond which a float32 sum would overflow (`polynomial_average` has no such limit).
+
+    **Raises:** `ValueError` for powers outside [0, 4].
     """
+    for name, value in (("r", r), ("weight_lr_power", weight_lr_power)):
+        if isinstance(value, int | float) and not 0 <= value <= 4:
+            raise ValueError(f"weighted: `{name}` must be a number from 0 to 4, got {value!r}")
     return Weights(*map(as_schedule, (learning_rate, r, weight_lr_power, scale, start)))
 
 

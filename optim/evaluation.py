@@ -31,6 +31,10 @@ def eval_params(opt_state: Any, params: Any, name: str | None = None) -> Any:
     """
     # By path and not by structure: masks leave holes, and Flax wraps state and parameters differently.
     averages = [s for s in jax.tree.leaves(opt_state, is_leaf=_is_average) if _is_average(s)]
+    names = sorted({each for state in averages for each in _names(state)})
+    if name not in names and (names or name is not None):
+        wanted = f"one of {', '.join(map(repr, names))}" if names else "None, since no average has a name"
+        raise ValueError(f"eval_params: `name` must be {wanted}, got {name!r}")
     held = dict(tree_leaves_with_path(params))
     leaves = [leaf for state in averages for leaf in _averaged(state, held, name)]
     averaged = dict(leaves)
@@ -43,30 +47,22 @@ def eval_params(opt_state: Any, params: Any, name: str | None = None) -> Any:
     return tree_map_with_path(lambda path, p: averaged[path].astype(p.dtype) if path in averaged else p, params)
 
 
+def _names(state: Any) -> list[str]:
+    """The names of the averages that a state holds, if they have names."""
+    return [key.removeprefix("coefficient[")[:-1] for key in state.used if key.startswith("coefficient[")]
+
+
 def _averaged(state: Any, held: dict[Any, Any], name: str | None) -> list[tuple[Any, Array]]:
     """The averaged parameters that a state holds, with their paths."""
     if isinstance(state, LawaState):
-        return [
-            (path, _mean(ring, state.used["averaged"], held.get(path)))
-            for path, ring in tree_leaves_with_path(state.ring)
-        ]
+        averaged = jnp.asarray(state.used["averaged"])
+        return [(path, _mean(ring, averaged, held.get(path))) for path, ring in tree_leaves_with_path(state.ring)]
     if state.x is None:
-        return [
-            (path, recovered(held[path], state._replace(z=z)))
-            for path, z in tree_leaves_with_path(state.z)
-            if path in held
-        ]
-    return tree_leaves_with_path(_named(state, name))
-
-
-def _named(state: Any, name: str | None) -> Any:
-    names = [key.removeprefix("coefficient[")[:-1] for key in state.used if key.startswith("coefficient[")]
-    if not names and name is None:
-        return state.x
-    if name not in names:
-        wanted = f"one of {', '.join(map(repr, names))}" if names else "None, since there is one average without a name"
-        raise ValueError(f"eval_params: `name` must be {wanted}, got {name!r}")
-    return state.x[name]
+        live = [(path, z) for path, z in tree_leaves_with_path(state.z) if path in held]
+        return [(path, recovered(held[path], state._replace(z=z))) for path, z in live]
+    if _names(state):
+        return tree_leaves_with_path(state.x[name]) if name in state.x else []
+    return tree_leaves_with_path(state.x)
 
 
 def _mean(ring: Array, averaged: Array, newest: Any) -> Array:
@@ -82,14 +78,16 @@ def _is_average(node: Any) -> bool:
 def hyperparameters(opt_state: Any) -> dict[str, Array]:
     """The numbers that the last update used: learning rate, betas, decay, averaging coefficient, for a log.
 
-    Before the first update, those that it will use. Under gradient accumulation, those of the last update that
-    was applied. Where several optimizers in one state use the same name, each is preceded by its place in the state.
+    Before the first update, those that it will use (a rate that depends on the loss is 0 until then). Under
+    gradient accumulation, those of the last update that was applied. Where several optimizers in one state use
+    the same name, each is preceded by its place in the state.
 
     **Returns:** scalars by name.
     """
     found = [(place, name, value) for place, used in _used("", opt_state) for name, value in used.items()]
     names = [name for _, name, _ in found]
-    return {name if names.count(name) == 1 else f"{place}.{name}": value for place, name, value in found}
+    # As arrays: nnx.Optimizer wraps them.
+    return {name if names.count(name) == 1 else f"{place}.{name}": jnp.asarray(value) for place, name, value in found}
 
 
 def _used(place: str, tree: Any) -> Iterator[tuple[str, dict[str, Array]]]:
@@ -107,7 +105,7 @@ def _has_record(node: Any) -> bool:
     return isinstance(getattr(node, "used", None), dict)
 
 
-def require_eval_params(opt_state: Any, params: Any) -> Any:
+def require_eval_params(opt_state: Any, params: Any, name: str | None = None) -> Any:
     """`params`, if they are those to evaluate and save; for a checkpoint or a validation loop that must not be given
     the training parameters by mistake.
 
@@ -120,7 +118,7 @@ def require_eval_params(opt_state: Any, params: Any) -> Any:
     """
     if any(isinstance(s, AverageState) and s.x is None for s in jax.tree.leaves(opt_state, is_leaf=_is_average)):
         raise ValueError("require_eval_params: `opt_state` must store its average, got one in the lean form")
-    expected = eval_params(opt_state, params)
+    expected = eval_params(opt_state, params, name)
     for (path, have), want in zip(tree_leaves_with_path(params), jax.tree.leaves(expected), strict=True):
         if not isinstance(have, jax.core.Tracer) and not jnp.array_equal(have, want, equal_nan=True):
             raise ValueError(

@@ -4,6 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
@@ -19,7 +21,8 @@ def lerp(a: Array, b: Array, weight: Array) -> Array:
     """
     weight, b = weight.astype(a.dtype), b.astype(a.dtype)
     near = weight < 0.5
-    return jnp.where(near, a, b) + jnp.where(near, weight, weight - 1) * (b - a)
+    between = jnp.where(near, a, b) + jnp.where(near, weight, weight - 1) * (b - a)
+    return jnp.where(weight == 1, b, between)  # also where a is not finite
 
 
 def one_minus_power(complement: Array, t: Array) -> Array:
@@ -28,7 +31,8 @@ def one_minus_power(complement: Array, t: Array) -> Array:
     The complement is the argument because float32 holds 1 - 0.9999 to seven digits, but 0.9999 only to
     three digits of the difference.
     """
-    return -jnp.expm1(t.astype(complement.dtype) * jnp.log1p(-complement))
+    below_1 = jnp.minimum(complement, 1 - 2.0**-23)  # where the logarithm and its derivative are finite
+    return jnp.where(complement >= 1, 1.0, -jnp.expm1(t.astype(complement.dtype) * jnp.log1p(-below_1)))
 
 
 def accumulate(total: Split, term: Array) -> Split:
@@ -44,12 +48,34 @@ def accumulate(total: Split, term: Array) -> Split:
 
 def widen(tree: Any) -> Any:
     """`tree` in float32 or wider: sums of small steps are lost in half precision."""
-    return jax.tree.map(lambda p: p.astype(jnp.promote_types(p.dtype, jnp.float32)), tree)
+    return jax.tree.map(lambda p: jnp.asarray(p, _wide(p)), tree)
 
 
 def zeros(tree: Any, dtype: DTypeLike | None = None) -> Any:
     """Zeros of the shapes of `tree`, in `dtype` or else in float32 or wider."""
-    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype or jnp.promote_types(p.dtype, jnp.float32)), tree)
+    return jax.tree.map(lambda p: jnp.zeros_like(p, dtype or _wide(p)), tree)
+
+
+def _wide(p: Any) -> Any:
+    # Not promote_types, which refuses half precision where promotion is strict.
+    dtype = jnp.result_type(p)
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
+def like(updates: Any, grads: Any, params: Any) -> Any:
+    """Updates in the dtypes of the parameters, or without parameters of the gradients."""
+    return jax.tree.map(lambda u, p: u.astype(jnp.result_type(p)), updates, grads if params is None else params)
+
+
+def require_one(argument: str, metric: ArrayLike) -> None:
+    if jnp.shape(metric):
+        raise ValueError(f"{argument} must be one number, got an array of shape {jnp.shape(metric)}")
+
+
+def require_base(optimizer: str, base: Any) -> optax.GradientTransformationExtraArgs:
+    if not isinstance(base, optax.GradientTransformation):
+        raise ValueError(f"{optimizer}: `base` must be an optax transformation, got {base!r}")
+    return optax.with_extra_args_support(base)
 
 
 def require_real(optimizer: str, params: Any) -> None:
@@ -72,6 +98,7 @@ def fraction(optimizer: str, name: str, value: ScheduleLike) -> Any:
 
     Numbers stay Python numbers here: 1 - 0.999 must be formed in double precision, before float32.
     """
+    value = plain(value)
     if isinstance(value, int | float):
         if not 0 <= value < 1:
             raise ValueError(f"{optimizer}: `{name}` must be a number from 0 to below 1 or a schedule, got {value!r}")
@@ -82,6 +109,18 @@ def fraction(optimizer: str, name: str, value: ScheduleLike) -> Any:
 def at(schedules: Any, count: ArrayLike) -> Any:
     """The values of a tree of schedules, each float32 (float64 where x64 is enabled)."""
     return jax.tree.map(lambda s: s(count), schedules, is_leaf=lambda node: isinstance(node, Schedule))
+
+
+def plain(value: Any) -> Any:
+    """NumPy scalars as Python numbers."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def require_share(optimizer: str, name: str, value: Any) -> None:
+    """Numbers must be in [0, 1]; schedules and traced values are not checked."""
+    value = plain(value)
+    if isinstance(value, int | float) and not 0 <= value <= 1:
+        raise ValueError(f"{optimizer}: `{name}` must be a number from 0 to 1 or a schedule, got {value!r}")
 
 
 def is_zero(value: Any) -> bool:

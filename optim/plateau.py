@@ -18,7 +18,7 @@ from jax import Array
 from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
 
-from optim.numerics import widen
+from optim.numerics import require_one, widen
 from schedules.kinds import Choice, Kind, Number
 from schedules.numerics import MAX_STEPS
 
@@ -107,12 +107,12 @@ class Plateau:
     def init(self) -> PlateauState:
         """The state before the first metric: a scale of 1."""
         best = math.inf if self.mode == "min" else -math.inf
-        zero = jnp.zeros((), jnp.int32)
-        return PlateauState(jnp.ones((), float), jnp.full((), best, float), zero, zero)
+        bad, cooldown_left = (jnp.zeros((), jnp.int32) for _ in range(2))  # a buffer each, to be donated
+        return PlateauState(jnp.ones((), float), jnp.full((), best, float), bad, cooldown_left)
 
     def update(self, state: PlateauState, metric: ArrayLike) -> PlateauState:
         """The state after one more observation, `metric`: one number."""
-        _require_one("Plateau: `metric`", metric)
+        require_one("Plateau: `metric`", metric)
         return _update(self, state, metric)
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[GetAttrKey, Any]], tuple[Any, ...]]:
@@ -154,11 +154,6 @@ def _improves(rule: Plateau, metric: Array, best: Array) -> Array:
     return metric < best - margin if rule.mode == "min" else metric > best + margin
 
 
-def _require_one(argument: str, metric: ArrayLike) -> None:
-    if jnp.shape(metric):
-        raise ValueError(f"{argument} must be one number, got an array of shape {jnp.shape(metric)}")
-
-
 def _like(array: Array, number: ArrayLike) -> Array:
     return jnp.asarray(number, array.dtype)
 
@@ -186,7 +181,8 @@ def reduce_on_plateau(
     patience, or pass a running mean. Inside `optax.MultiSteps` only the value that comes with the last batch
     of each update is seen.
 
-    The state is a `PlateauState`; updates keep their shapes and dtypes.
+    Inside an average, `average(optax.chain(adam(lr), reduce_on_plateau()), c)`, since it changes the updates that are
+    averaged. The state is a `PlateauState`; updates keep their shapes and dtypes.
 
     **Raises:** as `Plateau`, and `ValueError` if `update` is called without `value`.
     """
@@ -205,7 +201,7 @@ def reduce_on_plateau(
                 "reduce_on_plateau: `value` must be the metric, passed to update(grads, state, params, value=...), "
                 "got None"
             )
-        _require_one("reduce_on_plateau: `value`", value)
+        require_one("reduce_on_plateau: `value`", value)
         return _scaled(rule, updates, state, value)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -44,8 +44,9 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: float, updates: int | 
         raise ValueError(
             f"post_hoc_ema: `snapshots` must hold one of 1 to {updates} updates, got {[s.updates for s in snapshots]}"
         )
-    if exponent <= 0:
-        raise ValueError(f"post_hoc_ema: `exponent` must be a positive number, got {exponent!r}")
+    for gamma in (exponent, *(s.exponent for s in used)):
+        if not gamma > 0:
+            raise ValueError(f"post_hoc_ema: `exponent` must be a positive number, got {gamma!r}")
     weights = coefficients([(s.updates, s.exponent) for s in used], (updates, exponent))
 
     def combined(*leaves: Any) -> Any:

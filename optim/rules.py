@@ -127,9 +127,10 @@ def scale_by_path(rules: Sequence[tuple[str, ScheduleLike]]) -> optax.GradientTr
     **Arguments:** `rules`: pairs of a pattern and a multiplier m, a number or a schedule, which is read at the number
     of updates applied. The first whose pattern matches a parameter p is its rule; without one it has m = 1.
 
-    A multiplier of 0 freezes exactly: not even a NaN gets through. Weight decay that an optimizer before it adds is
-    multiplied as well. Updates keep their shapes and dtypes. Multipliers are leaves of a pytree: changing a
-    number retraces nothing.
+    Inside an average, `average(optax.chain(adam(lr), scale_by_path(rules)), c)`, since it changes the updates that
+    are averaged. A multiplier of 0 freezes exactly: not even a NaN gets through. Weight decay that an optimizer
+    before it adds is multiplied as well. Updates keep their shapes and dtypes. Multipliers are leaves of a
+    pytree: changing a number retraces nothing.
 
     **Raises:** `ValueError` if a rule is no such pair, and at `init` if one is the rule of no parameter.
     """

@@ -4,9 +4,10 @@ from typing import Literal
 
 import optax
 
-from optim.adam import adam_with_rectification, adamw, rectification
+from optim.adam import Mask, adam_with_rectification, adamw, rectification
 from optim.averaging import average
 from optim.coefficients import Weights, polyak, weighted
+from optim.numerics import fraction, is_zero
 from optim.sgd import sgd
 from schedules import Schedule, ScheduleLike, advance, as_schedule, linear
 
@@ -49,7 +50,7 @@ def schedule_free_sgd(
     Source: github.com/facebookresearch/schedule_free, `SGDScheduleFree`; arXiv:2405.15682.
     """
     lr = warmed(learning_rate, warmup_steps)
-    base = optax.chain(optax.add_decayed_weights(weight_decay), sgd(lr)) if weight_decay else sgd(lr)
+    base = sgd(lr) if is_zero(weight_decay) else optax.chain(optax.add_decayed_weights(weight_decay), sgd(lr))
     return average(base, weighted(lr, r, weight_lr_power), beta, lean=lean)
 
 
@@ -60,6 +61,7 @@ def schedule_free_adamw(
     eps: ScheduleLike = 1e-8,
     warmup_steps: int = 0,
     weight_decay: ScheduleLike = 0.0,
+    mask: Mask | None = None,
     decay_at: Literal["y", "z"] = "y",
     inner_momentum: ScheduleLike = 0.0,
     r: float = 0.0,
@@ -70,12 +72,13 @@ def schedule_free_adamw(
     """Schedule-free AdamW as its authors release it since version 1.3.
 
     The rate wants to be 1 to 10 times that of AdamW. `inner_momentum` is a first moment inside the base, 0.9 where
-    used; `scale` other than 1 is the refinement of arXiv:2507.09846, C (1 - beta).
+    used; `mask` says which weights decay, as of `adamw`; `scale` other than 1 is the refinement of
+    arXiv:2507.09846, C (1 - beta).
 
     Source: github.com/facebookresearch/schedule_free, `AdamWScheduleFree`; arXiv:2405.15682.
     """
     lr = warmed(learning_rate, warmup_steps)
-    base = adamw(lr, inner_momentum, b2, eps, weight_decay)
+    base = adamw(lr, inner_momentum, b2, eps, weight_decay, mask)
     return average(base, weighted(lr, r, weight_lr_power, scale), beta, decay_at, lean)
 
 
@@ -106,7 +109,7 @@ def schedule_free_radam(
 
 
 def gpa(
-    base: optax.GradientTransformation, mu_x: float = 0.9967, mu_y: ScheduleLike = 0.7, lean: bool = False
+    base: optax.GradientTransformation, mu_x: ScheduleLike = 0.9967, mu_y: ScheduleLike = 0.7, lean: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     r"""Generalized primal averaging (arXiv:2512.17131): an exponential x, gradients at mu_y x + (1 - mu_y) z.
 
@@ -117,14 +120,12 @@ def gpa(
     lr / (1 - m) is heavy-ball momentum m, with x its iterate; mu_x = mu_y = m with the same rate is Nesterov's, with y.
     mu_x = 0.9^(1/H) does the work of H local steps of DiLoCo.
 
-    **Raises:** `ValueError` if mu_x is not a number from 0 to below 1.
+    **Raises:** `ValueError` if mu_x is a number outside [0, 1).
     """
-    if isinstance(mu_x, bool) or not isinstance(mu_x, int | float) or not 0 <= mu_x < 1:
-        raise ValueError(f"gpa: `mu_x` must be a number from 0 to below 1, got {mu_x!r}")
-    return average(base, 1.0 - mu_x, mu_y, decay_at="z", lean=lean)
+    return average(base, 1 - fraction("gpa", "mu_x", mu_x), mu_y, decay_at="z", lean=lean)
 
 
 def warmed(learning_rate: ScheduleLike, warmup_steps: int) -> Schedule:
     """The rate times (t + 1) / warmup_steps: the warm-up of the schedule-free reference, whose first step counts."""
     rate = as_schedule(learning_rate)
-    return rate * advance(linear(0.0, 1.0, warmup_steps), 1) if warmup_steps else rate
+    return rate if is_zero(warmup_steps) else rate * advance(linear(0.0, 1.0, warmup_steps), 1)

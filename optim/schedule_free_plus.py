@@ -9,7 +9,19 @@ import optax
 from jax import Array
 
 from optim.coefficients import Weights, WeightSum, add_weight, no_weights, weighted
-from optim.numerics import at, fraction, lerp, one_minus_power, require_params, require_real, widen, zeros
+from optim.numerics import (
+    at,
+    fraction,
+    is_zero,
+    lerp,
+    like,
+    one_minus_power,
+    require_one,
+    require_params,
+    require_real,
+    widen,
+    zeros,
+)
 from schedules import Schedule, ScheduleLike, as_schedule, constant, exponential
 
 
@@ -36,8 +48,8 @@ class _Hyperparameters(NamedTuple):
 
 def schedule_free_plus(
     learning_rate: ScheduleLike = 1.0,
-    beta: float = 0.9,
-    beta_max: float = 0.965,
+    beta: float | Array = 0.9,
+    beta_max: float | Array = 0.965,
     beta_steps: int = 0,
     b1: ScheduleLike = 0.9,
     b2: ScheduleLike = 0.95,
@@ -60,6 +72,7 @@ def schedule_free_plus(
       x \leftarrow (1 - c_t)\, x + c_t\, z, \qquad y \leftarrow (1 - \beta_t)\, z + \beta_t\, x$$
 
     with `weighted` coefficients c, which are 1 for the first `newest_until` updates (once or twice the warm-up).
+    Norm and rate are those of all parameters that one such optimizer is given: inside `optax.partition`, of a group.
 
     **Arguments:** `learning_rate`: lr, 1 or a warm-up to it; `beta`, `beta_max`, `beta_steps`: 1 - beta goes
     geometrically from 1 - beta to 1 - beta_max over `beta_steps` updates, or stays, with 0; `weight_decay`:
@@ -73,8 +86,11 @@ def schedule_free_plus(
         1 - fraction(name, argument, value)
         for argument, value in (("b1", b1), ("b2", b2), ("polyak_beta", polyak_beta))
     )
-    distance = 1 - fraction(name, "beta", beta), 1 - fraction(name, "beta_max", beta_max)
-    annealed = 1 - exponential(*distance, beta_steps) if beta_steps else constant(beta)
+    first, last = (
+        1 - (value if isinstance(value, Array) else fraction(name, argument, value))
+        for argument, value in (("beta", beta), ("beta_max", beta_max))
+    )
+    annealed = constant(beta) if is_zero(beta_steps) else 1 - exponential(first, last, beta_steps)
     hyperparameters = _Hyperparameters(
         *map(as_schedule, (learning_rate, annealed, a1, a2, eps, weight_decay, norm_weight))
     )
@@ -94,7 +110,9 @@ def schedule_free_plus(
         require_params(name, params)
         if value is None:
             raise ValueError(f"{name}: `value` must be the loss, update(grads, state, params, value=loss), got None")
-        return _update(hyperparameters, weights, widen(grads), state, widen(params), value)
+        require_one(f"{name}: `value`", value)
+        updates, state = _update(hyperparameters, weights, widen(grads), state, widen(params), value)
+        return like(updates, grads, params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 

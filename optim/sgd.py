@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from optim.numerics import at, fraction, is_zero, require_real, zeros
+from optim.numerics import at, fraction, is_zero, like, require_real, widen, zeros
 from schedules import Schedule, ScheduleLike, as_schedule
 
 
@@ -43,8 +43,9 @@ def sgd(
         return SgdState(jnp.zeros((), jnp.int32), trace, at(hyperparameters, 0))
 
     def update(grads: Any, state: SgdState, params: Any = None, **extra_args: Any) -> tuple[Any, SgdState]:
-        del params, extra_args
-        return _update(hyperparameters, grads, state, nesterov)
+        del extra_args
+        updates, state = _update(hyperparameters, grads, state, nesterov)
+        return like(updates, grads, params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -57,10 +58,9 @@ def _update(hyperparameters: dict[str, Schedule], grads: Any, state: SgdState, n
     def heavy(u: Array, g: Array) -> Array:
         return momentum.astype(u.dtype) * u + g.astype(u.dtype)
 
-    def step(u: Array, g: Array) -> Array:
-        wide = jnp.promote_types(g.dtype, jnp.float32)
-        return (-lr.astype(wide) * u.astype(wide)).astype(g.dtype)
+    def step(u: Array) -> Array:
+        return -lr.astype(u.dtype) * u
 
     trace = None if state.trace is None else jax.tree.map(heavy, state.trace, grads)
-    directions = grads if trace is None else jax.tree.map(heavy, trace, grads) if nesterov else trace
-    return jax.tree.map(step, directions, grads), SgdState(optax.safe_increment(state.count), trace, used)
+    directions = widen(grads) if trace is None else jax.tree.map(heavy, trace, grads) if nesterov else trace
+    return jax.tree.map(step, directions), SgdState(optax.safe_increment(state.count), trace, used)

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import io
 import sys
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from schedules.core import FORMULAS
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # the sketch, on a terminal that has no blocks
     options = _parser().parse_args(arguments)
     if options.expression == ["list"]:
         print(vocabulary())
@@ -59,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog='Example: python -m schedules "warmup(cosine(3e-4, 0, 9000), 1000)" --steps 10000 --plot lr.png',
     )
     parser.add_argument(
-        "expression", nargs="+", help='one schedule or more, as typed in Python; or "list" for their names'
+        "expression",
+        nargs="+",
+        help='one schedule or more, of names, numbers, lists, keywords, + and *; or "list" for the names',
     )
     parser.add_argument("--steps", type=int, help="how many updates the run has")
     parser.add_argument("--plot", metavar="FILE", help="also draw them, in one picture (png, svg, pdf)")

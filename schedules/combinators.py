@@ -15,9 +15,20 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from schedules import numerics
-from schedules.core import Function, Schedule, ScheduleLike, Schedules, Shape, as_schedule, recipe, schedule, stretched
+from schedules.core import (
+    Function,
+    Nested,
+    Schedule,
+    ScheduleLike,
+    Schedules,
+    Shape,
+    as_schedule,
+    recipe,
+    schedule,
+    stretched,
+)
 from schedules.decays import passed
-from schedules.kinds import Boundaries, Period, Precise, Steps, Value, in_order, one_more
+from schedules.kinds import Boundaries, Count, Period, Precise, Steps, Value, in_order, one_more
 from schedules.ramps import linear
 
 
@@ -153,7 +164,7 @@ def warmup(schedule: ScheduleLike, steps: Steps, init: Value = 0.0, shape: Shape
                            f_0(t - \mathrm{steps}) & \text{otherwise} \end{cases}$$
 
     With `init=0` the first update changes nothing; `init=peak / steps` over `steps - 1` updates gives the
-    convention (t + 1) / steps of the schedule-free reference. `warmup(f, 0)` is `f`.
+    convention (t + 1) / steps of the schedule-free reference. `warmup(f, 0)` has the values of `f`.
     """
     return join([shape(init, as_schedule(schedule)(0), steps), schedule], [steps])
 
@@ -213,15 +224,18 @@ def stretch(step: Array, schedule: ScheduleLike, factor: Precise) -> Array:
 
     $$f(t) = \mathrm{schedule}(t / \mathrm{factor})$$
 
-    at the ends of ramps and at boundaries exactly, also after 10^8 steps, where t / factor has lost its digits. What
-    has no durations does not stretch: of formulas of your own, annotate every time as `Steps` or `Period`.
+    but for that rounding: the ends of ramps and boundaries are whole steps also after 10^8 steps, where t / factor
+    has lost its digits, and a period of one or two steps stretches by whole factors only. What has no durations
+    does not stretch: of formulas of your own, annotate every time as `Steps` or `Period`.
     """
     longer = lambda steps: numerics.lengthen(jnp.asarray(steps, step.dtype), factor)  # noqa: E731
     return stretched(as_schedule(schedule), longer)(step)
 
 
 @schedule
-def per_epoch(step: Array, schedule: ScheduleLike, steps_per_epoch: Period) -> Array:
+def per_epoch(
+    step: Array, schedule: Annotated[ScheduleLike, Nested(stretches=False)], steps_per_epoch: Period
+) -> Array:
     r"""A schedule written in epochs: its next value after every `steps_per_epoch` updates.
 
     $$f(t) = \mathrm{schedule}(\lfloor t / \mathrm{steps\_per\_epoch} \rfloor)$$
@@ -233,7 +247,7 @@ def per_epoch(step: Array, schedule: ScheduleLike, steps_per_epoch: Period) -> A
 
 
 @schedule
-def per_update(step: Array, schedule: ScheduleLike, units: Period) -> Array:
+def per_update(step: Array, schedule: ScheduleLike, units: Count) -> Array:
     r"""A schedule written in examples, tokens or any other unit of which each update sees `units`.
 
     $$f(t) = \mathrm{schedule}(\mathrm{units} \cdot t)$$

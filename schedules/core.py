@@ -15,6 +15,7 @@ So changing a number never retraces a jitted function, and peaks, warm-up length
 be vmapped. A formula is written for one step: arrays of steps are mapped over it here, once.
 """
 
+import contextvars
 import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,8 @@ from schedules.numerics import MAX_STEPS, Split
 
 P = ParamSpec("P")
 
+_ONLY_COMPOSING = contextvars.ContextVar("only composing", default=False)
+
 
 # Kinds that speak of schedules -----------------------------------------------------------------------
 
@@ -42,11 +45,14 @@ class Nested(Kind):
 
     expected = "a schedule, a number or a function of the step"
 
+    def __init__(self, stretches: bool = True):
+        self.stretches = stretches
+
     def build(self, value: Any) -> Any:
         return as_schedule(value)
 
     def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
-        return stretched(as_schedule(value), change)
+        return stretched(as_schedule(value), change) if self.stretches else value
 
 
 class NestedList(Kind):
@@ -114,11 +120,13 @@ class Schedule:
         """The value at `step`.
 
         **Arguments:** `step`: updates already applied, a number or an array of any shape, of integers
-        or of floats (fractions of a step are interpolated).
+        or of floats (fractions of a step are interpolated). Before step 0 it is as at step 0.
 
         **Returns:** an array of the shape of `step`, float32 (float64 where x64 is enabled).
         """
-        if isinstance(step, np.integer | np.ndarray) and np.max(step, initial=0) > MAX_STEPS:
+        if _ONLY_COMPOSING.get():
+            return jnp.ones(())  # in place of a value that a recipe begins or ends at
+        if isinstance(step, int | np.integer | np.ndarray) and np.max(step, initial=0) > MAX_STEPS:
             # JAX would wrap NumPy's wide integers around in silence.
             raise OverflowError(f"{self.formula}: `step` must be at most {MAX_STEPS}, got {np.max(step)}")
         return _evaluate(self, step)
@@ -128,7 +136,10 @@ class Schedule:
         if self.formula.compose is None:
             return self
         bound = self.formula.bind(self.arguments)
-        return self.formula.compose(*bound.args, **bound.kwargs).expand()
+        composed = self.formula.compose(*bound.args, **bound.kwargs)
+        if not isinstance(composed, Schedule):
+            raise TypeError(f"{self.formula}: a recipe must return a schedule, got {_shown(composed)}")
+        return composed.expand()
 
     def replace(self, **changes: Any) -> "Schedule":
         """The same schedule with some arguments changed: `lr.replace(steps=200)`."""
@@ -233,7 +244,9 @@ def _evaluate(schedule: Schedule, step: ArrayLike) -> Array:
     if step.dtype == bool or not jnp.issubdtype(step.dtype, np.number) or jnp.iscomplexobj(step):
         raise TypeError(f"{formula}: `step` must be integers or floats, got {step.dtype}")
     # The default width: in int8 `300 - step` would wrap, and in bfloat16 steps beyond 256 collide.
-    step = step.astype(int if jnp.issubdtype(step.dtype, np.integer) else float)
+    if jnp.issubdtype(step.dtype, np.unsignedinteger):
+        step = jnp.minimum(step, jnp.asarray(min(jnp.iinfo(step.dtype).max, MAX_STEPS), step.dtype))
+    step = jnp.maximum(step.astype(int if jnp.issubdtype(step.dtype, np.integer) else float), 0)
     arguments = formula._cast(schedule.arguments, step.dtype)
 
     def at(t: Array) -> Array:
@@ -299,12 +312,16 @@ class Formula(Generic[P]):
         return built_schedule
 
     def _try(self, schedule: Schedule) -> None:
-        """Composes a recipe once, without computing anything, so that mistakes show where it is built."""
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(schedule)):
-            try:
-                jax.eval_shape(schedule.expand)
-            except ValueError as error:
-                raise ValueError(f"{self}: {error}") from None
+        """Composes a recipe once, so that mistakes show where it is built; nothing is computed for it."""
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(schedule)):
+            return
+        token = _ONLY_COMPOSING.set(True)
+        try:
+            schedule.expand()
+        except ValueError as error:
+            raise ValueError(f"{self}: {error}") from None
+        finally:
+            _ONLY_COMPOSING.reset(token)
 
     def bind(self, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
         return inspect.BoundArguments(self.__signature__, dict(arguments))
@@ -314,7 +331,7 @@ class Formula(Generic[P]):
         try:
             return kind.build(value)
         except (ValueError, OverflowError):
-            raise ValueError(f"{self}: `{name}` must be {kind.expected}, got {shortened(repr(value), 200)}") from None
+            raise ValueError(f"{self}: `{name}` must be {kind.expected}, got {_shown(value)}") from None
 
     def _cast(self, arguments: Mapping[str, Any], clock: Any) -> inspect.BoundArguments:
         cast = {}
@@ -416,7 +433,7 @@ def _kind(formula: "Formula[...]", parameter: inspect.Parameter) -> Kind:
         return Choice(*get_args(annotation))
     if annotation is Schedule:
         annotation = ScheduleLike
-    for kind in getattr(annotation, "__metadata__", ()):
+    for kind in reversed(getattr(annotation, "__metadata__", ())):
         if isinstance(kind, Kind):
             return NestedList() if parameter.kind is parameter.VAR_POSITIONAL else kind
     found = "no annotation" if annotation is parameter.empty else repr(annotation)
@@ -461,7 +478,11 @@ def stack(schedules: Sequence[Schedule]) -> Schedule:
 
 
 def stretched(schedule: Schedule, change: Callable[[Any], Any]) -> Schedule:
-    """`schedule` with every duration in it passed through `change`."""
+    """`schedule` with every duration in it passed through `change`; of a recipe, in what it composes.
+
+    (The peak of `noam` is formed from its warm-up, which must not change it.)
+    """
+    schedule = schedule.expand()
     kinds = schedule.formula.kinds
     return Schedule(schedule.formula, {n: kinds[n].stretch(v, change) for n, v in schedule.arguments.items()})
 
@@ -493,6 +514,13 @@ def _text(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{', '.join(map(_text, value))}]"
     return repr(value)
+
+
+def _shown(value: Any) -> str:
+    try:
+        return shortened(repr(value), 200)
+    except ValueError:  # Python does not print integers of more than 4300 digits
+        return "an integer of thousands of digits"
 
 
 def shortened(text: str, length: int) -> str:

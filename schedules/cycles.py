@@ -34,7 +34,8 @@ def restarts(step: Array, schedule: ScheduleLike, period: Period, growth: Growth
       s_0 = 0, \quad s_{i+1} = s_i + [\mathrm{period} \cdot \mathrm{growth}^i]$$
 
     Cycle i is growth^i times as long, and so is every duration in its schedule. Lengths are rounded to whole
-    steps, and a cycle is found by comparing integers: a growth of 3 restarts at exactly the powers of 3.
+    steps, and a cycle is found by comparing integers: a growth of 3 restarts at exactly the powers of 3. (With a
+    growth that is no whole number, cycles of more than 2^23 steps may be a few steps longer or shorter.)
 
     **Raises:** `ValueError` for a growth below 1, or between 1 and 1.1.
 

@@ -12,12 +12,13 @@ from jax import Array
 
 from schedules import combinators, cycles, decays
 from schedules.core import RampShape, Schedule, ScheduleLike, as_schedule, shortened, stretched
-from schedules.numerics import MAX_STEPS, lengthen, split
+from schedules.numerics import MAX_STEPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_SAMPLES = 1_000_000
+MOST_CHANGES = 10_000
 
 
 def tabulate(schedule: ScheduleLike, steps: int) -> Array:
@@ -65,7 +66,8 @@ class Description:
     def __str__(self) -> str:
         shown = [str(phase) for phase in self.phases[:20]]
         if len(self.phases) > 20:
-            shown.append(f"{'':>11} and {len(self.phases) - 20:,} more phases")
+            least = "at least " if len(self.phases) >= MOST_CHANGES // 2 else ""
+            shown.append(f"{'':>11} and {least}{len(self.phases) - 20:,} more phases")
         numbers = (
             f"first {self.first:.6g}, peak {self.peak:.6g} at step {self.peak_step:,}, last {self.last:.6g}, "
             f"area under the curve {self.area:.6g}"
@@ -95,8 +97,12 @@ def describe(schedule: ScheduleLike, steps: int) -> Description:
 
 
 def boundaries(schedule: ScheduleLike, steps: int) -> list[int]:
-    """The steps after the first and before `steps` at which a schedule changes its form, in order."""
-    return sorted({step for step in _changes(as_schedule(schedule), steps) if 0 < step < steps})
+    """The steps after the first and before `steps` at which a schedule changes its form, in order.
+
+    The first ten thousand of them, for a schedule that changes at every few updates.
+    """
+    changes = itertools.islice(_changes(as_schedule(schedule), steps), MOST_CHANGES)
+    return sorted({step for step in changes if 0 < step < steps})
 
 
 def _changes(schedule: Schedule, steps: int) -> Iterator[int]:
@@ -109,7 +115,8 @@ def _changes(schedule: Schedule, steps: int) -> Iterator[int]:
             starts = [0, *given["boundaries"]]
             for piece, start, stop in zip(given["schedules"], starts, [*starts[1:], MAX_STEPS], strict=True):
                 yield start
-                yield from (start + t for t in _changes(piece, steps - start) if start + t <= stop)
+                until = min(steps, stop) - start
+                yield from (start + t for t in _changes(piece, until) if t <= until)
         case combinators.delay:
             yield given["steps"]
             yield from (given["steps"] + t for t in _changes(inner, steps))
@@ -144,15 +151,15 @@ def _changes(schedule: Schedule, steps: int) -> Iterator[int]:
 
 
 def _cycles(period: int, growth: float, steps: int) -> Iterator[tuple[int, float]]:
-    """Start and relative length of every cycle that begins by `steps`; of a million cycles, the first thousand."""
+    """Start and relative length of every cycle that begins by `steps`."""
     start, number = 0, 0
-    while start <= steps and number < 1000:
+    while start <= steps:
         yield start, growth**number
         start, number = start + round(period * growth**number), number + 1
 
 
 def _lengthened(schedule: Schedule, factor: float) -> Schedule:
-    return stretched(schedule, lambda n: int(lengthen(jnp.asarray(_plain(n), int), split(factor))))
+    return stretched(schedule, lambda n: min(round(_plain(n) * factor), MAX_STEPS))
 
 
 def _is_schedule(value: Any) -> bool:
@@ -189,6 +196,7 @@ def _sampled(schedule: Schedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _sketch(at: np.ndarray, values: np.ndarray, width: int = 64, height: int = 8) -> str:
     """The curve in blocks of text, with its highest and lowest value at the side."""
+    values = np.where(np.isfinite(values), values, 0.0)
     columns = np.interp(np.linspace(at[0], at[-1], width), at, values)
     low, high = min(float(np.min(values)), 0.0), float(np.max(values))
     eighths = np.round((columns - low) / ((high - low) or 1.0) * height * 8).astype(int)
@@ -240,7 +248,8 @@ def _zero(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) ->
 
 
 def _end(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
-    ahead = [step for step in _changes(schedule, MAX_STEPS) if step > steps] if _ends(schedule) else []
+    changes = itertools.islice(_changes(schedule, MAX_STEPS), MOST_CHANGES) if _ends(schedule) else ()
+    ahead = [step for step in changes if step > steps]
     if ahead and np.argmax(values) == len(at) - 1 and values[0] < values[-1]:
         yield f"It still rises when the run ends: its warm-up lasts until step {min(ahead):,}."
     elif ahead:
@@ -257,7 +266,7 @@ def _after(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -
 def _tail(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
     del schedule
     alive = np.flatnonzero(values >= 0.01 * np.max(values))
-    if values.any() and at[alive[-1]] < 0.8 * (steps - 1):
+    if np.max(values) > 0 and at[alive[-1]] < 0.8 * (steps - 1):
         share = 1 - (at[alive[-1]] + 1) / steps
         yield f"It stays below 1 % of its peak from step {at[alive[-1]] + 1:,} on, for the last {share:.0%} of the run."
 
@@ -285,8 +294,8 @@ def _jumps(schedule: Schedule, steps: int) -> Iterator[tuple[int, float, float]]
         before, after = float(left(joint - starts[i])), float(right(0))
         if starts[i] < joint < steps and abs(before - after) > 0.01 * max(abs(before), abs(after)):
             yield joint, before, after
-    for piece, start in zip(schedule.arguments["schedules"], starts, strict=True):
-        yield from ((start + t, left, right) for t, left, right in _jumps(piece, steps - start))
+    for piece, start, stop in zip(schedule.arguments["schedules"], starts, [*starts[1:], steps], strict=True):
+        yield from ((start + t, left, right) for t, left, right in _jumps(piece, min(steps, stop) - start))
 
 
 # As a picture ---------------------------------------------------------------------------------------
@@ -335,6 +344,6 @@ def _labelled(schedules: Any) -> dict[str, Schedule]:
 
 
 def _length(caller: str, steps: Any, least: int = 1) -> int:
-    if isinstance(steps, bool) or not isinstance(steps, int) or not least <= steps <= MAX_STEPS:
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or not least <= steps <= MAX_STEPS:
         raise ValueError(f"{caller}: `steps` must be a whole number from {least} to {MAX_STEPS}, got {steps!r}")
-    return steps
+    return int(steps)

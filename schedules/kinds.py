@@ -49,21 +49,33 @@ class Number(Kind):
         expected: str,
         least: float = -math.inf,
         above: float = -math.inf,
+        most: float = math.inf,
         duration: bool = False,
     ):
-        self.type, self.expected, self.least, self.above, self.duration = type, expected, least, above, duration
+        self.type, self.expected, self.duration = type, expected, duration
+        self.least, self.above, self.most = least, above, most
 
     def build(self, value: Any) -> Any:
+        if isinstance(value, jax.core.Tracer):
+            # Of any real dtype: a formula that composes schedules has its durations in the clock's, maybe a float's.
+            return require(value, value.ndim == 0 and _is_real(value))
         if isinstance(value, Array):
-            # A formula that composes schedules has its durations in the clock's dtype, which may be a float.
-            kinds = np.number if self.type is float or isinstance(value, jax.core.Tracer) else np.integer
-            return require(value, value.ndim == 0 and jnp.issubdtype(value.dtype, kinds))
+            require(value, value.ndim == 0 and _is_real(value) and jnp.issubdtype(value.dtype, self.dtypes))
+            self._in_range(value.item())
+            return value
         if isinstance(value, np.generic | np.ndarray) and value.ndim == 0:
             value = value.item()
         require(value, isinstance(value, int | float) and not isinstance(value, bool))
-        require(value, max(self.least, -self.largest) <= value <= self.largest and value > self.above)
+        return self._in_range(value)
+
+    def _in_range(self, value: float) -> float:
+        require(value, max(self.least, -self.largest) <= value <= min(self.most, self.largest) and value > self.above)
         require(value, self.type(value) == value)
         return self.type(value)
+
+    @property
+    def dtypes(self) -> Any:
+        return np.number if self.type is float else np.integer
 
     @property
     def largest(self) -> float:
@@ -73,7 +85,10 @@ class Number(Kind):
         return _of_rank(0, jnp.asarray(value, clock if self.duration else self.type))
 
     def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
-        return change(value) if self.duration else value
+        if not self.duration:
+            return value
+        longer = change(value)
+        return max(longer, self.least) if isinstance(longer, int) else jnp.maximum(longer, int(self.least))
 
 
 class PreciseNumber(Number):
@@ -105,8 +120,12 @@ class Numbers(Kind):
         self.each, self.expected, self.ascending = each, expected, ascending
 
     def build(self, value: Any) -> Any:
+        if isinstance(value, jax.core.Tracer):
+            return require(value, value.ndim == 1 and _is_real(value))
         if isinstance(value, Array):
-            return require(value, value.ndim == 1)
+            require(value, value.ndim == 1 and _is_real(value) and jnp.issubdtype(value.dtype, self.each.dtypes))
+            self.build(np.asarray(value).tolist())
+            return value
         require(value, isinstance(value, Sequence | np.ndarray) and not isinstance(value, str))
         numbers = tuple(map(self.each.build, value))
         if self.ascending and not any(isinstance(n, Array) for n in numbers):
@@ -137,6 +156,10 @@ class Choice(Kind):
     def build(self, value: Any) -> Any:
         # By type as well: True == 1, and 1 is not an answer to a yes-or-no question.
         return require(value, any(type(value) is type(o) and value == o for o in self.options))
+
+
+def _is_real(array: Array) -> bool:
+    return jnp.issubdtype(array.dtype, np.number) and not jnp.iscomplexobj(array)
 
 
 def _of_rank(rank: int, array: Array) -> Array:
@@ -174,8 +197,9 @@ STEPS = Number(int, f"a whole number of steps from 0 to {MAX_STEPS}", least=0, d
 Value = Annotated[float | Array, VALUE]
 Positive = Annotated[float | Array, Number(float, "a positive number", above=0)]
 Precise = Annotated[float | Array, PreciseNumber(float, "a positive number", above=0)]
-Exponent = Annotated[float | Array, PreciseNumber(float, "a finite number")]
+Bound = Annotated[float | Array, PreciseNumber(float, "a number from -20 to 20", least=-20, most=20)]
 Steps = Annotated[int | Array, STEPS]
+Count = Annotated[int | Array, Number(int, f"a whole number from 1 to {MAX_STEPS}", least=1)]
 Period = Annotated[int | Array, Number(int, f"a whole number of steps from 1 to {MAX_STEPS}", least=1, duration=True)]
 Seed = Annotated[int | Array, Number(int, f"a whole number from 0 to {MAX_STEPS}", least=0)]
 Values = Annotated[Sequence[float | Array] | Array, Numbers(VALUE, "a list of finite numbers")]

@@ -69,7 +69,7 @@ def fraction(step: Array, steps: ArrayLike) -> Split:
     return Split(jnp.where(steps > 0, coarse / 4096, 1.0), rest / 4096)
 
 
-def power(base: Split | ArrayLike, exponent: Split | ArrayLike) -> Array:
+def power(base: Split | ArrayLike, exponent: Split | ArrayLike, growth: float = 0.7) -> Array:
     r"""base ** exponent of a base and an exponent that are not negative, held within the range of floats.
 
     $$(h + l)^{e + d} = h^e \exp\big(d \log h + (e + d) \log(1 + l / h)\big)$$
@@ -79,8 +79,8 @@ def power(base: Split | ArrayLike, exponent: Split | ArrayLike) -> Array:
     hi = jnp.where(positive, hi, 1.0)
     log, small = jnp.log(hi), lo / hi
     rest = small * (1 - small / 2)  # log(1 + small), to the last digit of so small a number
-    # Beyond these a power is not finite, or its derivatives are not.
-    limit = np.log(float(jnp.finfo(hi.dtype).max)) * jnp.where(log + rest > 0, 0.7, 0.98)
+    # Beyond these a power is not finite, or for large exponents its derivatives are not.
+    limit = np.log(float(jnp.finfo(hi.dtype).max)) * jnp.where(log + rest > 0, growth, 0.98)
     e = jnp.minimum(exponent.hi, limit / jnp.abs(jax.lax.stop_gradient(log + rest)))
     # In halves, since h^e alone may be out of range.
     half = hi ** (e / 2)
@@ -88,11 +88,21 @@ def power(base: Split | ArrayLike, exponent: Split | ArrayLike) -> Array:
 
 
 def lengthen(steps: Array, factor: Split | ArrayLike) -> Array:
-    """`steps * factor` to the nearest whole number, at most MAX_STEPS; exact where the factor is whole."""
+    """`steps * factor` to the nearest whole number, at most MAX_STEPS.
+
+    In three products: the whole part of the factor, 4096ths of the rest times 4096 steps at a time, and what
+    is left. The first two are integers.
+    """
     factor, length = pair(factor), jnp.asarray(steps, float)
     whole = jnp.floor(factor.hi)
-    part = (factor.hi - whole) + factor.lo
-    product = steps * whole.astype(steps.dtype) + jnp.round(length * part).astype(steps.dtype)
+    part = 4096 * (factor.hi - whole)
+    coarse = jnp.floor(part)
+    fine = (part - coarse) + 4096 * factor.lo
+    many, few = steps // 4096, steps % 4096
+    rest = jnp.asarray(many, float) * fine + jnp.asarray(few, float) * ((coarse + fine) / 4096)
+    product = (
+        steps * whole.astype(steps.dtype) + many * coarse.astype(steps.dtype) + jnp.round(rest).astype(steps.dtype)
+    )
     return jnp.where(length * factor.hi < MAX_STEPS, product, jnp.asarray(MAX_STEPS, steps.dtype))
 
 
@@ -103,6 +113,8 @@ def plus(step: Array, steps: ArrayLike) -> Array:
 
 def times(step: Array, factor: ArrayLike) -> Array:
     """`step * factor`, at most the last step there is: integers would wrap around."""
+    if not jnp.issubdtype(step.dtype, jnp.integer):
+        return step * factor
     last = _last(step)
     return jnp.where(step <= last // jnp.maximum(factor, 1), step * factor, last)
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from schedules.core import schedule
-from schedules.kinds import Exponent, Positive, Precise, Steps, Value, in_order
-from schedules.numerics import fraction, pair, power, progress
+from schedules.kinds import Bound, Positive, Precise, Steps, Value, in_order
+from schedules.numerics import Split, fraction, pair, power, progress
 
 
 @schedule
@@ -57,7 +57,10 @@ def exponential(step: Array, start: Positive, end: Positive, steps: Steps) -> Ar
 
     Equal ratios from update to update: the cooldown of MiniCPM (arXiv:2404.06395), and the range test's ramp.
     """
-    return start * power(end / start, fraction(step, steps))
+    elapsed = fraction(step, steps)
+    remaining = fraction(steps - jnp.clip(step, 0, steps), steps)
+    left = Split(jnp.where(jnp.asarray(steps) > 0, remaining.hi, 0.0), remaining.lo)
+    return power(start, left, growth=0.98) * power(end, elapsed, growth=0.98)
 
 
 @schedule
@@ -119,7 +122,7 @@ def rex(step: Array, start: Value, end: Value, steps: Steps, bend: Positive = 0.
 
 
 @schedule(check=functools.partial(in_order, "low", "high"))
-def tanh(step: Array, start: Value, end: Value, steps: Steps, low: Exponent = -7.0, high: Exponent = 3.0) -> Array:
+def tanh(step: Array, start: Value, end: Value, steps: Steps, low: Bound = -7.0, high: Bound = 3.0) -> Array:
     r"""From `start` to `end` over `steps` updates along a hyperbolic tangent, then `end`.
 
     $$f(t) = \mathrm{end} + (\mathrm{start} - \mathrm{end})
@@ -128,7 +131,7 @@ def tanh(step: Array, start: Value, end: Value, steps: Steps, low: Exponent = -7
 
     Source: HTD, arXiv:1806.01593, here scaled so that it begins at `start` and ends at `end`.
 
-    **Raises:** `ValueError` unless `low` is below `high`.
+    **Raises:** `ValueError` unless `low` is below `high`, both from -20 to 20.
     """
     elapsed, remaining = progress(step, steps)
     # tanh(a) - tanh(b) is a difference of exp(2a) and exp(2b) over (1 + exp(2a)) (1 + exp(2b)).

@@ -8,11 +8,12 @@ import ast
 import difflib
 import operator
 import warnings
+from collections.abc import Container
 from typing import Any
 
 from schedules.core import FORMULAS, Formula, Schedule, as_schedule
 
-LONGEST, DEEPEST = 1_000_000, 100
+LONGEST, DEEPEST = 1_000_000, 50
 
 
 def parse(text: str) -> Schedule:
@@ -67,7 +68,9 @@ class _Reader:
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
                 formula = self._formula(node, name)
                 positional = [self.value(arg, depth + 1) for arg in args]
-                named = {self._keyword(keyword): self.value(keyword.value, depth + 1) for keyword in keywords}
+                named: dict[str, Any] = {}
+                for keyword in keywords:
+                    named[self._keyword(keyword, named)] = self.value(keyword.value, depth + 1)
                 return self._made(node, formula, *positional, **named)
         raise self._mistake(node, "only names of schedules, numbers, lists, keywords, + and * are understood")
 
@@ -83,15 +86,17 @@ class _Reader:
         close = difflib.get_close_matches(name[:50], FORMULAS, n=1)
         raise self._mistake(node, f"unknown name {name[:50]!r}" + (f": did you mean {close[0]!r}?" if close else ""))
 
-    def _keyword(self, keyword: ast.keyword) -> str:
+    def _keyword(self, keyword: ast.keyword, earlier: Container[str]) -> str:
         if keyword.arg is None:
             raise self._mistake(keyword.value, "arguments must be written out, got **")
+        if keyword.arg in earlier:
+            raise self._mistake(keyword.value, f"the argument {keyword.arg!r} is given twice")
         return keyword.arg
 
     def _made(self, node: ast.expr, make: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             return make(*args, **kwargs)
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise self._mistake(node, str(error)) from None
 
     def _mistake(self, node: ast.expr, what: str) -> ValueError:

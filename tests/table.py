@@ -194,6 +194,8 @@ RAMPS += [Row(f"cosine-tail-{steps}", cosine(1.0, 0.0, steps), partial(cosine_at
 
 SHAPED: list[Row] = [
     *(Row(f"exponential-{n}", exponential(0.7, 3e-4, n), partial(exponential_at, start=0.7, end=3e-4, steps=n), (n,)) for n in (0, 1, 2, 1000)),
+    Row("exponential-wider", exponential(1e-20, 1e10, 1000), lambda t: exponential_at(t, 1e-20, 1e10, 1000), (1000,)),
+    Row("exponential-down", exponential(1e30, 1e-30, 1000), lambda t: exponential_at(t, 1e30, 1e-30, 1000), (1000,)),
     Row("exponential-wide", exponential(1e-7, 10.0, 100_000_000), lambda t: exponential_at(t, 1e-7, 10.0, 100_000_000), (100_000_000,)),
     *(Row(f"polynomial-{p}", polynomial(0.3, 0.1, 1000, p), lambda t, p=p: polynomial_at(t, 0.3, 0.1, 1000, p), (1000,)) for p in (0.5, 1.0, 1.2, 5.0)),
     Row("polynomial-long", polynomial(1.0, 0.0, 100_000_000, 1.2), lambda t: polynomial_at(t, 1.0, 0.0, 100_000_000, 1.2), (100_000_000,)),
@@ -259,6 +261,9 @@ COMBINED: list[Row] = [
     Row("stretch", stretch(warmup(cosine(1.0, 0.0, 90), 10), 1.5), lambda t: t / 15 if t < 15 else cosine_at(t - 15, 1.0, 0.0, 135), (15, 150)),
     Row("stretch-long", stretch(linear(1.0, 0.0, 3), 33_333_333.0), lambda t: linear_at(t, 1.0, 0.0, 99_999_999), (99_999_999,)),
     Row("stretch-shorter", stretch(join([1.0, table([0.5, 0.2], 8)], [1000]), 0.25), lambda t: 1.0 if t < 250 else 0.5 if t < 252 else 0.2, (250, 252)),
+    Row("stretch-of-epochs", stretch(per_epoch(linear(1.0, 0.0, 90), 100), 2.0), lambda t: linear_at(t // 200, 1.0, 0.0, 90), (200, 18_000)),
+    Row("stretch-uneven", stretch(linear(1.0, 0.0, 100_000_007), 1.3), lambda t: linear_at(t, 1.0, 0.0, 130_000_009), (130_000_009,)),
+    Row("restarts-of-epochs", join([restarts(per_epoch(linear(1.0, 0.0, 10), 10), 100, 2.0), 0.5], [700]), lambda t: 0.5 if t >= 700 else (lambda i, t, n: linear_at(t // (n // 10), 1.0, 0.0, 10))(*cycle_at(t, 100, 2)), (100, 300, 700)),
     Row("per_epoch", per_epoch(cosine(1.0, 0.0, 90), 100), lambda t: cosine_at(t // 100, 1.0, 0.0, 90), (100, 200, 9000)),
     Row("per_update", per_update(linear(1.0, 0.0, 10_500), 1000), lambda t: max(1 - t / 10.5, 0.0), (10, 11)),
 ]  # fmt: skip

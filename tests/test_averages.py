@@ -32,6 +32,7 @@ from optim import (
     require_eval_params,
     sampled,
     schedule_free,
+    schedule_free_plus,
     schedule_free_sgd,
     sgd,
     swa,
@@ -39,7 +40,7 @@ from optim import (
     weighted,
 )
 from optim.post_hoc import coefficients
-from schedules import constant, join, linear
+from schedules import join, linear
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -142,6 +143,32 @@ def test_the_lean_form_is_the_full_one():
     assert schedule_free_sgd(0.05, lean=True).init(jnp.ones(3)).x is None
 
 
+def test_the_lean_form_drifts_by_little_in_ten_thousand_updates():
+    grads = jnp.asarray(np.random.default_rng(0).normal(size=(10_000, 50)), jnp.float32)
+
+    def x(lean):
+        optimizer = schedule_free_sgd(1e-3, lean=lean)
+        params = jnp.ones(50)
+
+        def step(carry, g):
+            params, state = carry
+            updates, state = optimizer.update(g + params, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        (params, state), _ = jax.jit(lambda c: jax.lax.scan(step, c, grads))((params, optimizer.init(params)))
+        return eval_params(state, params)
+
+    np.testing.assert_allclose(x(True), x(False), rtol=0, atol=1e-4)
+
+
+def test_a_parameter_that_was_not_finite_is_forgotten_by_an_average_that_begins_later():
+    optimizer = average(sgd(1.0), tail(5))
+    state = optimizer.init(jnp.zeros(1))
+    _, state = optimizer.update(jnp.full(1, jnp.inf), state, jnp.zeros(1))
+    _, state = optimizer.update(jnp.ones(1), state, jnp.zeros(1))
+    assert eval_params(state, jnp.zeros(1)) == -1
+
+
 def test_equal_weights_that_add_up_are_polyak_however_many():
     """In float32 a plain sum of 100,000 equal weights is off by a part in a thousand for each new one."""
     weights, n = weighted(0.01), 100_000
@@ -199,9 +226,7 @@ def test_several_averages_of_one_run_are_chosen_by_name():
         with pytest.raises(ValueError, match=f"^eval_params: `name` must be one of 'long', 'short', got {name!r}$"):
             eval_params(state, params, name)
     params, state = trained(average(adam(0.05), polyak()), updates=1)
-    with pytest.raises(
-        ValueError, match="^eval_params: `name` must be None, since there is one average without a name"
-    ):
+    with pytest.raises(ValueError, match="^eval_params: `name` must be None, since no average has a name"):
         eval_params(state, params, "short")
 
 
@@ -294,7 +319,18 @@ def test_training_parameters_are_not_saved_by_mistake():
         (lambda: average(adam(0.1), polyak(), decay_at="x"), "average: `decay_at` must be 'y' or 'z', got 'x'"),
         (lambda: average(adam(0.1), polyak(), beta=0.4, lean=True), "average: `beta` must be at least 0.5 in the lean form, got 0.4"),
         (lambda: average(adam(0.1), polyak(), lean=True), "average: `beta` must be at least 0.5 in the lean form, got 0.0"),
-        (lambda: gpa(adam(0.1), 1.0), "gpa: `mu_x` must be a number from 0 to below 1, got 1.0"),
+        (lambda: gpa(adam(0.1), 1.0), "gpa: `mu_x` must be a number from 0 to below 1 or a schedule, got 1.0"),
+        (lambda: average(adam(0.1), polyak(), beta=1.5), "average: `beta` must be a number from 0 to 1 or a schedule, got 1.5"),
+        (lambda: average(adam(0.1), np.float32(-0.5)), "average: `coefficient` must be a number from 0 to 1 or a schedule, got -0.5"),
+        (lambda: average(adam(0.1), {"a": weighted(0.1, 1.0)}), "average: `coefficient` must have schedules by name, got 'a': " + repr(weighted(0.1, 1.0))),
+        (lambda: average(adam(0.1), {0.9: ema(0.9)}), f"average: `coefficient` must have schedules by name, got 0.9: {ema(0.9)!r}"),
+        (lambda: average(ema(0.9), adam(0.1)), f"average: `base` must be an optax transformation, got {ema(0.9)!r}"),
+        (lambda: lawa(0.1, 3), "lawa: `base` must be an optax transformation, got 0.1"),
+        (lambda: weighted(0.1, r=8.0), "weighted: `r` must be a number from 0 to 4, got 8.0"),
+        (lambda: schedule_free_sgd(0.1, linear(0.0, 0.9, 9), lean=True).init(jnp.ones(2)), "average: `beta` must be at least 0.5 in the lean form, got 0.0 at step 0"),
+        (lambda: post_hoc_ema([Snapshot(5, -0.5, 0.0)], 7.0), "post_hoc_ema: `exponent` must be a positive number, got -0.5"),
+        (lambda: schedule_free_plus().update(jnp.ones(2), schedule_free_plus().init(jnp.ones(2)), jnp.ones(2), value=jnp.ones(2)), "schedule_free_plus: `value` must be one number, got an array of shape (2,)"),
+        (lambda: schedule_free_plus().update(jnp.ones(2), schedule_free_plus().init(jnp.ones(2)), jnp.ones(2)), "schedule_free_plus: `value` must be the loss, update(grads, state, params, value=loss), got None"),
         (lambda: lawa(adam(0.1), 0), "lawa: `last` must be a whole number, 1 or more, got 0"),
         (lambda: lawa(adam(0.1), 2, every=1.5), "lawa: `every` must be a whole number, 1 or more, got 1.5"),
         (lambda: lawa(adam(0.1), 2, start=-1), "lawa: `start` must be a whole number, 0 or more, got -1"),
@@ -306,7 +342,7 @@ def test_training_parameters_are_not_saved_by_mistake():
         (lambda: post_hoc_ema([Snapshot(5, 7.0, 0.0)], 0.0), "post_hoc_ema: `exponent` must be a positive number, got 0.0"),
         (lambda: average(adam(0.1), polyak()).init({"w": jnp.ones(2, complex)}), "average: `params` must be real floating-point arrays, got complex64 at ['w']"),
         (lambda: adam(0.1).init(jnp.arange(3)), "adam: `params` must be real floating-point arrays, got int32"),
-        (lambda: constant(0.1) and sgd(0.1, momentum=1.0), "sgd: `momentum` must be a number from 0 to below 1 or a schedule, got 1.0"),
+        (lambda: sgd(0.1, momentum=np.float32(1.0)), "sgd: `momentum` must be a number from 0 to below 1 or a schedule, got 1.0"),
     ],
 )  # fmt: skip
 def test_a_bad_argument_is_one_clear_sentence(mistake, message):

@@ -149,6 +149,30 @@ def test_a_gradient_that_is_not_finite_is_kept_out_by_apply_if_finite(name):
 
 
 @every
+def test_updates_have_the_dtypes_of_the_parameters(name):
+    if "lean" in name:
+        pytest.skip("the lean form is for float32 parameters")
+    params = {"half": jnp.ones(2, jnp.bfloat16), "full": jnp.ones(2)}
+    for wrapped in (EVERY[name](), optax.apply_if_finite(EVERY[name](), 3)):
+        updates, _ = wrapped.update(params, wrapped.init(params), params, value=jnp.float32(1.0))
+        assert jax.tree.map(lambda u: u.dtype, updates) == jax.tree.map(lambda p: p.dtype, params)
+
+
+@every
+def test_it_is_evaluated_in_an_nnx_model(name):
+    from flax import nnx
+
+    model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, EVERY[name](), wrt=nnx.Param)
+    for _ in range(3):
+        optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)), value=jnp.float32(1.0))
+    averaged = eval_params(optimizer.opt_state, nnx.state(model, nnx.Param), NAMES.get(name))
+    nnx.update(model, averaged)
+    assert np.isfinite(model(jnp.ones((1, 2)))).all()
+    assert all(f"{value:.3f}" for value in hyperparameters(optimizer.opt_state).values())
+
+
+@every
 def test_what_was_used_can_be_read(name):
     optimizer = EVERY[name]()
     state = optimizer.init(START)
@@ -171,11 +195,12 @@ def with_numbers(lr):
         schedule_free_adamw(lr, 1 - lr, weight_decay=lr, scale=1 + lr),
         schedule_free_plus(lr, 1 - lr, beta_steps=round(100 * lr), newest_until=round(10 * lr)),
         gpa(adam(lr), 1 - lr, 1 - lr),
+        lawa(sgd(lr), 3, every=round(10 * lr), start=round(100 * lr)),
     ]
 
 
 def test_changing_any_number_retraces_no_eager_update():
-    jitted = [adam_update, sgd_update, plus_update, averaging._follow, averaging._interpolate]
+    jitted = [adam_update, sgd_update, plus_update, averaging._follow, averaging._interpolate, averaging._keep]
     params, sizes = as_jax(GRADS[0]), []
     for lr in (0.1, 0.2, 0.3):
         for optimizer in with_numbers(lr):
@@ -183,6 +208,44 @@ def test_changing_any_number_retraces_no_eager_update():
         sizes.append([function._cache_size() for function in jitted])
     assert sizes[0] == sizes[1] == sizes[2]
     assert all(sizes[0])
+
+
+def test_masks_of_decay_work_inside_masks_and_partitions_and_for_subtrees():
+    params = {"w": jnp.ones(2), "n": {"k": jnp.ones(3), "s": jnp.ones(1)}}
+    whole = {"w": True, "n": {"k": False, "s": False}}
+    for mask in (whole, {"w": True, "n": False}, lambda p: jax.tree.map(lambda leaf: leaf.size == 2, p)):
+        for wrap in (
+            lambda o: o,
+            lambda o: optax.masked(o, {"w": True, "n": {"k": True, "s": True}}),
+            lambda o: optax.partition({"a": o}, {"w": "a", "n": {"k": "a", "s": "a"}}),
+        ):
+            ours, theirs = (wrap(make(0.1, weight_decay=0.5, mask=mask)) for make in (adamw, optax.adamw))
+            found, expected = (o.update(params, o.init(params), params)[0] for o in (ours, theirs))
+            close(found, expected, 1e-5)
+    masked = optax.masked(adamw(0.1, mask={"w": True, "n": False}), {"w": True, "n": False})
+    assert masked.update(params, masked.init(params), params)[0]["n"] is params["n"]
+
+
+def test_hyperparameters_may_be_injected_and_swept():
+    for make in (schedule_free_adamw, schedule_free_sgd, schedule_free_plus, radam, adamw):
+        optimizer = optax.inject_hyperparams(make)(learning_rate=0.1)
+        state = optimizer.init(START)
+        updates, _ = jax.jit(optimizer.update)(START, state, START, value=jnp.float32(1.0))
+        assert np.isfinite(jax.tree.leaves(updates)[0]).all()
+    swept = jax.vmap(
+        lambda m: gpa(adam(0.1), m).update(jnp.ones(2), gpa(adam(0.1), m).init(jnp.ones(2)), jnp.ones(2))[0]
+    )
+    assert np.isfinite(swept(jnp.array([0.5, 0.9]))).all()
+
+
+def test_the_derivative_by_b1_is_finite_at_0():
+    def after(b1):
+        optimizer = adam(0.1, b1=b1)
+        state = optimizer.init(jnp.ones(2))
+        _, state = optimizer.update(jnp.ones(2), state)
+        return optimizer.update(-jnp.ones(2), state)[0].sum()
+
+    assert np.isfinite(jax.grad(after)(0.0))
 
 
 # Optimizers that find their own rate, as bases -------------------------------------------------------------

@@ -85,6 +85,12 @@ def test_long_runs_are_described_from_samples_and_all_boundaries():
 
 def test_many_phases_are_counted_and_not_all_printed():
     assert "and 979 more phases" in str(describe(sgdr(1.0, 10), 9990))
+    assert "and at least 9,979 more phases" in str(describe(step_decay(1.0, 1), 2**31 - 1))
+    assert len(boundaries(restarts(restarts(linear(1.0, 0.0, 2), 4), 40), 20_000)) == 9_998
+
+
+def test_what_is_not_a_number_is_sketched_as_nothing():
+    assert "|" in str(describe(lambda t: 0.0 / t, 10))
 
 
 @pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
@@ -102,6 +108,8 @@ REMARKS = [
     (multistep(0.1, [50, 75]), 100, []),
     (LR, 10_000, ["The first update changes nothing, since the value is 0: start above 0, or use `advance(..., 1)`."]),
     (delay(linear(0.0, 1.0, 10), 5) + 0.0, 15, ["The first 6 updates change nothing, since the value is 0: start above 0, or use `advance(..., 1)`."]),
+    (constant(-1.0), 10, ["It is negative, first at step 0."]),
+    (join([join([1.0, 2.0], [50]), 1.0], [10]), 100, []),  # the second joint is never reached
     (constant(0.0), 9, ["It is zero throughout: nothing would be learned."]),
     (table([0.1, -0.1, 0.1]), 3, ["It is negative, first at step 1."]),
     (warmup(1.0, 1000, init=0.1), 500, ["It still rises when the run ends: its warm-up lasts until step 1,000."]),

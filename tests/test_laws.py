@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from table import TABLE, Row, steps_to_test
 
-from schedules import Schedule, stack, tabulate
+from schedules import Schedule, stack, stretch, tabulate
 
 every = pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
 SAME = 6e-7  # the same formula compiled in another way: XLA's sine differs between scalars and vectors
@@ -69,6 +69,13 @@ def test_vmap_over_stacked_instances_is_a_loop(row: Row):
 def test_scan_is_a_loop(row: Row):
     _, scanned = jax.lax.scan(lambda carry, t: (carry, row.schedule(t)), None, jnp.arange(12))
     np.testing.assert_allclose(scanned, tabulate(row.schedule, 12), rtol=SAME, atol=0)
+
+
+def test_stretched_it_is_the_same_on_a_slower_clock(row: Row):
+    if row.schedule.formula.__module__.startswith("optim"):
+        pytest.skip("a coefficient counts updates, and is not stretched")
+    steps = np.array([0, 1, 2, 7, 30, 99, 100, 150, 1000])
+    np.testing.assert_allclose(stretch(row.schedule, 3.0)(3 * steps), row.schedule(steps), rtol=2e-6, atol=1e-37)
 
 
 def test_is_a_pytree_of_its_numbers(row: Row):

@@ -43,6 +43,7 @@ from schedules import (
     polynomial,
     power,
     power_law,
+    recipe,
     restarts,
     rex,
     schedule,
@@ -66,6 +67,11 @@ def settings(step, kind: Literal["up", "down"], staircase: bool, peak: Value = 1
     """A user's schedule with every other kind of argument."""
     t = jnp.floor(step) if staircase else step
     return (peak if kind == "up" else -peak) * (t + len(values))
+
+
+@recipe
+def _not_a_schedule(peak: Value):
+    return peak
 
 
 def _taken():
@@ -123,7 +129,13 @@ MISTAKES = [
     (lambda: polynomial(1.0, 0.0, 9, 1e39), f"polynomial: `exponent` must be {POSITIVE}, got 1e+39"),
     (lambda: rex(1.0, 0.0, 9, bend=-0.5), f"rex: `bend` must be {POSITIVE}, got -0.5"),
     (lambda: tanh(1.0, 0.0, 9, low=3.0, high=-7.0), "tanh: `low` must be below `high`, got 3.0 and -7.0"),
-    (lambda: tanh(1.0, 0.0, 9, low=float("-inf")), "tanh: `low` must be a finite number, got -inf"),
+    (lambda: tanh(1.0, 0.0, 9, low=float("-inf")), "tanh: `low` must be a number from -20 to 20, got -inf"),
+    (lambda: tanh(1.0, 0.0, 9, high=50), "tanh: `high` must be a number from -20 to 20, got 50"),
+    (lambda: piecewise_constant([1.0, 2.0], jnp.array([1.7])), f"piecewise_constant: `boundaries` must be {BOUNDARIES}, got Array([1.7], dtype=float32)"),
+    (lambda: piecewise_constant([1.0, 2.0, 3.0], jnp.array([9, 4])), f"piecewise_constant: `boundaries` must be {BOUNDARIES}, got Array([9, 4], dtype=int32)"),
+    (lambda: linear(1.0, 0.0, jnp.int32(-5)), f"linear: `steps` must be {STEPS}, got Array(-5, dtype=int32)"),
+    (lambda: linear(jnp.float32(jnp.nan), 0.0, 9), "linear: `start` must be a finite number, got Array(nan, dtype=float32)"),
+    (lambda: constant(10**5000), "constant: `value` must be a finite number, got an integer of thousands of digits"),
     (lambda: multistep(1.0, [9], factor=0.0), f"multistep: `factor` must be {POSITIVE}, got 0.0"),
     (lambda: exponential_decay(1.0, -0.5, 9), f"exponential_decay: `factor` must be {POSITIVE}, got -0.5"),
     (lambda: exponential_decay(1.0, 0.5, 0), f"exponential_decay: `steps` must be {PERIOD}, got 0"),
@@ -152,7 +164,7 @@ MISTAKES = [
     (lambda: extend(1.0, 3, -1), f"extend: `steps` must be {STEPS}, got -1"),
     (lambda: stretch(1.0, 0), f"stretch: `factor` must be {POSITIVE}, got 0"),
     (lambda: per_epoch(1.0, 0), f"per_epoch: `steps_per_epoch` must be {PERIOD}, got 0"),
-    (lambda: per_update(1.0, 1.5), f"per_update: `units` must be {PERIOD}, got 1.5"),
+    (lambda: per_update(1.0, 1.5), "per_update: `units` must be a whole number from 1 to 2147483647, got 1.5"),
     (lambda: cooldown(1.0, -1, 9), f"cooldown: `start` must be {STEPS}, got -1"),
     (lambda: cooldown(1.0, 9, 9, shape=exponential), f"cooldown: exponential: `end` must be {POSITIVE}, got 0.0"),
     (lambda: warmup(1.0, 9, shape=exponential), f"warmup: exponential: `start` must be {POSITIVE}, got 0.0"),
@@ -200,7 +212,8 @@ def test_other_mistakes_are_clear_too():
         (lambda: lr(True), TypeError, "cosine: `step` must be integers or floats, got bool"),
         (lambda: lr(1j), TypeError, "cosine: `step` must be integers or floats, got complex64"),
         (lambda: lr(np.array([0, 2**31])), OverflowError, "cosine: `step` must be at most 2147483647, got 2147483648"),
-        (lambda: lr(2**31), OverflowError, None),
+        (lambda: lr(2**31), OverflowError, "cosine: `step` must be at most 2147483647, got 2147483648"),
+        (lambda: _not_a_schedule(1.0), TypeError, "_not_a_schedule: a recipe must return a schedule, got 1.0"),
         (lambda: setattr(lr, "steps", 3), AttributeError, "a schedule is a value and cannot be changed: use .replace(steps=...)"),
         (lambda: delattr(lr, "steps"), AttributeError, "a schedule is a value and cannot be changed: 'steps' cannot be deleted"),
     ]:  # fmt: skip
@@ -250,6 +263,7 @@ TEXTS = [
     ("cosine", "cosine is a formula, not a schedule: call it with its arguments, cosine(...)", 1),
     ("True", "constant: `value` must be a finite number, got True", 1),
     ("linear(1, 0, '9')", f"linear: `steps` must be {STEPS}, got '9'", 1),
+    ("cosine(1, 0, steps=9, steps=8)", "the argument 'steps' is given twice", 29),
     ("1if 1 else 2", SYNTAX, 1),
     ("function(of=cosine)", "function: `of` must be a function of the step, got cosine", 1),
 ]  # fmt: skip
@@ -265,7 +279,7 @@ def test_parse_says_what_is_wrong_and_where(text, what, place):
 
 
 def test_parse_refuses_what_is_too_long_or_too_deep_at_once():
-    deep = "parse: `text` must be nested at most 100 deep and hold no null bytes"
+    deep = "parse: `text` must be nested at most 50 deep and hold no null bytes"
     for text, message in [
         ("-" * 100_000 + "1", deep),
         ("1 + " * 100_000 + "1", deep),

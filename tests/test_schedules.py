@@ -150,7 +150,17 @@ def test_steps_beyond_float32_integers_are_told_apart():
     np.testing.assert_allclose(tail, [np.sin(np.pi / 2 * k / 1e8) ** 2 for k in range(10, 0, -1)], rtol=1e-6)
 
 
+def test_steps_before_0_and_beyond_the_last_are_held():
+    lr = restarts(linear(1.0, 0.5, 10), 10) * linear(1.0, 0.0, 100)
+    np.testing.assert_array_equal(lr(np.array([-1, -5, 0])), 1.0)
+    assert lr(-2.5) == 1.0
+    assert linear(1.0, 0.0, 100)(jnp.uint32(3_000_000_000)) == 0.0
+
+
 def test_float_steps_interpolate_under_strict_promotion(strict):
+    np.testing.assert_allclose(
+        per_update(linear(1.0, 0.0, 10_000), 1000)(jnp.array([0.0, 2.5, 10.0])), [1.0, 0.75, 0.0]
+    )
     assert warmup(linear(1.0, 0.0, 10), 4)(jnp.array(1.5)) == 0.375
     assert warmup(linear(1.0, 0.0, 10), 4)(4.5) == 0.95
 

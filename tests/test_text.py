@@ -85,6 +85,11 @@ def test_arrays_come_back_as_lists_of_the_same_numbers():
     np.testing.assert_array_equal(parse(repr(lr))(jnp.arange(3)), lr(jnp.arange(3)))
 
 
+def test_what_can_be_parsed_can_be_evaluated():
+    assert parse("delay(" * 45 + "linear(1, 0, 9)" + ", 1)" * 45)(49) == pytest.approx(5 / 9)
+    parse("warmup(" * 45 + "1" + ", 1)" * 45)  # soon, though its value at 0 is that of 45 others
+
+
 def test_a_join_of_a_thousand_comes_back():
     lr = join([linear(i, i + 1, 10) for i in range(1000)], list(range(10, 10_000, 10)))
     assert parse(repr(lr)) == lr
