@@ -81,10 +81,11 @@ def power(base: Split | ArrayLike, exponent: Split | ArrayLike, growth: float = 
     rest = small * (1 - small / 2)  # log(1 + small), to the last digit of so small a number
     # Beyond these a power is not finite, or for large exponents its derivatives are not.
     limit = np.log(float(jnp.finfo(hi.dtype).max)) * jnp.where(log + rest > 0, growth, 0.98)
-    e = jnp.minimum(exponent.hi, limit / jnp.abs(jax.lax.stop_gradient(log + rest)))
+    most = limit / jnp.abs(jax.lax.stop_gradient(log + rest))
+    e, d = jnp.minimum(exponent.hi, most), jnp.where(exponent.hi < most, exponent.lo, 0.0)
     # In halves, since h^e alone may be out of range.
     half = hi ** (e / 2)
-    return jnp.where(positive, half * jnp.exp(exponent.lo * log + (e + exponent.lo) * rest) * half, 0.0)
+    return jnp.where(positive, half * jnp.exp(d * log + (e + d) * rest) * half, 0.0)
 
 
 def lengthen(steps: Array, factor: Split | ArrayLike) -> Array:

@@ -70,7 +70,8 @@ class _Reader:
                 positional = [self.value(arg, depth + 1) for arg in args]
                 named: dict[str, Any] = {}
                 for keyword in keywords:
-                    named[self._keyword(keyword, named)] = self.value(keyword.value, depth + 1)
+                    name = self._keyword(keyword, named)
+                    named[name] = self.value(keyword.value, depth + 1)
                 return self._made(node, formula, *positional, **named)
         raise self._mistake(node, "only names of schedules, numbers, lists, keywords, + and * are understood")
 

@@ -349,4 +349,8 @@ def steps_to_test(row: Row) -> list[int]:
     near = {b + d for b in row.boundaries for d in range(-2, 3)}
     tail = {b - d for b in row.boundaries for d in range(1, 200, 7)}
     grid = {round(1.37**i) for i in range(69)}
-    return sorted(t for t in {0, 1, 2, 3, 2**24 + 1, last - 1, last} | near | tail | grid if 0 <= t <= last)
+    return sorted(
+        t
+        for t in {0, 1, 2, 3, 2**24 + 1, 2**29 + 33, 1_073_760_076, last - 1, last} | near | tail | grid
+        if 0 <= t <= last
+    )

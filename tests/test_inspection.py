@@ -85,7 +85,7 @@ def test_long_runs_are_described_from_samples_and_all_boundaries():
 
 def test_many_phases_are_counted_and_not_all_printed():
     assert "and 979 more phases" in str(describe(sgdr(1.0, 10), 9990))
-    assert "and at least 9,979 more phases" in str(describe(step_decay(1.0, 1), 2**31 - 1))
+    assert "and at least 9,981 more phases" in str(describe(step_decay(1.0, 1), 2**31 - 1))
     assert len(boundaries(restarts(restarts(linear(1.0, 0.0, 2), 4), 40), 20_000)) == 9_998
 
 

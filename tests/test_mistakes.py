@@ -250,7 +250,7 @@ TEXTS = [
     ("constant(1)(0)", ONLY, 1),
     ("[constant(1) for x in [1]]", ONLY, 1),
     ("cosine(*[1, 0, 9])", ONLY, 8),
-    ("cosine(**{})", "arguments must be written out, got **", 10),
+    ("cosine(**table)", "arguments must be written out, got **", 10),
     ("10 ** 10 ** 10", ONLY, 1),
     ("2 - 1", ONLY, 1),
     ("None", ONLY, 1),

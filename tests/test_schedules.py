@@ -21,6 +21,7 @@ from schedules import (
     join,
     linear,
     multiply,
+    per_update,
     piecewise_constant,
     recipe,
     restarts,
