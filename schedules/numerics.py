@@ -114,9 +114,9 @@ def plus(step: Array, steps: ArrayLike) -> Array:
 
 def times(step: Array, factor: ArrayLike) -> Array:
     """`step * factor`, at most the last step there is: integers would wrap around."""
+    factor, last = jnp.asarray(factor, step.dtype), _last(step)
     if not jnp.issubdtype(step.dtype, jnp.integer):
         return step * factor
-    last = _last(step)
     return jnp.where(step <= last // jnp.maximum(factor, 1), step * factor, last)
 
 
