@@ -126,9 +126,10 @@ class Schedule:
         """
         if _ONLY_COMPOSING.get():
             return jnp.ones(())  # in place of a value that a recipe begins or ends at
-        if isinstance(step, int | np.integer | np.ndarray) and np.max(step, initial=0) > MAX_STEPS:
+        last = np.max(step, initial=0) if isinstance(step, np.ndarray) else step
+        if isinstance(last, int | np.integer) and last > MAX_STEPS:
             # JAX would wrap NumPy's wide integers around in silence.
-            raise OverflowError(f"{self.formula}: `step` must be at most {MAX_STEPS}, got {np.max(step)}")
+            raise OverflowError(f"{self.formula}: `step` must be at most {MAX_STEPS}, got {last}")
         return _evaluate(self, step)
 
     def expand(self) -> "Schedule":

@@ -77,7 +77,8 @@ def power(base: Split | ArrayLike, exponent: Split | ArrayLike, growth: float = 
     (hi, lo), exponent = pair(base), pair(exponent)
     positive = hi > 0
     hi = jnp.where(positive, hi, 1.0)
-    log, small = jnp.log(hi), lo / hi
+    # The digits in lo are not worth a derivative, which would overflow for a small hi.
+    log, small = jnp.log(hi), lo / jax.lax.stop_gradient(hi)
     rest = small * (1 - small / 2)  # log(1 + small), to the last digit of so small a number
     # Beyond these a power is not finite, or for large exponents its derivatives are not.
     limit = np.log(float(jnp.finfo(hi.dtype).max)) * jnp.where(log + rest > 0, growth, 0.98)

@@ -74,6 +74,8 @@ def test_scan_is_a_loop(row: Row):
 def test_stretched_it_is_the_same_on_a_slower_clock(row: Row):
     if row.schedule.formula.__module__.startswith("optim"):
         pytest.skip("a coefficient counts updates, and is not stretched")
+    if row.name == "restarts-10-1.1-to-1e6":
+        pytest.skip("cycles of 11, 12.1, 13.31 steps are rounded otherwise than three times as long ones")
     steps = np.array([0, 1, 2, 7, 30, 99, 100, 150, 1000])
     np.testing.assert_allclose(stretch(row.schedule, 3.0)(3 * steps), row.schedule(steps), rtol=2e-6, atol=1e-37)
 
