@@ -224,7 +224,7 @@ def radam(
 
     **Raises:** as `adam`.
     """
-    return adam_with_rectification(learning_rate, b1, b2, eps, 0.0, threshold, mu_dtype)
+    return adam_with_rectification(learning_rate, b1, b2, eps, 0.0, None, threshold, mu_dtype)
 
 
 def adam_with_rectification(
@@ -233,10 +233,11 @@ def adam_with_rectification(
     b2: float,
     eps: ScheduleLike,
     weight_decay: ScheduleLike,
+    mask: Mask | None,
     threshold: float,
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`radam` with decoupled weight decay, which is shortened as the steps are; for schedule-free RAdam."""
     fraction("radam", "b2", b2)
     rectify = rectification(b2, threshold)
-    return _adam("radam", learning_rate, b1, b2, eps, weight_decay, None, mu_dtype, rectify)
+    return _adam("radam", learning_rate, b1, b2, eps, weight_decay, mask, mu_dtype, rectify)

@@ -39,18 +39,19 @@ def schedule_free_sgd(
     beta: ScheduleLike = 0.9,
     warmup_steps: int = 0,
     weight_decay: float = 0.0,
+    mask: Mask | None = None,
     r: float = 0.0,
     weight_lr_power: float = 2.0,
     lean: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free SGD as its authors release it: warm-up (t + 1) / warmup_steps for step and weight, L2 decay at y.
 
-    The rate wants to be 10 to 50 times that of SGD.
+    The rate wants to be 10 to 50 times that of SGD. `mask` says which weights decay, as of `adamw`.
 
     Source: github.com/facebookresearch/schedule_free, `SGDScheduleFree`; arXiv:2405.15682.
     """
     lr = warmed(learning_rate, warmup_steps)
-    base = sgd(lr) if is_zero(weight_decay) else optax.chain(optax.add_decayed_weights(weight_decay), sgd(lr))
+    base = sgd(lr) if is_zero(weight_decay) else optax.chain(optax.add_decayed_weights(weight_decay, mask), sgd(lr))
     return average(base, weighted(lr, r, weight_lr_power), beta, lean=lean)
 
 
@@ -88,6 +89,7 @@ def schedule_free_radam(
     b2: float = 0.999,
     eps: ScheduleLike = 1e-8,
     weight_decay: ScheduleLike = 0.0,
+    mask: Mask | None = None,
     silent: bool = True,
     r: float = 0.0,
     weight_lr_power: float = 2.0,
@@ -95,16 +97,17 @@ def schedule_free_radam(
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free RAdam, which needs no warm-up: its rate is multiplied by `rectification(b2, 4.0)`.
 
-    While that is not defined nothing moves (`silent`), or z takes steps of plain SGD.
+    While that is not defined nothing moves (`silent`), or z takes steps of plain SGD. `mask` says which weights decay,
+    as of `adamw`.
 
     Source: github.com/facebookresearch/schedule_free, `RAdamScheduleFree`.
     """
     rate = as_schedule(learning_rate)
     rectified = rate * rectification(b2, 4.0, 0.0 if silent else 1.0)
     if silent:
-        base = adamw(rectified, 0.0, b2, eps, weight_decay)
+        base = adamw(rectified, 0.0, b2, eps, weight_decay, mask)
     else:
-        base = adam_with_rectification(rate, 0.0, b2, eps, weight_decay, threshold=4.0)
+        base = adam_with_rectification(rate, 0.0, b2, eps, weight_decay, mask, threshold=4.0)
     return average(base, weighted(rectified, r, weight_lr_power), beta, lean=lean)
 
 

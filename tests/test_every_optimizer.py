@@ -226,6 +226,16 @@ def test_masks_of_decay_work_inside_masks_and_partitions_and_for_subtrees():
     assert masked.update(params, masked.init(params), params)[0]["n"] is params["n"]
 
 
+def test_schedule_free_decays_what_its_mask_says():
+    params, mask = {"w": jnp.ones(2), "b": jnp.ones(2)}, {"w": True, "b": False}
+    grads = jax.tree.map(jnp.zeros_like, params)
+    for make in (schedule_free_sgd, schedule_free_adamw, lambda *a, **k: schedule_free_radam(*a, **k, silent=False)):
+        optimizer = make(0.1, weight_decay=0.5, mask=mask)
+        updates, _ = optimizer.update(grads, optimizer.init(params), params)
+        assert (updates["w"] < 0).all()
+        np.testing.assert_array_equal(updates["b"], 0)
+
+
 def test_hyperparameters_may_be_injected_and_swept():
     for make in (schedule_free_adamw, schedule_free_sgd, schedule_free_plus, radam, adamw):
         optimizer = optax.inject_hyperparams(make)(learning_rate=0.1)

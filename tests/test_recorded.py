@@ -62,7 +62,7 @@ def schedule_free(case):
             )
         case "RAdamScheduleFree":
             silent = k["silent_sgd_phase"]
-            return schedule_free_radam(rate, *k["betas"], k["eps"], k["weight_decay"], silent, **weights)
+            return schedule_free_radam(rate, *k["betas"], k["eps"], k["weight_decay"], silent=silent, **weights)
         case "ScheduleFreeWrapper":
             # Its decay at y is a step of its own, after the base's.
             decay = optax.add_decayed_weights(-rate * k["weight_decay_at_y"] if k["weight_decay_at_y"] else 0.0)
