@@ -169,10 +169,10 @@ def _update(hyperparameters: _Hyperparameters, grads: Any, state: AdamState, dec
     return updates, AdamState(t, stored, nu, _used(values))
 
 
-def _map_with_holes(step: Callable[..., Array], like: Any, *trees: Any) -> Any:
+def _map_with_holes(step: Callable[..., Array], whole: Any, *trees: Any) -> Any:
     """`jax.tree.map(step, *trees)` where the last tree may be None, in whole or in part."""
     *full, holed = trees
-    structure: Any = jax.tree.structure(like)
+    structure: Any = jax.tree.structure(whole)
     holes = [None] * structure.num_leaves if holed is None else structure.flatten_up_to(holed)
     return jax.tree.unflatten(
         structure, [step(*leaves) for leaves in zip(*map(jax.tree.leaves, full), holes, strict=True)]

@@ -84,11 +84,11 @@ def average(
         x = {name: copy() for name in coefficient} if isinstance(coefficient, Mapping) else None if lean else copy()
         z = None if holds_live else copy()
         count = jnp.zeros((), jnp.int32)
-        c, weights = _coefficient(settings, count, _no_weights(settings))
-        del weights
+        weights = _no_weights(settings)
+        c, _ = _coefficient(settings, count, weights)
         # A copy of its own, since some bases keep what they are given.
         base_state = base.init(jax.tree.map(jnp.copy, params if holds_live else z))
-        return AverageState(count, x, z, base_state, _no_weights(settings), _used(c, settings.beta(count)))
+        return AverageState(count, x, z, base_state, weights, _used(c, settings.beta(count)))
 
     def update(grads: Any, state: AverageState, params: Any = None, **extra_args: Any) -> tuple[Any, AverageState]:
         require_params("average", params)
@@ -167,9 +167,9 @@ def _used(c: Any, beta: Array) -> dict[str, Array]:
 def _require_together(coefficient: Any, beta: Any, decay_at: str, lean: bool) -> None:
     if decay_at not in ("y", "z"):
         raise ValueError(f"average: `decay_at` must be 'y' or 'z', got {decay_at!r}")
-    if isinstance(coefficient, Mapping) and not (coefficient and is_zero(beta)):
-        raise ValueError(f"average: `coefficient` must be one schedule where beta is not 0, got {coefficient!r}")
     if isinstance(coefficient, Mapping):
+        if not (coefficient and is_zero(beta)):
+            raise ValueError(f"average: `coefficient` must be one schedule where beta is not 0, got {coefficient!r}")
         for name, each in coefficient.items():
             if not isinstance(name, str) or isinstance(each, Weights):
                 raise ValueError(f"average: `coefficient` must have schedules by name, got {name!r}: {each!r}")
@@ -233,7 +233,6 @@ def _keep(state: LawaState, params: Any, every: Array, start: Array) -> LawaStat
     since = state.count - start
     number = jnp.maximum(since, 0) // every
     keep = (since >= 0) & (since % every == 0)
-    kept = state.used["averaged"]
 
     def replaced(ring: Array, p: Array) -> Array:
         slot = number % len(ring)
@@ -242,5 +241,5 @@ def _keep(state: LawaState, params: Any, every: Array, start: Array) -> LawaStat
 
     ring = jax.tree.map(replaced, state.ring, params)
     last = max((len(leaf) for leaf in jax.tree.leaves(ring)), default=0)
-    kept = jnp.where(since < 0, 0, jnp.minimum(number + 1, last)).astype(kept.dtype)
-    return state._replace(count=optax.safe_increment(state.count), ring=ring, used={"averaged": kept})
+    averaged = jnp.where(since < 0, 0, jnp.minimum(number + 1, last)).astype(state.count.dtype)
+    return state._replace(count=optax.safe_increment(state.count), ring=ring, used={"averaged": averaged})

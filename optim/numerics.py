@@ -64,7 +64,13 @@ def _wide(p: Any) -> Any:
 
 def like(updates: Any, grads: Any, params: Any) -> Any:
     """Updates in the dtypes of the parameters, or without parameters of the gradients."""
-    return jax.tree.map(lambda u, p: u.astype(jnp.result_type(p)), updates, grads if params is None else params)
+
+    def cast(u: Array, p: Any) -> Array:
+        # Callers may not have jitted: there even a cast to the same dtype costs as much as an operation.
+        dtype = jnp.result_type(p)
+        return u if u.dtype == dtype else u.astype(dtype)
+
+    return jax.tree.map(cast, updates, grads if params is None else params)
 
 
 def require_one(argument: str, metric: ArrayLike) -> None:

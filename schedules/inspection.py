@@ -145,8 +145,7 @@ def _changes(schedule: Schedule, steps: int) -> Iterator[int]:
             yield from (step for name in ("boundaries", "milestones") for step in given.get(name, []))
             if _is_ramp(schedule):
                 yield given["steps"]
-            nested = [value for value in jax.tree.leaves(given, is_leaf=_is_schedule) if _is_schedule(value)]
-            for each in nested:
+            for each in _nested(schedule):
                 yield from _changes(each, steps)
 
 
@@ -162,8 +161,10 @@ def _lengthened(schedule: Schedule, factor: float) -> Schedule:
     return stretched(schedule, lambda n: min(round(_plain(n) * factor), MAX_STEPS))
 
 
-def _is_schedule(value: Any) -> bool:
-    return isinstance(value, Schedule)
+def _nested(schedule: Schedule) -> list[Schedule]:
+    """The schedules among the arguments of one."""
+    arguments = jax.tree.leaves(dict(schedule.arguments), is_leaf=lambda value: isinstance(value, Schedule))
+    return [value for value in arguments if isinstance(value, Schedule)]
 
 
 def _is_ramp(schedule: Schedule) -> bool:
@@ -184,13 +185,13 @@ def _values(schedule: Schedule, steps: np.ndarray) -> np.ndarray:
     return np.asarray(schedule(steps), float)
 
 
-def _sampled(schedule: Schedule, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """All steps of a run, or a million of them with all that matter, and the values there."""
-    if steps <= MOST_SAMPLES:
+def _sampled(schedule: Schedule, steps: int, most: int = MOST_SAMPLES) -> tuple[np.ndarray, np.ndarray]:
+    """All steps of a run, or about `most` of them with both sides of every boundary, and the values there."""
+    if steps <= most:
         at = np.arange(steps)
     else:
         near = [t for b in boundaries(schedule, steps) for t in (b - 1, b)]
-        at = np.unique(np.concatenate([np.linspace(0, steps - 1, MOST_SAMPLES).astype(int), near])).astype(int)
+        at = np.unique(np.concatenate([np.linspace(0, steps - 1, most).astype(int), near])).astype(int)
     return at, _values(schedule, at)
 
 
@@ -279,8 +280,7 @@ def _ends(schedule: Schedule) -> bool:
         return False
     if schedule.formula is combinators.join:
         return _ends(schedule.arguments["schedules"][-1])
-    nested = [v for v in jax.tree.leaves(dict(schedule.arguments), is_leaf=_is_schedule) if _is_schedule(v)]
-    return all(map(_ends, nested))
+    return all(map(_ends, _nested(schedule)))
 
 
 def _jumps(schedule: Schedule, steps: int) -> Iterator[tuple[int, float, float]]:
@@ -323,14 +323,14 @@ def plot(
         raise ImportError("plot: matplotlib is needed and not installed: pip install matplotlib") from None
     if ax is None:
         ax = plt.subplots(figsize=(7, 3.2), layout="constrained")[1]
-    for i, (label, schedule) in enumerate(_labelled(schedules).items()):
-        near = [t for b in boundaries(schedule, steps) for t in (b - 1, b)]
-        at = np.unique(np.concatenate([np.linspace(0, steps - 1, 2000).astype(int), near])).astype(int)
+    labelled = _labelled(schedules)
+    for i, (label, schedule) in enumerate(labelled.items()):
+        at, values = _sampled(schedule, steps, most=2000)
         style, colour = STYLES[(i + i // len(COLOURS)) % len(STYLES)], COLOURS[i % len(COLOURS)]
-        ax.plot(at, _values(schedule, at), label=label, linestyle=style, color=colour, linewidth=1.8)
+        ax.plot(at, values, label=label, linestyle=style, color=colour, linewidth=1.8)
     ax.set(xlabel="step", ylabel="value", xlim=(0, steps))
     ax.spines[["top", "right"]].set_visible(False)
-    if len(_labelled(schedules)) > 1:
+    if len(labelled) > 1:
         ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1.02), borderaxespad=0)
     return ax
 

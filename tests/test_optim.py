@@ -1,7 +1,6 @@
 """Adam, averages and schedule-free: against independent algorithms, and inside what people wrap them in."""
 
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +26,6 @@ from optim import (
 )
 from schedules import constant, cosine, linear, table, tabulate
 
-GOLDEN = Path(__file__).parent / "golden"
 RNG = np.random.default_rng(0)
 PARAMS = {"w": RNG.normal(size=(3, 2)), "b": RNG.normal(size=())}
 GRADS = [{"w": RNG.normal(size=(3, 2)), "b": RNG.normal(size=())} for _ in range(60)]
