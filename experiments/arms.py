@@ -1,34 +1,64 @@
-"""The arms of the comparison: each a name and numbers."""
+"""The arms of the comparison: each an optimizer, and a schedule for every number that it takes."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any
 
-from optim import exponential_average, polyak
-from schedules import Schedule, constant, cosine, linear, multistep
+import numpy as np
+import optax
 
-# fmt: off
-ArmName = Literal[
-    "constant", "linear-100", "linear-75", "linear-50", "linear-25", "cosine", "step-25", "step-75",
-    "polyak", "ema-long", "ema-short", "sf-polyak", "sf-ema",
-]
-# fmt: on
-ARMS: tuple[ArmName, ...] = get_args(ArmName)
+from optim import adam, average, exponential_average, polyak, schedule_free
+from schedules import Schedule, ScheduleLike, as_schedule, constant, cosine, linear, multistep, tabulate
+
+Optimizer = Callable[..., optax.GradientTransformationExtraArgs]
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train: Adam, and what becomes of its learning rate or of its parameters.
+    """One way to train: `optimizer(**hyperparameters)`, evaluated at its average where it keeps one.
 
-    Without a `coefficient` the parameters themselves are evaluated; with one, their average x, and the
-    gradient is taken at (1 - beta) z + beta x. Losses count up to `horizon` updates, where the schedule ends.
+    Arms with the same optimizer and the same names of hyperparameters share their code, and differ in numbers.
+    Losses count up to `horizon` updates, where the schedule ends.
     """
 
     name: str
-    learning_rate: Schedule
+    optimizer: Optimizer
+    hyperparameters: Mapping[str, Schedule]
     horizon: int
-    coefficient: Schedule | None = None
-    beta: float = 0.0
-    b1: float = 0.9
+
+    @property
+    def peak_rate(self) -> float:
+        """The highest learning rate of its updates."""
+        return float(np.max(tabulate(self.hyperparameters["learning_rate"], self.horizon)))
+
+    def record(self) -> dict[str, Any]:
+        """What was trained, in words and numbers, for a file."""
+        numbers = {name: repr(schedule) for name, schedule in self.hyperparameters.items()}
+        return {"optimizer": self.optimizer.__name__, **numbers, "horizon": self.horizon}
+
+
+def arm(name: str, horizon: int, optimizer: Optimizer, **hyperparameters: ScheduleLike) -> Arm:
+    return Arm(name, optimizer, {k: as_schedule(v) for k, v in hyperparameters.items()}, horizon)
+
+
+# Optimizers: functions of module level, by which arms are told apart ---------------------------------
+
+EPS = 1e-6  # of the published comparison
+
+
+def decayed_adam(learning_rate: ScheduleLike, b1: ScheduleLike) -> optax.GradientTransformationExtraArgs:
+    return adam(learning_rate, b1=b1, eps=EPS)
+
+
+def averaged_adam(learning_rate: ScheduleLike, coefficient: ScheduleLike) -> optax.GradientTransformationExtraArgs:
+    return average(adam(learning_rate, eps=EPS), coefficient)
+
+
+def schedule_free_adam(learning_rate: ScheduleLike, coefficient: ScheduleLike) -> optax.GradientTransformationExtraArgs:
+    return schedule_free(adam(learning_rate, b1=0.0, eps=EPS), coefficient)
+
+
+# The published comparison ----------------------------------------------------------------------------
 
 
 def published(rate: float, steps: int) -> dict[str, Arm]:
@@ -38,16 +68,26 @@ def published(rate: float, steps: int) -> dict[str, Arm]:
     windows of a tenth and of a hundredth of it.
     """
     still = constant(rate)
+    quarters = {percent: steps * percent // 100 for percent in (100, 75, 50, 25)}
     long, short = exponential_average(max(steps / 10, 1.0)), exponential_average(max(steps / 100, 1.0))
     arms = [
-        Arm("constant", still, steps),
-        *(Arm(f"linear-{p}", linear(rate, 0.0, steps * p // 100), steps * p // 100) for p in (100, 75, 50, 25)),
-        Arm("cosine", cosine(rate, 0.0, steps), steps),
-        *(Arm(f"step-{p}", multistep(rate, [steps * p // 100], 0.1), steps) for p in (25, 75)),
-        Arm("polyak", still, steps, polyak()),
-        Arm("ema-long", still, steps, long),
-        Arm("ema-short", still, steps, short),
-        Arm("sf-polyak", still, steps, polyak(), beta=0.9, b1=0.0),
-        Arm("sf-ema", still, steps, long, beta=0.9, b1=0.0),
+        arm("constant", steps, decayed_adam, learning_rate=still, b1=0.9),
+        *(
+            arm(f"linear-{percent}", end, decayed_adam, learning_rate=linear(rate, 0.0, end), b1=0.9)
+            for percent, end in quarters.items()
+        ),
+        arm("cosine", steps, decayed_adam, learning_rate=cosine(rate, 0.0, steps), b1=0.9),
+        *(
+            arm(f"step-{p}", steps, decayed_adam, learning_rate=multistep(rate, [quarters[p]], 0.1), b1=0.9)
+            for p in (25, 75)
+        ),
+        arm("polyak", steps, averaged_adam, learning_rate=still, coefficient=polyak()),
+        arm("ema-long", steps, averaged_adam, learning_rate=still, coefficient=long),
+        arm("ema-short", steps, averaged_adam, learning_rate=still, coefficient=short),
+        arm("sf-polyak", steps, schedule_free_adam, learning_rate=still, coefficient=polyak()),
+        arm("sf-ema", steps, schedule_free_adam, learning_rate=still, coefficient=long),
     ]
-    return {arm.name: arm for arm in arms}
+    return {each.name: each for each in arms}
+
+
+ARMS = (*published(1.0, 100),)

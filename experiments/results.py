@@ -1,12 +1,32 @@
-"""A history with what is needed to read it."""
+"""What was measured, with what is needed to read it: one file, from which every table and figure can be made again."""
 
-from collections.abc import Mapping
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from experiments.arms import Arm
-from experiments.train import History
+from experiments.errors import UserError
+from experiments.files import written
+
+STEPPED, CYCLE = "sgd-step", "sgd-one-cycle-"  # arms by whose names super-convergence is measured
+RECORDS = 2_000  # training losses kept for each run, at most about as many
+
+
+class ResultsError(UserError):
+    """Histories that cannot be read or merged; the message says why."""
+
+
+class History(NamedTuple):
+    """What was measured; NaN where a run has not come to, or after it has diverged."""
+
+    train_loss: np.ndarray  # (arms, seeds, records): at the evaluated parameters, before each update; means of `every`
+    valid_steps: np.ndarray  # (evaluations,): after how many updates
+    valid_loss: np.ndarray  # (arms, seeds, evaluations)
+    valid_accuracy: np.ndarray  # (arms, seeds, evaluations)
 
 
 @dataclass(frozen=True)
@@ -14,43 +34,135 @@ class Results:
     """What was trained and measured: rows of the history are the arms, in their order."""
 
     title: str
-    arms: Mapping[str, Arm]
-    history: History
+    horizons: Mapping[str, int]  # by name of the arm: updates until its schedule ends
+    rates: Mapping[str, float]  # likewise: its peak learning rate
+    seeds: tuple[int, ...]
     steps: int  # the length of the run
     done: int  # updates made, fewer if it was stopped
+    history: History
+
+    @property
+    def every(self) -> int:
+        """Updates of which a record of the training loss is the mean."""
+        return record_length(self.steps)
 
     @property
     def window(self) -> int:
-        """Updates over which a loss is averaged: 5 % of the run."""
-        return max(self.steps // 20, 1)
-
-    @property
-    def seeds(self) -> int:
-        return self.history.train_loss.shape[1]
+        """Records over which a loss is averaged: 5 % of the run."""
+        return max(self.steps // 20 // self.every, 1)
 
     def train_loss(self, arm: str, percent: int = 100) -> np.ndarray:
         """Each seed's training loss around the end of the arm, or around a percentage of the run.
 
         **Raises:** `KeyError` if there is no such arm.
         """
-        end = min(self.end(arm), self.steps * percent // 100)
-        return self.history.train_loss[self.row(arm), :, max(end - self.window, 0) : end].mean(axis=-1)
+        end = self._records(min(self.end(arm), self.steps * percent // 100))
+        losses = self.history.train_loss[self.row(arm), :, max(end - self.window, 0) : end]
+        return losses.mean(axis=-1, dtype=np.float64)
 
     def train_loss_curve(self, arm: str) -> np.ndarray:
-        """(seeds, updates) up to the end of the arm."""
-        return self.history.train_loss[self.row(arm), :, : self.end(arm)]
+        """(seeds, records) up to the end of the arm."""
+        return self.history.train_loss[self.row(arm), :, : self._records(self.end(arm))]
 
-    def validation(self, arm: str) -> tuple[np.ndarray, np.ndarray]:
-        """Each seed's validation loss and accuracy at the last evaluation up to the end of the arm, NaN before any."""
-        ended = self.history.valid_steps <= self.end(arm)
-        if not ended.any():
-            return (np.full(self.seeds, np.nan),) * 2
-        last = np.flatnonzero(ended)[-1]
-        return self.history.valid_loss[self.row(arm), :, last], self.history.valid_accuracy[self.row(arm), :, last]
+    def valid_loss(self, arm: str, percent: int = 100) -> np.ndarray:
+        """Each seed's validation loss at the end of the arm, or at a percentage of the run; NaN before any."""
+        return self._at(self.history.valid_loss, arm, percent)
+
+    def valid_accuracy(self, arm: str, percent: int = 100) -> np.ndarray:
+        """Likewise, from 0 to 1."""
+        return self._at(self.history.valid_accuracy, arm, percent)
+
+    def diverged(self, arm: str) -> int:
+        """How many seeds came to a training loss that is no number."""
+        return int(np.sum(~np.isfinite(self.train_loss_curve(arm)).all(axis=-1)))
+
+    def grid(self) -> dict[str, list[str]]:
+        """The arms `policy@factor` of each policy, by ascending rate; none where arms are not named so."""
+        policies = dict.fromkeys(arm.split("@")[0] for arm in self.horizons if "@" in arm)
+        ascending = sorted(self.horizons, key=self.rates.__getitem__)
+        return {policy: [arm for arm in ascending if arm.split("@")[0] == policy] for policy in policies}
+
+    def reaches(self, arm: str, percent: int) -> bool:
+        """Whether the arm was trained up to a percentage of the run."""
+        return self.end(arm) >= self.steps * percent // 100
 
     def end(self, arm: str) -> int:
         """Updates that count for an arm: to the end of its schedule, or to where the run was stopped."""
-        return min(self.arms[arm].horizon, self.done)
+        return min(self.horizons[arm], self.done)
 
     def row(self, arm: str) -> int:
-        return [*self.arms].index(arm)
+        """**Raises:** `KeyError` if there is no such arm."""
+        return self._rows[arm]
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.horizons)}
+
+    def _records(self, updates: int) -> int:
+        return -(-updates // self.every)
+
+    def _at(self, measured: np.ndarray, arm: str, percent: int) -> np.ndarray:
+        reached = self.history.valid_steps <= min(self.end(arm), self.steps * percent // 100)
+        if not reached.any():
+            return np.full(len(self.seeds), np.nan)
+        return measured[self.row(arm), :, np.flatnonzero(reached)[-1]].astype(np.float64)
+
+    def save(self, path: Path) -> None:
+        """Everything, in one compressed file of named arrays, without pickles; in full or not at all."""
+        by_arm = {"horizons": [*self.horizons.values()], "rates": [*self.rates.values()], "arms": [*self.horizons]}
+        about = {"title": self.title, "steps": self.steps, "done": self.done, "seeds": self.seeds}
+        with written(path) as file:
+            np.savez_compressed(file, **by_arm, **about, **self.history._asdict())  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        """**Raises:** `ResultsError` if the file cannot be read as what `save` writes."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arms, seeds = file["arms"].tolist(), tuple(file["seeds"].tolist())
+                horizons, rates = (dict(zip(arms, file[n].tolist(), strict=True)) for n in ("horizons", "rates"))
+                title, steps, done = str(file["title"]), int(file["steps"]), int(file["done"])
+                history = History(*(file[name] for name in History._fields))
+                return cls(title, horizons, rates, seeds, steps, done, history)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            raise ResultsError(f"{path} cannot be read as the history of a run ({error})") from None
+
+
+def record_length(steps: int) -> int:
+    """Updates of which one record of a run of `steps` is the mean, so that histories stay small."""
+    return max(steps // RECORDS, 1)
+
+
+def merged(several: Sequence[Results]) -> Results:
+    """Runs of the same length as one: of the same arms with other seeds, or of other arms with the same seeds.
+
+    **Raises:** `ResultsError` if they differ otherwise, or measured the same thing twice.
+    """
+    first = several[0]
+    if len(several) == 1:
+        return first
+    for field in ("title", "steps", "done"):
+        if len(found := {getattr(each, field) for each in several}) > 1:
+            raise ResultsError(f"runs to merge must have one {field}, got {', '.join(sorted(map(str, found)))}")
+    if any(not np.array_equal(each.history.valid_steps, first.history.valid_steps) for each in several):
+        raise ResultsError("runs to merge must have been validated after the same updates")
+    other_seeds = all(each.horizons == first.horizons and each.rates == first.rates for each in several)
+    if not other_seeds and any(each.seeds != first.seeds for each in several):
+        raise ResultsError("runs to merge must have the same arms and other seeds, or other arms and the same seeds")
+    arms = [arm for each in ([first] if other_seeds else several) for arm in each.horizons]
+    seeds = [seed for each in (several if other_seeds else [first]) for seed in each.seeds]
+    if len(set(arms)) < len(arms) or len(set(seeds)) < len(seeds):
+        shared = "seeds" if other_seeds else "arms"
+        raise ResultsError(f"runs to merge must not share {shared} as well: what was measured twice counts once")
+
+    def joined(name: str) -> np.ndarray:
+        return np.concatenate([getattr(each.history, name) for each in several], axis=1 if other_seeds else 0)
+
+    measured = {name: joined(name) for name in History._fields if name != "valid_steps"}
+    return dataclasses.replace(
+        first,
+        horizons={arm: end for each in several for arm, end in each.horizons.items()},
+        rates={arm: rate for each in several for arm, rate in each.rates.items()},
+        seeds=tuple(seeds),
+        history=first.history._replace(**measured),
+    )
