@@ -1,0 +1,151 @@
+"""The folder of a run: one run's and one process's, with all that is needed to go on after it was killed."""
+
+import contextlib
+import fcntl
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from experiments.errors import UserError
+from experiments.files import write_text
+from experiments.machine import machine
+
+CONFIG, METRICS, HISTORY, LOCK, CHECKPOINTS = "config.json", "metrics.jsonl", "history.npz", ".lock", "checkpoints"
+
+# What Orbax logs of a failed save, with its traceback, it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+class FolderError(UserError):
+    """A folder that cannot be used, or no longer; the message says what to do."""
+
+
+class Folder:
+    """Opens `path` for the run that `plan` describes: new, or where it was left. Use it in a `with` statement.
+
+    **Arguments:** `plan`: what the numbers depend on, as JSON; a run goes on only under the same plan.
+
+    **Raises:** `FolderError` if it cannot be written, holds anything else, or another run is writing into it.
+    """
+
+    def __init__(self, path: Path, plan: Mapping[str, Any]):
+        self.path, self._saved_at = path, time.monotonic()
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = (path / LOCK).open("w")
+            self._require_alone()
+            self._require_same(json.loads(json.dumps(plan)))
+        except OSError as error:
+            raise FolderError(f"{path} must be a folder that can be written ({_reason(error)})") from None
+        # Of the processes of one run, only the first reads and writes.
+        alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="folder")
+        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=False, multiprocessing_options=alone)
+        (path / CHECKPOINTS).mkdir(exist_ok=True)
+        self._checkpoints = ocp.CheckpointManager((path / CHECKPOINTS).absolute(), options=options)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            self._checkpoints.close()
+        except Exception as failed:
+            error = error or failed
+        finally:
+            self._lock.close()
+        # Whatever the system refuses while a run has its folder, it refuses to the folder.
+        if isinstance(error, OSError):
+            raise self._failed(error) from None
+
+    def _require_alone(self) -> None:
+        try:
+            # The system releases it, whatever ends the process.
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderError(f"another run is writing into {self.path}: wait for it, or name another folder") from None
+
+    def _require_same(self, plan: dict[str, Any]) -> None:
+        config = self.path / CONFIG
+        if not config.exists():
+            if others := [p.name for p in self.path.iterdir() if not p.name.startswith(".")]:
+                raise FolderError(f"{self.path} must be a new or empty folder, or a run's, got one with {min(others)}")
+            write_text(config, json.dumps({"plan": plan, **machine()}, indent=1) + "\n")
+            return
+        try:
+            held = json.loads(config.read_text())["plan"]
+        except (ValueError, KeyError, TypeError):
+            raise FolderError(f"{config} must be what a run wrote, but cannot be read: name another folder") from None
+        for name in plan.keys() | held.keys():
+            if plan.get(name) != held.get(name):
+                raise FolderError(
+                    f"{self.path} holds a run with {_difference(name, held.get(name), plan.get(name))}: name another "
+                    "folder, or delete it"
+                )
+
+    def restore(self, like: Any) -> tuple[int, Any] | None:
+        """The latest complete checkpoint: after how many updates, and a tree like `like`; None if there is none."""
+        step = self._checkpoints.latest_step()
+        if step is None:
+            return None
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+        try:
+            return step, self._checkpoints.restore(step, args=ocp.args.StandardRestore(zeros))
+        except Exception as error:
+            place = self.path / CHECKPOINTS / str(step)
+            raise FolderError(
+                f"{place} cannot be read ({_reason(error)}): delete it to go on from the one before"
+            ) from None
+
+    def due(self, seconds: float) -> bool:
+        """Whether the last checkpoint is as old as that."""
+        return time.monotonic() - self._saved_at >= seconds
+
+    def checkpoint(self, step: int, tree: Any) -> None:
+        """Begins to save NumPy arrays, which must not change any more; waits for the checkpoint before."""
+        with self._watched():
+            self._checkpoints.save(step, args=ocp.args.StandardSave(tree))
+        self._saved_at = time.monotonic()
+
+    def wait(self) -> None:
+        """Until the checkpoint is on the disk."""
+        with self._watched():
+            self._checkpoints.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of no kind of its own: what the storage says comes as it is
+            raise self._failed(error) from None
+
+    def _failed(self, error: Exception) -> FolderError:
+        return FolderError(
+            f"{self.path} can no longer be written ({_reason(error)}): when it can, the same command goes on from the "
+            "last checkpoint"
+        )
+
+
+def _difference(name: str, held: Any, given: Any) -> str:
+    """`name` and both values, or the first thing in them that differs."""
+    if isinstance(held, dict) and isinstance(given, dict):
+        key = next(k for k in [*held, *given] if held.get(k) != given.get(k))
+        return f"{name}: {_difference(key, held.get(key), given.get(key))}"
+    return f"{name.replace('_', ' ')} {held}, not {given}"
+
+
+def _reason(error: Exception) -> str:
+    """The system's own words, where it is the system that refused."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    refused = re.search(r"([^:]+) \[os_error_code", str(error))
+    return (
+        refused[1].strip() if refused else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    )
