@@ -7,62 +7,92 @@ positive, or for negative, at the 5 % level of Student's t with n - 1 degrees of
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from scipy.special import stdtrit
 
 # The training loss of each seed of an arm, around a percentage of the run.
 At = Callable[[str, int], np.ndarray]
+Verdict = Literal["holds", "fails", "undecided"]
 
 QUARTERS = (25, 50, 75, 100)
 
 
 @dataclass(frozen=True)
 class Claim:
+    name: str
     statement: str
-    margins: Callable[[At], Sequence[np.ndarray]]
+    margins: Callable[[At], Mapping[str, np.ndarray]]  # by what is compared
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Mean, standard error and their ratio over the seeds; the last two are None for one seed or where one diverged."""
+
+    compared: str
+    mean: float | None
+    error: float | None
+    z: float | None
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim after the measurement: mean and standard error, over the seeds, of its least sure margin."""
+    """A claim after the measurement: its verdict is that of the margin that is the least sure to be positive."""
 
+    name: str
     statement: str
-    verdict: str  # holds, fails or undecided
-    margin: float
-    error: float  # NaN for a single seed
+    verdict: Verdict
+    weakest: Margin
+    margins: tuple[Margin, ...]
 
 
-def within_tolerance(at: At, *arms: str) -> list[np.ndarray]:
-    """Each two of `arms` end within a quarter of the gap that decay closes, constant to cosine.
+def below(at: At, lower: str, upper: str, percent: int = 100, by: float = 0.0) -> dict[str, np.ndarray]:
+    """That `lower` has a smaller loss than `upper`, or one larger by less than `by`."""
+    allowed = f" + {by:.3f}" if by else ""
+    return {f"{lower} below {upper}{allowed} at {percent} %": at(upper, percent) + by - at(lower, percent)}
+
+
+def tolerance(at: At) -> float:
+    """A quarter of the gap that decay closes, from the constant rate to cosine."""
+    return float(np.mean(at("constant", 100) - at("cosine", 100)) / 4)
+
+
+def alike(at: At, *arms: str) -> dict[str, np.ndarray]:
+    """Each two of `arms` end within the tolerance.
 
     Two margins a pair, one for each direction: the absolute difference of a seed is never zero, and noise
     alone would make it large.
     """
-    tolerance = np.mean(at("constant", 100) - at("cosine", 100)) / 4
-    return [tolerance - (at(a, 100) - at(b, 100)) for a, b in itertools.permutations(arms, 2)]
+    pairs = itertools.permutations(arms, 2)
+    return {k: v for a, b in pairs for k, v in below(at, a, b, by=tolerance(at)).items()}
+
+
+def at_each_quarter(margin: Callable[[int], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {k: v for quarter in QUARTERS for k, v in margin(quarter).items()}
 
 
 CLAIMS = (
     Claim(
+        "C1",
         "Linear decay to each quarter of the run ends below the constant rate there",
-        lambda at: [at("constant", q) - at(f"linear-{q}", q) for q in QUARTERS],
+        lambda at: at_each_quarter(lambda q: below(at, f"linear-{q}", "constant", q)),
     ),
     Claim(
+        "C2",
         "Linear decay, cosine decay and a step at 75 % end alike*",
-        lambda at: within_tolerance(at, "linear-100", "cosine", "step-75"),
+        lambda at: alike(at, "linear-100", "cosine", "step-75"),
     ),
-    Claim("A step at 75 % ends below a step at 25 %", lambda at: [at("step-25", 100) - at("step-75", 100)]),
-    Claim("The long EMA of a constant rate ends like* cosine", lambda at: within_tolerance(at, "ema-long", "cosine")),
-    Claim("Polyak averaging ends above the constant rate", lambda at: [at("polyak", 100) - at("constant", 100)]),
+    Claim("C3", "A step at 75 % ends below a step at 25 %", lambda at: below(at, "step-75", "step-25")),
+    Claim("C4", "The long EMA of a constant rate ends like* cosine", lambda at: alike(at, "ema-long", "cosine")),
+    Claim("C5", "Polyak averaging ends above the constant rate", lambda at: below(at, "constant", "polyak")),
+    Claim("C6", "Schedule-free with Polyak averaging ends like* cosine", lambda at: alike(at, "sf-polyak", "cosine")),
     Claim(
-        "Schedule-free with Polyak averaging ends like* cosine", lambda at: within_tolerance(at, "sf-polyak", "cosine")
-    ),
-    Claim(
-        "Schedule-free with the long EMA is below every linear decay at that decay's end",
-        lambda at: [at(f"linear-{q}", q) - at("sf-ema", q) for q in QUARTERS],
+        "C7",
+        "Schedule-free with the long EMA is at* or below every linear decay at that decay's end",
+        lambda at: at_each_quarter(lambda q: below(at, "sf-ema", f"linear-{q}", q, by=tolerance(at))),
     ),
 )
 FOOTNOTE = "* within a quarter of the gap between the constant rate and cosine"
@@ -76,7 +106,7 @@ def judge(at: At) -> list[Finding]:
             margins = claim.margins(at)
         except KeyError:
             continue
-        findings.append(_finding(claim.statement, np.stack(margins)))
+        findings.append(_finding(claim, margins))
     return findings
 
 
@@ -85,14 +115,33 @@ def standard_error(values: np.ndarray) -> np.ndarray:
     return np.asarray(values.std(axis=-1, ddof=1) / np.sqrt(values.shape[-1]))
 
 
-def _finding(statement: str, margins: np.ndarray) -> Finding:
-    """The verdict of the part, of margins (parts, seeds), that is the least sure to be positive."""
-    means, seeds = margins.mean(axis=1), margins.shape[1]
-    if seeds == 1:  # one seed tells nothing about the error, so it decides nothing
-        return Finding(statement, "undecided", float(means.min()), math.nan)
-    errors = standard_error(margins)
-    t = means / np.maximum(errors, np.finfo(float).tiny)
-    weakest = np.argmin(t)
-    needed = stdtrit(seeds - 1, 0.95)
-    verdict = "holds" if t[weakest] > needed else "fails" if t[weakest] < -needed else "undecided"
-    return Finding(statement, verdict, float(means[weakest]), float(errors[weakest]))
+def _finding(claim: Claim, margins: Mapping[str, np.ndarray]) -> Finding:
+    rows = [_margin(compared, values) for compared, values in margins.items()]
+    weakest = min(rows, key=_sureness)
+    seeds = len(next(iter(margins.values())))
+    verdict: Verdict = "undecided"
+    if weakest.z is not None:
+        needed = stdtrit(seeds - 1, 0.95)
+        verdict = "holds" if weakest.z > needed else "fails" if weakest.z < -needed else "undecided"
+    return Finding(claim.name, claim.statement, verdict, weakest, tuple(rows))
+
+
+def _margin(compared: str, values: np.ndarray) -> Margin:
+    if not np.isfinite(values).all():  # a run diverged
+        return Margin(compared, None, None, None)
+    mean = float(values.mean())
+    if len(values) == 1:  # one seed tells nothing about the error, so it decides nothing
+        return Margin(compared, mean, None, None)
+    error = float(standard_error(values))
+    return Margin(compared, mean, error, mean / max(error, np.finfo(float).tiny))
+
+
+def _sureness(margin: Margin) -> float:
+    if margin.z is not None:
+        return margin.z
+    return -math.inf if margin.mean is None else margin.mean
+
+
+def as_json(finding: Finding) -> dict[str, Any]:
+    margins: Sequence[Any] = [vars(margin) for margin in finding.margins]
+    return {"name": finding.name, "statement": finding.statement, "verdict": finding.verdict, "margins": margins}

@@ -1,7 +1,7 @@
-"""The figure of the comparison: small multiples, each a question, and all final losses."""
+"""The figures of a comparison: small multiples, each a question, and where all arms end."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -11,12 +11,16 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from experiments.results import Results
 
+LINEAR = ("linear-25", "linear-50", "linear-75", "linear-100")
+# The five published figures; the last of them has three panels.
 PANELS = {
-    "How long to decay?": ("constant", "linear-25", "linear-50", "linear-75", "linear-100"),
+    "How long to decay?": ("constant", *LINEAR),
     "Does the shape matter?": ("constant", "step-25", "step-75", "linear-100", "cosine"),
     "Average instead?": ("constant", "polyak", "ema-short", "ema-long", "cosine"),
     "Schedule-free?": ("constant", "sf-polyak", "ema-long", "cosine", "sf-ema"),
-    "One run for every horizon?": ("linear-25", "linear-50", "linear-75", "linear-100", "sf-ema"),
+    "Every horizon: schedule-free Polyak?": ("constant", *LINEAR, "sf-polyak"),
+    "Every horizon: EMA?": ("constant", *LINEAR, "ema-long"),
+    "Every horizon: schedule-free EMA?": ("constant", *LINEAR, "sf-ema"),
 }
 
 # An arm looks the same in every panel. Arms of one panel differ in hue (Okabe and Ito's, safe for colour-blind
@@ -38,57 +42,122 @@ STYLES: dict[str, dict[str, Any]] = {
     "sf-ema": {"color": "#D55E00"},
 }
 
+Loss = Literal["training", "validation"]
 
-def plot(results: Results) -> Figure:
-    """Training loss of every arm: curves by question, the middle half of the seeds shaded, and where each arm ends."""
+
+def plot(results: Results, of: Loss = "training") -> Figure:
+    """The loss of every arm: curves by question, the middle half of the seeds shaded, and where each arm ends."""
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        figure = Figure(figsize=(12, 7), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
-        axes = figure.subplots(2, 3).ravel()
-        for ax, (question, names) in zip(axes, PANELS.items(), strict=False):
-            _curves(ax, results, [name for name in names if name in results.arms])
+        panels = {question: [n for n in names if n in results.horizons] for question, names in PANELS.items()}
+        if not set(results.horizons) <= STYLES.keys():  # other arms, too many for curves that can be told apart
+            panels = {}
+        rows, columns = (2, 4) if panels else (1, 1)
+        height = 7 if panels else 1.5 + 0.25 * len(results.horizons)
+        layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
+        figure = Figure(figsize=(15 if panels else 9, height), layout=layout)
+        axes = np.ravel(figure.subplots(rows, columns))
+        for ax, (question, names) in zip(axes, panels.items(), strict=False):
+            _curves(ax, results, of, names)
             ax.set_title(question, loc="left", fontweight="bold")
-        _ends(axes[-1], results)
-        figure.suptitle(_title(results), x=0.01, ha="left", fontsize=11)
+        _ends(axes[-1], results, of)
+        figure.suptitle(_title(results, of, bool(panels)), x=0.01, ha="left", fontsize=11)
         return figure
 
 
-def _title(results: Results) -> str:
-    shaded = f"; shaded: the middle half of {results.seeds} seeds" if results.seeds > 1 else ""
-    return (
-        f"{results.title}: training loss over {results.steps:,} updates "
-        f"(moving average over {results.window:,}{shaded})"
-    )
+MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
-def _curves(ax: Axes, results: Results, names: Sequence[str]) -> None:
+def plot_grid(results: Results) -> Figure:
+    """A sweep: final validation loss against the peak rate, a line for each policy, the lowest point of each filled."""
+    policies = list(results.grid().items())
+    panels = [policies[i : i + len(MARKERS)] for i in range(0, len(policies), len(MARKERS))]
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(5.5 * columns, 3.8 * rows), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+        axes = np.ravel(figure.subplots(rows, columns, sharey=True, squeeze=False))
+        for ax, panel in zip(axes, panels, strict=False):
+            for (policy, arms), style, marker in zip(panel, _LINES, MARKERS, strict=False):
+                _line(ax, results, policy, arms, {**style, "marker": marker})
+            ax.set_xscale("log")
+            ax.set_xlabel("peak learning rate")
+            ax.legend(frameon=False, fontsize="small")
+        for ax in axes[::columns]:
+            ax.set_ylabel("validation loss")
+        for ax in axes[len(panels) :]:
+            ax.set_axis_off()
+        seeds = f", mean of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
+        title = f"{results.title}: validation loss after {results.steps:,} updates{seeds} (filled: the best rate)"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        lowest = [np.nanmin([results.valid_loss(arm).mean() for arm in arms], initial=np.inf) for _, arms in policies]
+        if np.isfinite(lowest).any():  # what is far above the others' best is cut off
+            axes[0].set_ylim(0.9 * np.min(lowest), 3 * np.median(lowest))
+        return figure
+
+
+# Hues of Okabe and Ito from dark to light, for lines that also differ in dash and marker.
+_LINES: Sequence[dict[str, Any]] = (
+    {"color": "#000000"},
+    {"color": "#0072B2", "linestyle": (0, (4, 1.5))},
+    {"color": "#D55E00", "linestyle": (0, (1, 1))},
+    {"color": "#009E73", "linestyle": (0, (8, 1.5, 1, 1.5))},
+    {"color": "#CC79A7"},
+    {"color": "#E69F00", "linestyle": (0, (4, 1.5))},
+)
+
+
+def _line(ax: Axes, results: Results, policy: str, arms: Sequence[str], style: dict[str, Any]) -> None:
+    rates = [results.rates[arm] for arm in arms]
+    losses = np.array([results.valid_loss(arm).mean() for arm in arms])
+    ax.plot(rates, losses, label=policy, linewidth=1.5, markersize=5, markerfacecolor="white", **style)
+    if np.isfinite(losses).any():
+        best = int(np.nanargmin(np.where(np.isfinite(losses), losses, np.nan)))
+        ax.plot(rates[best], losses[best], marker=style["marker"], markersize=7, color=style["color"])
+
+
+def _title(results: Results, of: Loss, curves: bool) -> str:
+    told = f"{results.title}: {of} loss over {results.steps:,} updates"
+    if not curves:
+        return told
+    averaged = f"moving average over {results.window * results.every:,}" if of == "training" else ""
+    shaded = f"shaded: the middle half of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
+    notes = "; ".join(note for note in (averaged, shaded) if note)
+    return f"{told} ({notes})" if notes else told
+
+
+def _curves(ax: Axes, results: Results, of: Loss, names: Sequence[str]) -> None:
     for name in names:
         style = STYLES[name]
-        curves = moving_average(results.train_loss_curve(name), results.window)
-        updates = results.window + np.arange(curves.shape[1])
-        ax.plot(updates, curves.mean(axis=0), label=name, linewidth=1.6, **style)
-        ax.fill_between(
-            updates, *np.quantile(curves, (0.25, 0.75), axis=0), color=style["color"], alpha=0.15, linewidth=0
-        )
-        ax.plot(
-            updates[-1],
-            curves.mean(axis=0)[-1],
-            "o",
-            color=style["color"],
-            markersize=6,
-            markeredgecolor="white",
-            zorder=3,
-        )
-    ax.set_ylim(0, _top(results))
+        updates, curves = _curve(results, of, name)
+        mean = curves.mean(axis=0)
+        ax.plot(updates, mean, label=name, linewidth=1.6, **style)
+        middle = np.quantile(curves, (0.25, 0.75), axis=0)
+        ax.fill_between(updates, *middle, color=style["color"], alpha=0.15, linewidth=0)
+        end = {"color": style["color"], "markersize": 6, "markeredgecolor": "white", "zorder": 3}
+        ax.plot(updates[-1:], mean[-1:], "o", **end)
+    top = _top(results, of)
+    if np.isfinite(top):
+        ax.set_ylim(0, top)
     ax.set_xlim(0, results.steps * 1.01)
     ax.set_xlabel("updates")
     if names:
         ax.legend(frameon=False, handlelength=2.6)
 
 
-def _ends(ax: Axes, results: Results) -> None:
-    names = [*results.arms]
+def _curve(results: Results, of: Loss, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """After how many updates, and the losses (seeds, updates)."""
+    if of == "training":
+        curves = moving_average(results.train_loss_curve(name), results.window)
+        first = min(results.window, results.train_loss_curve(name).shape[1])
+        return (first + np.arange(curves.shape[1])) * results.every, curves
+    reached = results.history.valid_steps <= results.end(name)
+    return results.history.valid_steps[reached], results.history.valid_loss[results.row(name)][:, reached]
+
+
+def _ends(ax: Axes, results: Results, of: Loss) -> None:
+    names = [*results.horizons]
     for row, name in enumerate(names):
-        losses = results.train_loss(name)
+        losses = results.train_loss(name) if of == "training" else results.valid_loss(name)
         ax.plot([losses.min(), losses.max()], [row, row], color="#999999", linewidth=1)
         ax.plot(np.quantile(losses, (0.25, 0.75)), [row, row], color="#999999", linewidth=5, solid_capstyle="butt")
         ax.plot(losses.mean(), row, "o", color="black", markersize=5)
@@ -97,18 +166,20 @@ def _ends(ax: Axes, results: Results) -> None:
     ax.set_xlim(left=0)
     ax.grid(axis="x", color="#dddddd")
     ax.set_axisbelow(True)
-    ax.set_xlabel("training loss at the end (mean, middle half, range)")
+    ax.set_xlabel(f"{of} loss at the end (mean, middle half, range)")
     ax.set_title("Where each arm ends", loc="left", fontweight="bold")
 
 
 def moving_average(curves: np.ndarray, window: int) -> np.ndarray:
     """Means of `window` values in a row along the last axis, which becomes shorter by window - 1."""
-    window = min(window, curves.shape[-1])
+    window = max(min(window, curves.shape[-1]), 1)
     windows = np.lib.stride_tricks.sliding_window_view(curves, window, axis=-1)
     return np.asarray(windows.mean(axis=-1, dtype=np.float64))
 
 
-def _top(results: Results) -> float:
+def _top(results: Results, of: Loss) -> float:
     """The height at which the first tenth of the run, where every arm falls alike, is cut off."""
-    early = results.history.train_loss[..., results.done // 10 : results.done // 10 + results.window]
-    return float(np.nanmean(early)) * 1.1
+    curves = [_curve(results, of, name) for name in results.horizons]
+    early = [c[:, (u >= results.done / 10) & (u <= results.done / 10 + results.steps / 20)] for u, c in curves]
+    seen = np.concatenate([e.ravel() for e in early])
+    return float(np.mean(seen[np.isfinite(seen)])) * 1.1 if np.isfinite(seen).any() else np.nan

@@ -1,96 +1,206 @@
-"""What a run leaves behind: a table, the claims, a figure and the numbers they were made from."""
+"""What a run leaves behind, made from its history alone: tables, the claims and figures."""
 
 import json
 import math
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
+from matplotlib.figure import Figure
 
-from experiments.claims import FOOTNOTE, Finding, judge, standard_error
-from experiments.figure import plot
-from experiments.results import Results
+from experiments.claims import FOOTNOTE, QUARTERS, Finding, as_json, judge, standard_error
+from experiments.figure import plot, plot_grid
+from experiments.files import write_text, written
+from experiments.results import CYCLE, STEPPED, Results
 
-PACKAGES = ("pure-schedules", "jax", "jaxlib", "numpy", "optax", "flax")
+Measure = Callable[[str, int], np.ndarray]
 
 
-def save(results: Results, folder: Path, settings: Mapping[str, Any]) -> str:
-    """Writes everything into `folder` and returns the text that ends a run."""
-    ended = results.done == results.steps
-    findings = judge(results.train_loss) if ended else []
-    judged = claims(results, findings) if ended else "The run did not end, so the claims are not judged."
-    text = f"{heading(results)}\n\n{table(results)}\n\n{judged}\n"
-    record = {
-        **settings,
-        "done": results.done,
-        "arms": {name: vars(arm) for name, arm in results.arms.items()},
-        **machine(),
-        "claims": [asdict(finding) for finding in findings],
-    }
-    (folder / "config.json").write_text(json.dumps(record, indent=2, default=str) + "\n")
-    (folder / "report.md").write_text(f"# {text}")
-    np.savez_compressed(folder / "history.npz", **results.history._asdict())
-    plot(results).savefig(folder / "figure.png", dpi=160)
+def save(results: Results, folder: Path) -> str:
+    """Writes report.md, results.json and the figures, and returns the text that ends a run."""
+    if results.grid():
+        return _save_grid(results, folder)
+    findings = judge(results.train_loss) if results.done == results.steps and one_rate(results) else []
+    parts = [
+        heading(results),
+        table(results),
+        *diverged(results),
+        *super_convergence(results),
+        claims(results, findings),
+    ]
+    text = "\n\n".join(parts) + "\n"
+    details = "\n\n".join([courses(results), *margins(findings)]) + "\n"
+    write_text(folder / "report.md", f"# {text}\n{details}")
+    record = {"claims": [as_json(finding) for finding in findings], "arms": numbers(results)}
+    write_text(folder / "results.json", json.dumps(record, indent=1) + "\n")
+    save_figure(plot(results), folder / "figure.png")
+    save_figure(plot(results, of="validation"), folder / "validation.png")
     return text
 
 
-def machine() -> dict[str, Any]:
-    """What numbers depend on besides the code."""
-    versions = {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}}
-    return {"device": jax.devices()[0].device_kind, "versions": versions}
+def _save_grid(results: Results, folder: Path) -> str:
+    """The same for a sweep of rates, which has many arms and a question of its own."""
+    text = "\n\n".join([heading(results), grid(results)]) + "\n"
+    write_text(folder / "report.md", f"# {text}")
+    write_text(folder / "results.json", json.dumps({"arms": numbers(results)}, indent=1) + "\n")
+    save_figure(plot_grid(results), folder / "figure.png")
+    return text
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    with written(path) as file:
+        figure.savefig(file, format="png", dpi=160)
+
+
+def one_rate(results: Results) -> bool:
+    """Whether all arms have the same peak rate, as those that the claims compare."""
+    return len(set(results.rates.values())) == 1
 
 
 def heading(results: Results) -> str:
     stopped = f", stopped after {results.done:,}" if results.done < results.steps else ""
-    return f"{results.title}: {results.steps:,} updates{stopped}, {_count(results.seeds, 'seed')}"
+    return f"{results.title}: {results.steps:,} updates{stopped}, {_count(len(results.seeds), 'seed')}"
+
+
+def measures(results: Results) -> dict[str, Measure]:
+    """What is measured of an arm at a percentage of the run, one number a seed."""
+    return {
+        "training loss": results.train_loss,
+        "validation loss": results.valid_loss,
+        "validation accuracy": lambda arm, percent: 100 * results.valid_accuracy(arm, percent),
+    }
 
 
 def table(results: Results) -> str:
-    """A Markdown table: the arms with mean and standard error over the seeds."""
-    rows: list[tuple[str, ...]] = [("arm", "updates", "training loss", "validation loss", "validation accuracy")]
-    for name in results.arms:
-        loss, accuracy = results.validation(name)
-        measured = [_mean_and_error(v) for v in (results.train_loss(name), loss)]
-        rows.append((name, f"{results.end(name):,}", *measured, _mean_and_error(100 * accuracy, "%")))
-    note = f"Losses are means of the last {results.window:,} updates, each read before its update; ± standard error."
-    return f"{_markdown(rows)}\n\n{note}"
+    """A Markdown table: where the arms end, with mean and standard error over the seeds."""
+    rates = not one_rate(results)
+    rows: list[Sequence[str]] = [("arm", *["peak rate"] * rates, "updates", *measures(results))]
+    for arm in results.horizons:
+        cells = [_cell(name, measure(arm, 100)) for name, measure in measures(results).items()]
+        rows.append((arm, *[f"{results.rates[arm]:.3g}"] * rates, f"{results.end(arm):,}", *cells))
+    window = results.window * results.every
+    note = f"Training losses are means of the last {window:,} updates, each read before its update; ± standard error."
+    return f"{markdown(rows)}\n\n{note}"
+
+
+def grid(results: Results) -> str:
+    """A Markdown table: policies against rates, with the validation loss at the end, the lowest of each in bold."""
+    factors = sorted({float(arm.split("@")[1]) for arm in results.horizons})
+    rows: list[Sequence[str]] = [("policy", *(f"x {factor:g}" for factor in factors), "best rate")]
+    for policy, arms in results.grid().items():
+        losses = {arm: float(results.valid_loss(arm).mean()) for arm in arms}
+        best = min(arms, key=lambda arm: losses[arm] if math.isfinite(losses[arm]) else math.inf)
+        shown = {arm: "diverged" if math.isnan(loss) else f"{loss:.3f}" for arm, loss in losses.items()}
+        shown[best] = f"**{shown[best]}**"
+        cells = [shown.get(f"{policy}@{factor:g}", "-") for factor in factors]
+        rows.append((policy, *cells, f"{results.rates[best]:.3g}"))
+    return f"Validation loss at the end, by rate in multiples of the policy's own.\n\n{markdown(rows)}"
+
+
+def courses(results: Results) -> str:
+    """A table of each measure at the quarters of the run, of the arms that were trained so far."""
+    return "\n\n".join(f"## {name.capitalize()}\n\n{_course(results, name)}" for name in measures(results))
+
+
+def _course(results: Results, name: str) -> str:
+    measure = measures(results)[name]
+    rows: list[Sequence[str]] = [("arm", *(f"at {quarter} %" for quarter in QUARTERS))]
+    for arm in results.horizons:
+        reached = [quarter for quarter in QUARTERS if results.reaches(arm, quarter)]
+        cells = [_cell(name, measure(arm, quarter)) for quarter in reached]
+        rows.append((arm, *cells, *["-"] * (len(QUARTERS) - len(reached))))
+    return markdown(rows)
+
+
+def numbers(results: Results) -> dict[str, dict[str, list[list[float | None]]]]:
+    """All that the tables are made of: by arm and measure, the seeds' numbers at each quarter that was reached."""
+    return {
+        arm: {
+            name: [[_finite(v) for v in measure(arm, q)] for q in QUARTERS if results.reaches(arm, q)]
+            for name, measure in measures(results).items()
+        }
+        for arm in results.horizons
+    }
+
+
+def diverged(results: Results) -> list[str]:
+    """A sentence about the runs whose loss became infinite or no number, if there are any."""
+    lost = {arm: count for arm in results.horizons if (count := results.diverged(arm))}
+    seeds = len(results.seeds)
+    said = ", ".join(f"{arm} ({count} of {_count(seeds, 'seed')})" for arm, count in lost.items())
+    return [f"DIVERGED: {said}. Nothing is concluded from their numbers."] if lost else []
+
+
+def super_convergence(results: Results) -> list[str]:
+    """How many times fewer updates one-cycle takes to the accuracy of SGD with step decay, if both were trained."""
+    lengths = {results.horizons[arm]: arm for arm in results.horizons if arm.startswith(CYCLE)}
+    if STEPPED not in results.horizons or not lengths or results.done < results.steps:
+        return []
+    goal = float(results.valid_accuracy(STEPPED).mean())
+    enough = [updates for updates, arm in lengths.items() if results.valid_accuracy(arm).mean() >= goal]
+    steps = results.end(STEPPED)
+    reached = f"is there after {min(enough):,}, {steps / min(enough):.3g} times fewer" if enough else "never gets there"
+    return [f"SGD with step decay ends at an accuracy of {goal:.1%} after {steps:,} updates; one-cycle {reached}."]
 
 
 def claims(results: Results, findings: Sequence[Finding]) -> str:
+    if results.done < results.steps:
+        return "The run did not end, so the claims are not judged."
     if not findings:
-        return "No claim compares the chosen arms alone."
-    lines = [f"- {f.verdict.upper():9}  {f.statement} ({_margin(f)})" for f in findings]
-    judged = f"Margins are over {_count(results.seeds, 'paired seed')}, Student's t at the 5 % level; {FOOTNOTE}."
+        return "No claim compares the chosen arms alone, at one peak rate."
+    lines = [f"- {f.name} {f.verdict.upper():9}  {f.statement} ({_margin(f)})" for f in findings]
+    judged = (
+        f"Margins are differences of training loss over {_count(len(results.seeds), 'paired seed')}, the least sure of "
+        f"each claim, Student's t at the 5 % level; {FOOTNOTE}."
+    )
     return "\n".join([*lines, "", judged])
 
 
+def margins(findings: Sequence[Finding]) -> list[str]:
+    """Every comparison that the claims are made of, as a table."""
+    if not findings:
+        return []
+    rows: list[Sequence[str]] = [("claim", "compared", "difference", "standard error", "z", "verdict")]
+    for finding in findings:
+        for i, margin in enumerate(finding.margins):
+            error = "-" if margin.error is None else f"{margin.error:.4f}"
+            measured = [_signed(margin.mean, 4), error, _signed(margin.z, 1)]
+            rows.append((finding.name, margin.compared, *measured, "" if i else finding.verdict))
+    return ["## Claims, in parts\n\n" + markdown(rows, left=2)]
+
+
 def _margin(finding: Finding) -> str:
-    error = "" if math.isnan(finding.error) else f" ± {finding.error:.3f}"
-    return f"margin {finding.margin:+.3f}{error}"
+    weakest = finding.weakest
+    error = "" if weakest.error is None else f" ± {weakest.error:.3f}"
+    return f"margin {_signed(weakest.mean, 3)}{error}"
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table, the first column to the left and the others to the right, readable as plain text too."""
+def _signed(number: float | None, digits: int) -> str:
+    return "-" if number is None else f"{number:+.{digits}f}"
+
+
+def markdown(rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A table, the first columns to the left and the others to the right, readable as plain text too."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = [
-        [cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
+        [cell.ljust(w) if i < left else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))]
         for row in rows
     ]
-    rule = ["-" * (w - 1) + ":" if i else "-" * w for i, w in enumerate(widths)]
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [aligned[0], rule, *aligned[1:]])
 
 
-def _mean_and_error(values: np.ndarray, unit: str = "") -> str:
+def _cell(measure: str, values: np.ndarray) -> str:
     if np.isnan(values).all():
         return "-"
-    digits = 1 if unit else 3
+    percent = measure.endswith("accuracy")
+    digits = 1 if percent else 3
     error = f" ± {standard_error(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{values.mean():.{digits}f}{error}{unit and ' ' + unit}"
+    return f"{values.mean():.{digits}f}{error}{' %' if percent else ''}"
+
+
+def _finite(value: float) -> float | None:
+    return float(f"{value:.7g}") if np.isfinite(value) else None
 
 
 def _count(number: int, noun: str) -> str:
