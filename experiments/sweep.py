@@ -1,0 +1,34 @@
+"""A grid of schedules and rates in one program: how the end of training depends on the peak rate."""
+
+from dataclasses import dataclass
+
+from experiments.compare import Running, finish, settle
+from experiments.errors import UsageError
+from experiments.policies import FACTORS, POLICIES, grid
+
+
+@dataclass(frozen=True)
+class Sweep(Running):
+    """Train schedules at several peak rates each, all in one program, and draw loss against rate.
+
+    Every policy has a scale of its own (that of SGD is 10 times Adam's), which --learning-rate and --factors multiply.
+    """
+
+    schedules: tuple[str, ...] = ("constant", "step", "linear", "cosine", "wsd-linear", "schedule-free-ema")
+    """Policies by name. `python -m experiments sweep --schedules ?` lists them."""
+    factors: tuple[float, ...] = FACTORS
+    """The rates, as multiples of the peak rate."""
+
+
+def sweep(options: Sweep) -> int:
+    """The command; returns its exit status."""
+    names = options.schedules
+    if not names or len(set(names)) < len(names) or not set(names) <= POLICIES.keys():
+        raise UsageError(
+            f"--schedules must be some of {', '.join(POLICIES)}, each once, got {' '.join(names) or 'none'}"
+        )
+    if not options.factors or min(options.factors) <= 0 or len(set(options.factors)) < len(options.factors):
+        raise UsageError(f"--factors must be positive numbers, each once, got {options.factors}")
+    settings = settle(options, "sweep")
+    arms = grid(names, settings.learning_rate, settings.steps, options.factors)
+    return finish(settings.run(settings.plan(arms), settings.out), settings.out)
