@@ -44,6 +44,10 @@ from optim.plateau import PlateauState as PlateauState
 from optim.plateau import reduce_on_plateau as reduce_on_plateau
 from optim.post_hoc import Snapshot as Snapshot
 from optim.post_hoc import post_hoc_ema as post_hoc_ema
+from optim.range_test import RangeTest as RangeTest
+from optim.range_test import plot_range_test as plot_range_test
+from optim.range_test import range_test as range_test
+from optim.range_test import suggest_rate as suggest_rate
 from optim.rules import ScaleByPathState as ScaleByPathState
 from optim.rules import matching as matching
 from optim.rules import not_matching as not_matching

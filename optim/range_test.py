@@ -1,0 +1,333 @@
+"""The learning-rate range test: a short run whose rate grows at every update until the loss does too.
+
+`range_test` is the run, for any model and optimizer; `suggest_rate` reads a rate off its curve, and
+`plot_range_test` draws it.
+"""
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+
+from optim.adam import adam
+from schedules import Schedule, exponential
+from schedules.core import shortened
+from schedules.inspection import COLOURS
+from schedules.kinds import Number, in_order
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LAST = 5  # points at the end of a curve that no rate is read off: there it diverges
+LEAST_STEPS = LAST + 2
+WINDOW = 15  # points that the slopes of "slide" are apart
+FLAT = 0.005  # difference of slopes up to which it takes them for equal
+
+# The run --------------------------------------------------------------------------------------------------
+
+
+class RangeTest(NamedTuple):
+    """What `range_test` recorded: float32 (float64 under x64), shape (N,), under `jax.vmap` with axes in front."""
+
+    rates: Array  # of every update
+    losses: Array  # before it; NaN once the run has diverged
+    smoothed: Array  # the average of the losses so far; likewise
+
+
+class _Share(Number):
+    largest = math.nextafter(1.0, 0.0)
+
+
+class _Unbounded(Number):
+    largest = math.inf
+
+
+_NUMBERS = {
+    "start": Number(float, "a positive number", above=0),
+    "end": Number(float, "a positive number", above=0),
+    "smoothing": _Share(float, "a number from 0 to below 1", least=0),
+    "divergence": _Unbounded(float, "a number above 1", above=1),
+}
+
+
+def range_test(
+    loss: Callable[[Any, Any], Any],
+    params: Any,
+    batches: Any,
+    optimizer: Callable[[Schedule], optax.GradientTransformation] = adam,
+    start: float | Array = 1e-7,
+    end: float | Array = 10.0,
+    smoothing: float | Array = 0.98,
+    divergence: float | Array = 4.0,
+) -> RangeTest:
+    r"""The losses of a run of N updates, an update for each of `batches`, with the rates
+
+    $$\eta_i = \mathrm{start}\,(\mathrm{end} / \mathrm{start})^{i / N}, \qquad i = 0, \dots, N - 1$$
+
+    which are the schedule `exponential(start, end, N)`: `end` would be reached at step N.
+
+        found = range_test(loss, params, batches, optimizer=lambda lr: optax.sgd(lr, momentum=0.9))
+        lr = suggest_rate(found)
+
+    The loss $\ell_i$ is that of the gradient's own forward pass, before update i. It is smoothed by a
+    bias-corrected exponential average, and the run has diverged with the first $s_i$ that is not finite or for
+    which
+
+    $$s_i > b_i + (\mathrm{divergence} - 1)\, |b_i|, \qquad b_i = \min_{k \le i} s_k, \qquad
+      s_i = \frac{\sum_{k \le i} \mathrm{smoothing}^{i - k}\, \ell_k}{\sum_{k \le i} \mathrm{smoothing}^{i - k}}$$
+
+    That point is the last one recorded. For positive losses the bar is `divergence` times the best, as in fastai;
+    for negative ones it is as far above the best, where a multiple of it would be below. A loss that passes
+    through zero has no scale there: add a constant to it, or turn the rule off with `divergence=math.inf`.
+
+    **Arguments:** `loss`: `(params, batch) -> one number`; `batches`: a pytree of arrays with the updates along the
+    first axis, 7 or more (fastai takes 100), such as data, indices into data or keys for dropout; `optimizer`: a
+    function from a schedule to an optax transformation, which is passed `value=` with every update; `start` and
+    `end`: positive, in order; `smoothing`: from 0 to below 1; `divergence`: above 1.
+
+    All of it is one compiled program, in which every number is an argument: for the same `loss` and `optimizer` (the
+    same objects: a new lambda is a new function) changing numbers, parameters or batches retraces nothing. The run's
+    state is dropped at the end, so nothing has to be restored. `jax.vmap` over parameters or batches tests several
+    seeds at once.
+
+    **Returns:** a `RangeTest`.
+
+    **Raises:** `ValueError` if an argument is not as above.
+
+    Source: Smith, arXiv:1506.01186; rates, smoothing and divergence of fastai's `lr_find`.
+    """
+    numbers = _numbers(start=start, end=end, smoothing=smoothing, divergence=divergence)
+    _require_steps(batches)
+    if not callable(optimizer):
+        raise ValueError(_wrong_optimizer(optimizer))
+    return _run(loss, optimizer, params, batches, numbers)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _run(
+    loss: Callable[[Any, Any], Any], optimizer: Callable[[Schedule], Any], params: Any, batches: Any, numbers: Any
+) -> RangeTest:
+    steps = len(jax.tree.leaves(batches)[0])
+    rate = exponential(numbers["start"], numbers["end"], steps)
+    transformation = optimizer(rate)
+    if not isinstance(transformation, optax.GradientTransformation):
+        raise ValueError(_wrong_optimizer(transformation, "a function to "))
+    transformation = optax.with_extra_args_support(transformation)
+
+    def update(run: Any, batch: Any) -> tuple[Any, Array]:
+        params, state = run
+        value, grads = jax.value_and_grad(_one_number(loss))(params, batch)
+        updates, state = transformation.update(grads, state, params, value=value)
+        return (optax.apply_updates(params, updates), state), jnp.asarray(value, float)
+
+    _, losses = jax.lax.scan(update, (params, transformation.init(params)), batches)
+    smoothed = _smoothed(losses, numbers["smoothing"])
+    over = _diverged(smoothed, numbers["divergence"])
+    return RangeTest(rate(jnp.arange(steps)), jnp.where(over, jnp.nan, losses), jnp.where(over, jnp.nan, smoothed))
+
+
+def _smoothed(losses: Array, smoothing: Array) -> Array:
+    def add(sums: tuple[Array, Array], loss: Array) -> tuple[tuple[Array, Array], Array]:
+        total, weight = smoothing * sums[0] + loss, smoothing * sums[1] + 1
+        return (total, weight), total / weight
+
+    zero = jnp.zeros((), losses.dtype)
+    return jax.lax.scan(add, (zero, zero), losses)[1]
+
+
+def _diverged(smoothed: Array, divergence: Array) -> Array:
+    """Whether an earlier point was beyond the bar."""
+    best = jax.lax.cummin(smoothed)
+    beyond = (smoothed > best + (divergence - 1) * jnp.abs(best)) | ~jnp.isfinite(smoothed)
+    return jnp.cumsum(beyond.astype(int)) > beyond.astype(int)
+
+
+def _numbers(**given: Any) -> dict[str, Array]:
+    built: dict[str, Any] = {}
+    for name, value in given.items():
+        kind = _NUMBERS[name]
+        try:
+            built[name] = kind.build(value)
+        except (ValueError, OverflowError):
+            raise ValueError(f"range_test: `{name}` must be {kind.expected}, got {value!r}") from None
+    if wrong := in_order("start", "end", **built):
+        raise ValueError(f"range_test: {wrong}")
+    return {name: _NUMBERS[name].cast(value, None) for name, value in built.items()}
+
+
+def _require_steps(batches: Any) -> None:
+    lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
+    if len(lengths) != 1 or min(lengths) < (LEAST_STEPS,):
+        raise ValueError(
+            f"range_test: `batches` must be arrays with {LEAST_STEPS} or more updates along their first axis, as many "
+            f"in each, got the shapes {_shapes(batches)}"
+        )
+
+
+def _one_number(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def checked(params: Any, batch: Any) -> Any:
+        value = loss(params, batch)
+        if jax.tree.map(np.shape, value) != ():
+            raise ValueError(f"range_test: `loss` must return one number, got the shapes {_shapes(value)}")
+        return value
+
+    return checked
+
+
+def _wrong_optimizer(got: Any, what: str = "") -> str:
+    expected = "a function from a schedule to an optax transformation, such as adam"
+    return f"range_test: `optimizer` must be {expected}, got {what}{shortened(repr(got), 200)}"
+
+
+def _shapes(tree: Any) -> str:
+    return shortened(str(jax.tree.map(np.shape, tree)), 200)
+
+
+# Reading a rate off the curve ----------------------------------------------------------------------------
+
+
+def _valley(rates: np.ndarray, losses: np.ndarray) -> float:
+    lengths = np.ones(len(losses), int)  # of the longest decreasing subsequence that ends at each point
+    for i, loss in enumerate(losses):
+        lengths[i] += np.max(lengths[:i], where=losses[:i] > loss, initial=0)
+    end, length = np.argmax(lengths), np.max(lengths)
+    # The start is -1 where the subsequence is all of the curve, or of one point.
+    return rates[max(end - length + length // 3 + length // 6, 0)]
+
+
+def _steep(rates: np.ndarray, losses: np.ndarray) -> float:
+    return rates[np.argmin(np.diff(losses) / np.diff(np.log(rates)))]
+
+
+def _minimum(rates: np.ndarray, losses: np.ndarray) -> float:
+    return rates[np.argmin(losses)] / 10
+
+
+def _slide(rates: np.ndarray, losses: np.ndarray) -> float:
+    slopes = np.gradient(losses)
+    bent = np.abs(slopes[WINDOW:] - slopes[:-WINDOW]) > FLAT  # by the left end of the window
+    straight = max(np.flatnonzero(~bent), default=-1)
+    return rates[min(straight + 1, len(bent) - 1)]
+
+
+class Picker(NamedTuple):
+    pick: Callable[[np.ndarray, np.ndarray], float]  # from the rates and smoothed losses of one curve
+    least: int  # points that it needs
+
+
+PICKERS = {
+    "valley": Picker(_valley, 2),
+    "steep": Picker(_steep, 2),
+    "minimum": Picker(_minimum, 2),
+    "slide": Picker(_slide, WINDOW + 1),
+}
+
+
+def suggest_rate(found: RangeTest, picker: str = "valley") -> Any:
+    r"""A learning rate from the smoothed losses $s_i$ of a range test, by one of four rules of thumb:
+
+    | picker | rate |
+    |---|---|
+    | "valley" | about the middle of the longest decreasing subsequence: of length n and with its last point at e, the point $e - n + \lfloor n / 3 \rfloor + \lfloor n / 6 \rfloor$ |
+    | "steep" | of the steepest descent: the least $(s_{i + 1} - s_i) / (\ln \eta_{i + 1} - \ln \eta_i)$ |
+    | "minimum" | a tenth of that of the least $s_i$ |
+    | "slide" | the last left end of a window of 15 points that slides down from the highest rate as long as the slopes of s by i at its ends differ by more than 0.005 |
+
+    They see the points up to where the run diverged but for its first N // 10 and the last 5 of them, as fastai's do.
+    Their rates may be an order of magnitude apart: look at them all on the curve, with `plot_range_test`.
+
+    **Arguments:** `found`: concrete, as this is NumPy; `picker`: a key of `PICKERS`.
+
+    **Returns:** a float; for several seeds, an array with one for each.
+
+    **Raises:** `ValueError` for another `picker`, or if a curve has fewer points than it needs: 2, or 16 for "slide".
+
+    Source: fastai's `lr_find`.
+    """  # noqa: E501, rows of a table
+    if picker not in PICKERS:
+        raise ValueError(f"suggest_rate: `picker` must be one of {', '.join(map(repr, PICKERS))}, got {picker!r}")
+    suggest = np.vectorize(functools.partial(_suggested, picker), signature="(n),(n)->()")
+    return suggest(np.asarray(found.rates, float), np.asarray(found.smoothed, float))[()]
+
+
+def _suggested(picker: str, rates: np.ndarray, smoothed: np.ndarray) -> float:
+    pick, least = PICKERS[picker]
+    points = slice(len(rates) // 10, max(_finite(smoothed) - LAST, 0))
+    got = len(rates[points])
+    if got < least:
+        raise ValueError(
+            f"suggest_rate: `found` must have {least} or more points for {picker!r} between its first tenth and its "
+            f"last {LAST} before the loss diverged, got {got}"
+        )
+    return pick(rates[points], smoothed[points])
+
+
+def _finite(curve: np.ndarray) -> int:
+    """How many points come before the first that is not finite."""
+    return int(np.argmin(np.append(np.isfinite(curve), False)))
+
+
+# As a picture --------------------------------------------------------------------------------------------
+
+MARKERS = dict(zip(PICKERS, "osD^", strict=True))  # told apart without colours
+
+
+def plot_range_test(found: RangeTest, ax: "Axes | None" = None) -> "Axes":
+    """Draws the smoothed losses of a range test by rate, and the suggestions of the pickers that have enough points.
+
+    Of several seeds, each is a thin line, their mean as far as all of them got a thick one, and a suggestion the
+    median of theirs.
+
+    **Arguments:** `ax`: the matplotlib axes to draw on, by default a new figure's.
+
+    **Returns:** the axes.
+
+    **Raises:** `ImportError` without matplotlib.
+    """
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise ImportError("plot_range_test: matplotlib is needed and not installed: pip install matplotlib") from None
+    if ax is None:
+        ax = plt.subplots(figsize=(7, 3.2), layout="constrained")[1]
+    rates, curves = (np.reshape(np.asarray(x, float), (-1, x.shape[-1])) for x in (found.rates, found.smoothed))
+    rate, mean, several = rates.mean(0), curves.mean(0), len(curves) > 1
+    if several:
+        ax.plot(rates.T, curves.T, color="0.65", linewidth=0.8)
+    ax.plot(rate, mean, color="black", linewidth=1.8, label=f"mean of {len(curves)} seeds" if several else None)
+    suggestions = _suggestions(found)
+    heights = np.interp([*suggestions.values()], rate[: _finite(mean)], mean[: _finite(mean)]) if suggestions else []
+    for (name, picked), height, colour in zip(suggestions.items(), heights, COLOURS, strict=False):
+        # Hollow, since two pickers often choose the same rate.
+        style: dict[str, Any] = {"marker": MARKERS[name], "color": colour, "fillstyle": "none", "linestyle": "none"}
+        ax.plot(picked, height, **style, markersize=9, mew=1.8, label=f"{name} {picked:.2g}" + ", median" * several)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="smoothed loss", ylim=_frame(curves, heights))
+    ax.spines[["top", "right"]].set_visible(False)
+    if ax.get_legend_handles_labels()[0]:
+        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1.02), "borderaxespad": 0}
+        ax.legend(frameon=False, fontsize="small", ncols=4 - several, **place)
+    return ax
+
+
+def _suggestions(found: RangeTest) -> dict[str, float]:
+    """The median over seeds by each picker that has enough points."""
+    suggestions = {}
+    for picker in PICKERS:
+        with contextlib.suppress(ValueError):
+            suggestions[picker] = float(np.median(suggest_rate(found, picker)))
+    return suggestions
+
+
+def _frame(curves: np.ndarray, heights: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
+    """Around the descents and the marks, since what follows may be of any height."""
+    descents = [curve[: np.argmin(curve[: _finite(curve)]) + 1] for curve in curves if _finite(curve)]
+    shown = np.concatenate([*descents, heights])
+    room = np.ptp(shown) if shown.size else 0.0
+    return (float(np.min(shown) - 0.1 * room), float(np.max(shown) + 0.3 * room)) if room else None
