@@ -13,6 +13,7 @@ import tyro
 from experiments.bench import Bench, bench
 from experiments.compare import Compare, compare
 from experiments.errors import UserError
+from experiments.range_test import Range, find_range
 from experiments.report import save
 from experiments.results import Results, merged
 from experiments.sweep import Sweep, sweep
@@ -47,6 +48,7 @@ def report(options: Report) -> int:
 # By the first word of the command line; without one of these it is the comparison.
 COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "sweep": (Sweep, sweep),
+    "range-test": (Range, find_range),
     "report": (Report, report),
     "bench": (Bench, bench),
 }

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -21,33 +21,39 @@ POLICIES = "policies"
 
 
 @dataclass(frozen=True)
-class Running:
-    """Options of every command that trains."""
+class Sampling:
+    """Options of every command that draws batches."""
 
     task: Literal["digits", "cifar10"] = "digits"
     """What to train on. cifar10 is the published experiment and wants an accelerator."""
-    steps: int | None = None
-    """Updates of every run; schedules and averaging windows scale with it. [digits 2400, cifar10 100000]"""
     seeds: int | None = None
     """Runs of every arm, each from another initialization and with other batches. [digits 3, cifar10 1]"""
     first_seed: int = 0
     """The first of the seeds; runs with others can be merged by `report`."""
     batch_size: int | None = None
     """Images in a batch. [digits 24, cifar10 128]"""
-    learning_rate: float | None = None
-    """The peak rate. [digits 0.014, cifar10 0.001]"""
     data: Path | None = None
-    """The folder that holds cifar-10-batches-bin, or a packed JPEG copy (.npz). [downloaded once, with a check]"""
+    """The folder that holds cifar-10-batches-bin. [downloaded once, with a check]"""
     title: str | None = None
     """What the data is called in the results, where it is not the task's own."""
     out: Path | None = None
-    """The folder for the results: new, or of this very run, which then goes on. [runs/<task>, or as said there]"""
+    """The folder for the results. [runs/<task> for the comparison, else runs/<task>-<command>]"""
+
+
+@dataclass(frozen=True)
+class Running(Sampling):
+    """Options of every command that trains. Its folder is new, or of this very run, which then goes on."""
+
+    steps: int | None = None
+    """Updates of every run; schedules and averaging windows scale with it. [digits 2400, cifar10 100000]"""
+    learning_rate: float | None = None
+    """The peak rate. [digits 0.014, cifar10 0.001]"""
     precision: Precision = "float32"
     """Of matrix products. tf32 where a device has it; bfloat16 with sums in float32; weights are always float32."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints; there is one at the end in any case."""
     early_stopping: int | None = None
-    """End the run when no arm's validation loss has fallen in as many validations (20 in a run)."""
+    """End the run when no arm's validation loss has fallen in as many validations (20 in a run, or more)."""
     tensorboard: bool = False
     """Write for TensorBoard as well, into the folder."""
     distributed: bool = False
@@ -69,31 +75,39 @@ class Compare(Running):
 
 
 @dataclass(frozen=True)
+class Sample:
+    """`Sampling` with everything decided."""
+
+    task: Task
+    seeds: tuple[int, ...]
+    batch_size: int
+    data: Dataset
+    title: str
+    out: Path
+
+
+@dataclass(frozen=True)
 class Settings:
     """`Running` with everything decided."""
 
-    task: Task
+    sample: Sample
     steps: int
-    seeds: tuple[int, ...]
-    batch_size: int
     learning_rate: float
-    out: Path
-    data: Dataset
-    title: str
     options: Running
 
     def plan(self, arms: Mapping[str, Arm], seeds: Sequence[int] | None = None) -> Plan:
+        sample, options = self.sample, self.options
         return Plan(
-            self.title,
-            self.task.model,
-            self.data,
+            sample.title,
+            sample.task.model,
+            sample.data,
             [*arms.values()],
-            tuple(self.seeds if seeds is None else seeds),
+            tuple(sample.seeds if seeds is None else seeds),
             self.steps,
-            self.batch_size,
+            sample.batch_size,
             evaluations(self.steps),
-            self.options.precision,
-            self.options.early_stopping,
+            options.precision,
+            options.early_stopping,
         )
 
     def run(self, plan: Plan, out: Path) -> Results:
@@ -115,7 +129,8 @@ def compare(options: Compare) -> int:
         raise UsageError(f"--arms must be published, policies or of {', '.join(ARMS)}, got {unknown[0]}")
     settings = settle(options)
     arms = published(settings.learning_rate, settings.steps)
-    return finish(settings.run(settings.plan({name: arms[name] for name in names}), settings.out), settings.out)
+    out = settings.sample.out
+    return finish(settings.run(settings.plan({name: arms[name] for name in names}), out), out)
 
 
 def finish(results: Results, out: Path) -> int:
@@ -140,24 +155,35 @@ def settle(options: Running, name: str = "") -> Settings:
     **Raises:** `UserError` for what cannot be trained with.
     """
     task = TASKS[options.task]
-    given = {key: value for key, value in asdict(options).items() if value is not None}
-    steps, batch_size, rate = (given.get(key, getattr(task, key)) for key in ("steps", "batch_size", "learning_rate"))
-    seeds = given.get("seeds", task.seeds)
-    least = {"steps": (steps, 20), "seeds": (seeds, 1), "first-seed": (options.first_seed, 0)}
-    least |= {"batch-size": (batch_size, 1), "early-stopping": (given.get("early_stopping", 1), 1)}
-    for key, (value, smallest) in least.items():
-        if value < smallest:
-            raise UsageError(f"--{key} must be {smallest} or more, got {value}")
+    steps = task.steps if options.steps is None else options.steps
+    rate = task.learning_rate if options.learning_rate is None else options.learning_rate
+    require_least(20, steps=steps)
+    require_least(1, early_stopping=options.early_stopping)
+    require_least(0, checkpoint_seconds=options.checkpoint_seconds)
     if not 0 < rate < math.inf:
         raise UsageError(f"--learning-rate must be a positive number, got {rate}")
-    if not options.checkpoint_seconds >= 0:
-        raise UsageError(f"--checkpoint-seconds must be 0 or more, got {options.checkpoint_seconds}")
     if options.distributed:
         join()
-    out = options.out or Path("runs") / "-".join(filter(None, (options.task, name)))
+    return Settings(sampled(options, name), steps, rate, options)
+
+
+def sampled(options: Sampling, name: str = "") -> Sample:
+    """**Raises:** `UserError` if there is nothing to draw batches from."""
+    task = TASKS[options.task]
+    seeds = task.seeds if options.seeds is None else options.seeds
+    batch_size = task.batch_size if options.batch_size is None else options.batch_size
+    require_least(1, seeds=seeds, batch_size=batch_size)
+    require_least(0, first_seed=options.first_seed)
     every = tuple(range(options.first_seed, options.first_seed + seeds))
-    title = options.title or task.title + " (JPEG copy)" * is_jpeg_copy(options.data)
-    return Settings(task, steps, every, batch_size, rate, out, task.load(options.data), title, options)
+    out = options.out or Path("runs") / "-".join(filter(None, (options.task, name)))
+    title = options.title or ("CIFAR-10 (JPEG copy)" if is_jpeg_copy(options.data) else task.title)
+    return Sample(task, every, batch_size, task.load(options.data), title, out)
+
+
+def require_least(least: float, **options: float | None) -> None:
+    for name, value in options.items():
+        if value is not None and not value >= least:
+            raise UsageError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
 
 
 def join() -> None:

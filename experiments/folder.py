@@ -38,17 +38,19 @@ class Folder:
 
     def __init__(self, path: Path, plan: Mapping[str, Any]):
         self.path, self._saved_at = path, time.monotonic()
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            self._lock = (path / LOCK).open("w")
-            self._require_alone()
-            self._require_same(json.loads(json.dumps(plan)))
-        except OSError as error:
-            raise FolderError(f"{path} must be a folder that can be written ({_reason(error)})") from None
+        with contextlib.ExitStack() as opened:
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+                self._lock = opened.enter_context((path / LOCK).open("w"))
+                self._require_alone()
+                self._require_same(json.loads(json.dumps(plan)))
+                (path / CHECKPOINTS).mkdir(exist_ok=True)
+            except OSError as error:
+                raise FolderError(f"{path} must be a folder that can be written ({_reason(error)})") from None
+            opened.pop_all()
         # Of the processes of one run, only the first reads and writes.
         alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="folder")
         options = ocp.CheckpointManagerOptions(max_to_keep=2, create=False, multiprocessing_options=alone)
-        (path / CHECKPOINTS).mkdir(exist_ok=True)
         self._checkpoints = ocp.CheckpointManager((path / CHECKPOINTS).absolute(), options=options)
 
     def __enter__(self) -> Self:

@@ -216,8 +216,8 @@ def best_factors(results: Results) -> dict[str, float]:
 
 def compare_policies(settings: Settings) -> int:
     """Sweeps the rate of every policy in one program, and then trains each at its best, with other seeds."""
-    rate, steps, last = settings.learning_rate, settings.steps, settings.seeds[-1]
-    sweep, best = settings.out / "sweep", settings.out / "best"
+    rate, steps, last = settings.learning_rate, settings.steps, settings.sample.seeds[-1]
+    sweep, best = settings.sample.out / "sweep", settings.sample.out / "best"
     # Not the seeds that are reported, on which the best rate is best by luck as well.
     seeds = range(last + 1, last + 1 + SWEEP_SEEDS)
     swept = settings.run(settings.plan(grid([*POLICIES], rate, steps, FACTORS), seeds), sweep)

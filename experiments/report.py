@@ -59,7 +59,11 @@ def one_rate(results: Results) -> bool:
 
 def heading(results: Results) -> str:
     stopped = f", stopped after {results.done:,}" if results.done < results.steps else ""
-    return f"{results.title}: {results.steps:,} updates{stopped}, {_count(len(results.seeds), 'seed')}"
+    return heading_of(results.title, f"{results.steps:,} updates{stopped}", len(results.seeds))
+
+
+def heading_of(title: str, length: str, seeds: int) -> str:
+    return f"{title}: {length}, {_count(seeds, 'seed')}"
 
 
 def measures(results: Results) -> dict[str, Measure]:

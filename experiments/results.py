@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ class Results:
         return measured[self.row(arm), :, np.flatnonzero(reached)[-1]].astype(np.float64)
 
     def save(self, path: Path) -> None:
-        """Everything, in one compressed file of named arrays, without pickles; in full or not at all."""
+        """Everything, in one compressed file of named arrays, in full or not at all."""
         by_arm = {"horizons": [*self.horizons.values()], "rates": [*self.rates.values()], "arms": [*self.horizons]}
         about = {"title": self.title, "steps": self.steps, "done": self.done, "seeds": self.seeds}
         with written(path) as file:
@@ -118,13 +119,13 @@ class Results:
     def load(cls, path: Path) -> "Results":
         """**Raises:** `ResultsError` if the file cannot be read as what `save` writes."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 arms, seeds = file["arms"].tolist(), tuple(file["seeds"].tolist())
                 horizons, rates = (dict(zip(arms, file[n].tolist(), strict=True)) for n in ("horizons", "rates"))
                 title, steps, done = str(file["title"]), int(file["steps"]), int(file["done"])
                 history = History(*(file[name] for name in History._fields))
                 return cls(title, horizons, rates, seeds, steps, done, history)
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ResultsError(f"{path} cannot be read as the history of a run ({error})") from None
 
 

@@ -15,7 +15,7 @@ class Sweep(Running):
     """
 
     schedules: tuple[str, ...] = ("constant", "step", "linear", "cosine", "wsd-linear", "schedule-free-ema")
-    """Policies by name. `python -m experiments sweep --schedules ?` lists them."""
+    """Policies by name; a wrong name lists them all."""
     factors: tuple[float, ...] = FACTORS
     """The rates, as multiples of the peak rate."""
 
@@ -31,4 +31,5 @@ def sweep(options: Sweep) -> int:
         raise UsageError(f"--factors must be positive numbers, each once, got {options.factors}")
     settings = settle(options, "sweep")
     arms = grid(names, settings.learning_rate, settings.steps, options.factors)
-    return finish(settings.run(settings.plan(arms), settings.out), settings.out)
+    out = settings.sample.out
+    return finish(settings.run(settings.plan(arms), out), out)

@@ -1,0 +1,98 @@
+"""The learning-rate range test on a task, over several seeds in one program."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from matplotlib.figure import Figure
+
+from experiments.compare import Sample, Sampling, require_least, sampled
+from experiments.errors import UsageError
+from experiments.files import write_text
+from experiments.machine import machine
+from experiments.program import as_floats, batch_loss, draw
+from experiments.report import heading_of, markdown, save_figure
+from optim import RangeTest, adam, plot_range_test, range_test, sgd, suggest_rate
+from optim.range_test import LEAST_STEPS, PICKERS
+
+OPTIMIZERS = {"adam": adam, "sgd": lambda lr: sgd(lr, momentum=0.9)}
+
+
+@dataclass(frozen=True)
+class Range(Sampling):
+    """Train briefly with a rate that grows at every update until the loss does too, and suggest rates.
+
+    All seeds run in one program. The rates of four rules of thumb may be an order of magnitude apart: look at the plot.
+    """
+
+    steps: int = 100
+    """Updates, over which the rate grows from --start to --end."""
+    start: float = 1e-7
+    """The first rate."""
+    end: float = 10.0
+    """The rate that would follow the last."""
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """sgd has a momentum of 0.9."""
+
+
+def find_range(options: Range) -> int:
+    """The command; returns its exit status."""
+    require_least(LEAST_STEPS, steps=options.steps)
+    if not 0 < options.start < options.end < math.inf:
+        raise UsageError(f"--start and --end must be positive and ascending, got {options.start} and {options.end}")
+    sample = sampled(options, "range-test")
+    found = jax.device_get(tested(sample, options))
+    text = f"{heading_of(sample.title, f'range test of {options.optimizer}', len(sample.seeds))}\n\n{table(found)}\n"
+    _save(found, text, sample, options)
+    print(f"{text}\nIn {sample.out}: report.md, figure.png, results.json")
+    return 0
+
+
+def tested(sample: Sample, options: Range) -> RangeTest:
+    """Of every seed, with the batches and dropout masks that the comparison would draw. Arrays are (seeds, steps)."""
+    model, data = sample.task.model, jax.tree.map(jnp.asarray, sample.data)
+
+    def loss(params: Any, at: tuple[Array, Array]) -> Array:
+        batch, key = draw(*at, sample.batch_size, len(data.train_labels))
+        return batch_loss(model, as_floats(data.train_images[batch]), data.train_labels[batch], key, params)
+
+    def one_seed(seed: Array) -> RangeTest:
+        params = model.init(jax.random.key(seed), as_floats(data.train_images[:1]), deterministic=True)["params"]
+        steps = jnp.arange(options.steps)
+        batches = jnp.broadcast_to(seed, steps.shape), steps
+        return range_test(loss, params, batches, OPTIMIZERS[options.optimizer], options.start, options.end)
+
+    return jax.jit(jax.vmap(one_seed))(jnp.asarray(sample.seeds))
+
+
+def table(found: RangeTest) -> str:
+    """A Markdown table: what each rule suggests, over the seeds."""
+    rows: list[list[str]] = [["rule", "median", "lowest", "highest"]]
+    for picker in PICKERS:
+        try:
+            rates = suggest_rate(found, picker)
+            rows.append([picker, *(f"{of(rates):.3g}" for of in (np.median, np.min, np.max))])
+        except ValueError:  # a curve too short for it
+            rows.append([picker, "-", "-", "-"])
+    return markdown(rows)
+
+
+def _save(found: RangeTest, text: str, sample: Sample, options: Range) -> None:
+    try:
+        sample.out.mkdir(parents=True, exist_ok=True)
+        write_text(sample.out / "report.md", f"# {text}")
+        curves = {name: np.asarray(values).tolist() for name, values in found._asdict().items()}
+        curves = json.loads(json.dumps(curves), parse_constant=lambda _: None)  # JSON has no NaN
+        about = {"optimizer": options.optimizer, "seeds": sample.seeds, "batch_size": sample.batch_size, **machine()}
+        write_text(sample.out / "results.json", json.dumps({**about, **curves}) + "\n")
+        figure = Figure(figsize=(8, 4.2), layout="constrained")
+        plot_range_test(found, figure.subplots())
+        figure.suptitle(text.splitlines()[0], x=0.01, ha="left", fontsize=11)
+        save_figure(figure, sample.out / "figure.png")
+    except OSError as error:
+        raise UsageError(f"--out must be a folder that can be written, got {sample.out} ({error.strerror})") from None

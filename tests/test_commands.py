@@ -1,0 +1,215 @@
+"""The command line, as a user meets it: what it prints, what it leaves, what it refuses."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import test_experiments
+
+from experiments import bench, compare, policies
+from experiments.__main__ import COMMANDS, main
+from experiments.arms import ARMS
+from experiments.data import FOLDER
+from experiments.model import TinyViT
+from experiments.policies import POLICIES
+from experiments.results import Results
+from experiments.tasks import TASKS
+
+SMALL = ["--steps", "20", "--seeds", "1", "--batch-size", "4"]
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Digits with a model that compiles sooner."""
+    model = TinyViT(patch_size=4, features=8, layers=1, heads=2, dropout=0.1)
+    monkeypatch.setitem(TASKS, "digits", dataclasses.replace(TASKS["digits"], model=model))
+
+
+def test_the_command_leaves_a_table_figures_and_the_numbers(tmp_path, capsys, tiny):
+    out = tmp_path / "run"
+    command = [*SMALL, "--seeds", "2", "--out", str(out)]
+    assert main(command) == 0
+    left = {"config.json", "metrics.jsonl", "history.npz", "results.json", "report.md", "figure.png", "validation.png"}
+    assert {p.name for p in out.iterdir()} == {*left, "checkpoints", ".lock"}
+    printed, progress = capsys.readouterr()
+    assert "13 arms x 2 seeds: 100%" in progress
+    assert " loss " in progress
+    report = (out / "report.md").read_text()
+    assert printed.strip().startswith(report.removeprefix("# ").split("\n## ")[0].strip())
+    assert all(f"| {name} " in report for name in ARMS)
+    assert len([line for line in report.splitlines() if line.startswith("- C")]) == 7
+    config = json.loads((out / "config.json").read_text())
+    assert config["plan"]["arms"]["cosine"]["learning_rate"] == "cosine(start=0.014, end=0.0, steps=20)"
+    assert config["plan"]["steps"] == 20
+    assert config["versions"]["jax"] == jax.__version__
+    results = Results.load(out / "history.npz")
+    assert results.history.train_loss.shape == (13, 2, 20)
+    assert np.isfinite(results.history.train_loss).all()
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 20
+    assert set(lines[-1]["valid_accuracy"]) == set(ARMS)
+    # The same command again has nothing left to do, and remakes the report.
+    (out / "report.md").unlink()
+    assert main(command) == 0
+    assert (out / "report.md").read_text() == report
+    # Another one must not overwrite it.
+    assert main([*SMALL, "--seeds", "3", "--out", str(out)]) == 2
+    assert f"{out} holds a run with seeds [0, 1], not [0, 1, 2]: name another folder" in capsys.readouterr().err
+    assert Results.load(out / "history.npz").seeds == (0, 1)
+
+
+def test_reports_are_remade_and_merged_without_training(tmp_path, capsys, tiny, monkeypatch):
+    names = ["constant", "step-25", "step-75"]
+    for first in ("0", "5"):
+        command = [*SMALL, "--first-seed", first, "--arms", *names, "--out", str(tmp_path / first)]
+        assert main(command) == 0
+    assert main([*SMALL, "--arms", "cosine", "--out", str(tmp_path / "cosine")]) == 0
+    report = (tmp_path / "0" / "report.md").read_bytes()
+    (tmp_path / "0" / "report.md").unlink()
+    monkeypatch.setattr(compare, "run", None)  # nothing is trained from here on
+    assert main(["report", str(tmp_path / "0")]) == 0
+    assert (tmp_path / "0" / "report.md").read_bytes() == report
+    assert main(["report", str(tmp_path / "0"), str(tmp_path / "5"), "--out", str(tmp_path / "both")]) == 0
+    both = Results.load(tmp_path / "both" / "history.npz")
+    assert both.seeds == (0, 5)
+    assert "2 seeds" in capsys.readouterr().out
+    assert (
+        main(["report", str(tmp_path / "0"), str(tmp_path / "cosine" / "history.npz"), "--out", str(tmp_path / "c")])
+        == 0
+    )
+    assert list(Results.load(tmp_path / "c" / "history.npz").horizons) == [*names, "cosine"]
+    assert main(["report", str(tmp_path / "5"), str(tmp_path / "cosine")]) == 2
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+def test_policies_are_trained_at_their_best_rate_of_a_sweep(tmp_path, capsys, tiny, monkeypatch):
+    few = ("cosine", "plateau", "schedule-free", "gpa", "sgd-step", "sgd-one-cycle-50")
+    monkeypatch.setattr(policies, "POLICIES", {name: POLICIES[name] for name in few})
+    monkeypatch.setattr(policies, "FACTORS", (0.1, 1.0))
+    out = tmp_path / "run"
+    assert main([*SMALL, "--seeds", "2", "--arms", "policies", "--out", str(out)]) == 0
+    swept, best = (Results.load(out / name / "history.npz") for name in ("sweep", "best"))
+    assert set(swept.seeds).isdisjoint(best.seeds)
+    assert list(best.horizons) == [*few]
+    for name in few:
+        arms = {n: np.mean(swept.valid_loss(n)) for n in swept.horizons if n.startswith(f"{name}@")}
+        lowest = min(arms, key=lambda n: np.nan_to_num(arms[n], nan=np.inf))
+        assert best.rates[name] == swept.rates[lowest]
+    assert "one-cycle" in capsys.readouterr().out
+
+
+def test_a_sweep_is_a_grid_in_one_program(tmp_path, capsys, tiny):
+    out = tmp_path / "run"
+    command = ["sweep", *SMALL, "--schedules", "linear", "wsd-sqrt", "--factors", "0.1", "1", "--out", str(out)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "| policy   |" in printed
+    results = Results.load(out / "history.npz")
+    assert list(results.horizons) == ["linear@0.1", "linear@1", "wsd-sqrt@0.1", "wsd-sqrt@1"]
+    np.testing.assert_allclose(list(results.rates.values()), [0.0014, 0.014, 0.0014, 0.014], rtol=1e-5)
+
+
+def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
+    out = tmp_path / "run"
+    command = ["range-test", "--steps", "60", "--seeds", "2", "--start", "1e-5", "--out", str(out)]
+    assert main(command) == 0
+    assert {p.name for p in out.iterdir()} == {"report.md", "figure.png", "results.json"}
+    printed = capsys.readouterr().out
+    assert "8x8 digits: range test of adam, 2 seeds" in printed
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
+    assert [row[0] for row in rows[2:]] == ["valley", "steep", "minimum", "slide"]
+    median, lowest, highest = map(float, rows[2][1:])
+    assert 1e-5 < lowest <= median <= highest < 10
+    record = json.loads((out / "results.json").read_text())
+    assert np.shape(record["losses"]) == (2, 60)
+    # The first loss is that of the comparison: the same initialization, batch and dropout.
+    assert main([*SMALL, "--batch-size", "24", "--arms", "cosine", "--out", str(tmp_path / "cosine")]) == 0
+    first = Results.load(tmp_path / "cosine" / "history.npz").history.train_loss[0, 0, 0]
+    assert record["losses"][0][0] == pytest.approx(first, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps", "-5"], "--steps must be 20 or more, got -5"),
+        (["--seeds", "0"], "--seeds must be 1 or more, got 0"),
+        (["--first-seed", "-1"], "--first-seed must be 0 or more, got -1"),
+        (["--batch-size", "0"], "--batch-size must be 1 or more, got 0"),
+        (["--early-stopping", "0"], "--early-stopping must be 1 or more, got 0"),
+        (["--checkpoint-seconds", "-1"], "--checkpoint-seconds must be 0 or more, got -1.0"),
+        (["--learning-rate", "nan"], "--learning-rate must be a positive number, got nan"),
+        (["--arms", "cosine", "cosine"], "--arms must name one or more arms, each once, got cosine cosine"),
+        (["--arms", "cosin"], f"--arms must be published, policies or of {', '.join(ARMS)}, got cosin"),
+        (["--data", "/nowhere"], "--data is for the task cifar10: digits come with scikit-learn, got /nowhere"),
+        (["--out", "/proc/nowhere"], "/proc/nowhere must be a folder that can be written (No such file or directory)"),
+        (["--task", "cifar10", "--data", "/nowhere"], "/nowhere/data_batch_1.bin cannot be read (No such file or directory): --data must be"),
+        (["sweep", "--schedules", "cosin"], f"--schedules must be some of {', '.join(POLICIES)}, each once, got cosin"),
+        (["range-test", "--steps", "3"], "--steps must be 7 or more, got 3"),
+        (["range-test", "--start", "0"], "--start and --end must be positive and ascending, got 0.0 and 10.0"),
+        (["range-test", "--out", "/proc/nowhere"], "--out must be a folder that can be written, got /proc/nowhere (No such file or directory)"),
+        (["sweep", "--factors", "0", "1"], "--factors must be positive numbers, each once, got (0.0, 1.0)"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_one_sentence(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("python -m experiments: ")
+    assert error.count("\n") == 1
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_names_the_defaults_of_each_task(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([*command.split(), "--help"])
+    assert stopped.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    if not command:
+        for name, task in TASKS.items():
+            for value in (task.steps, task.seeds, task.batch_size, task.learning_rate):
+                assert f"{name} {value}" in text
+        assert all(name in text for name in COMMANDS)
+
+
+def test_three_arms_learn_from_files_in_the_binary_layout(tmp_path, capsys, monkeypatch):
+    small = dataclasses.replace(TASKS["cifar10"], model=TinyViT(features=16, layers=1, heads=2, dropout=0.0))
+    monkeypatch.setitem(TASKS, "cifar10", small)
+    test_experiments.write_cifar(tmp_path / "data" / FOLDER)
+    arguments = ["--task", "cifar10", "--data", str(tmp_path / "data"), "--arms", "cosine", "ema-long", "sf-ema"]
+    arguments += ["--steps", "100", "--batch-size", "16", "--learning-rate", "0.01", "--out", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    assert "CIFAR-10: 100 updates, 1 seed" in capsys.readouterr().out
+    losses = Results.load(tmp_path / "run" / "history.npz").history.train_loss
+    assert (losses[..., -10:].mean(axis=-1) < 0.8 * losses[..., :10].mean(axis=-1)).all()
+
+
+def test_no_pickle_is_ever_loaded():
+    source = "".join(p.read_text() for p in Path(main.__code__.co_filename).parent.glob("*.py"))
+    assert source.count("np.load(") == source.count("allow_pickle=False")
+    assert "pickle" not in source.replace("without ever loading a pickle", "").replace("allow_pickle=False", "")
+
+
+# The bench ----------------------------------------------------------------------------------------------
+
+
+def test_the_bench_writes_what_it_measured(tmp_path, monkeypatch, capsys):
+    measured = [bench.Measurement("one", 1.0, "other", 4.0, "µs", "at most 1/2"), bench.traces()]
+    monkeypatch.setattr(bench, "measurements", lambda: iter(measured))
+    assert main(["bench", "--out", str(tmp_path / "bench")]) == 0
+    record = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert [row["ratio"] for row in record["rows"]] == [0.25, 0.1]
+    assert "| one | 1 µs | other | 4 µs | 0.250 | at most 1/2 |" in capsys.readouterr().out
+    assert (tmp_path / "bench" / "bench.md").read_text().count("\n") == 4
+
+
+def test_times_are_taken_in_turn():
+    calls = []
+    first, second = bench.in_turn(lambda: calls.append("a"), lambda: calls.append("b"), rounds=3, calls=2)
+    assert "".join(calls) == "ab" + "aabb" * 3
+    assert min(first, second) > 0

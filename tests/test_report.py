@@ -1,0 +1,385 @@
+"""What is made of a history: claims, tables, figures, and several runs as one."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from experiments.__main__ import main
+from experiments.arms import ARMS, published
+from experiments.claims import CLAIMS, judge
+from experiments.figure import PANELS, STYLES, moving_average, plot, plot_grid
+from experiments.policies import POLICIES, best_factors, grid
+from experiments.report import courses, heading, margins, numbers, save, super_convergence, table
+from experiments.results import History, Results, ResultsError, merged
+
+
+def results(losses, steps=100, done=100, seeds=None):
+    """Results in which every arm of `losses` has a constant loss for every seed."""
+    arms = {name: arm for name, arm in published(1e-2, steps).items() if name in losses}
+    rows = [np.array(losses[name], np.float32) for name in arms]
+    train_loss = np.stack([np.broadcast_to(row[:, None], (len(row), steps)) for row in rows]).copy()
+    train_loss[..., done:] = np.nan
+    valid = np.ones((*train_loss.shape[:2], 4), np.float32)
+    return Results(
+        "toy",
+        {name: arm.horizon for name, arm in arms.items()},
+        dict.fromkeys(arms, 1e-2),
+        tuple(seeds or range(len(rows[0]))),
+        steps,
+        done,
+        History(train_loss, np.array([25, 50, 75, 100]), valid, valid / 2),
+    )
+
+
+AS_PUBLISHED = {
+    "constant": 0.5, "linear-100": 0.2, "linear-75": 0.25, "linear-50": 0.3, "linear-25": 0.4, "cosine": 0.2,
+    "step-25": 0.4, "step-75": 0.2, "polyak": 0.6, "ema-long": 0.2, "ema-short": 0.3, "sf-polyak": 0.2, "sf-ema": 0.1,
+}  # fmt: skip
+
+
+def shaken(losses, seeds=3):
+    """Every arm with noise common to its seeds, and a little of its own."""
+    noise = np.random.default_rng(0)
+    common = noise.normal(scale=0.5, size=seeds)
+    return {name: loss + common + noise.normal(scale=1e-3, size=seeds) for name, loss in losses.items()}
+
+
+# Claims -----------------------------------------------------------------------------------------------------
+
+
+def test_claims_hold_where_they_hold():
+    findings = judge(results(shaken(AS_PUBLISHED)).train_loss)
+    assert [f.name for f in findings] == ["C1", "C2", "C3", "C4", "C5", "C6", "C7"]
+    assert {f.verdict for f in findings} == {"holds"}
+
+
+@pytest.mark.parametrize(
+    ("change", "failing"),
+    [
+        ({"linear-50": 0.7}, 0),
+        ({"linear-100": 0.35}, 1),
+        ({"step-75": 0.45}, 2),
+        ({"ema-long": 0.05}, 3),
+        ({"polyak": 0.45}, 4),
+        ({"sf-polyak": 0.3}, 5),
+        ({"sf-ema": 0.35}, 6),
+    ],
+)
+def test_a_claim_fails_where_it_is_false(change, failing):
+    findings = judge(results(shaken({**AS_PUBLISHED, **change})).train_loss)
+    assert findings[failing].verdict == "fails"
+    assert findings[failing].weakest.mean < 0
+
+
+def test_at_or_below_is_true_of_equals_and_false_beyond_the_tolerance():
+    """The gap from constant to cosine is 0.3, so the tolerance is 0.075 above the linear decay at its 0.2."""
+    verdicts = [
+        judge(results(shaken({**AS_PUBLISHED, "sf-ema": loss})).train_loss)[6].verdict for loss in (0.2, 0.27, 0.28)
+    ]
+    assert verdicts == ["holds", "holds", "fails"]
+
+
+def test_a_margin_is_mean_error_and_their_ratio_of_paired_seeds():
+    lower, upper = np.array([0.1, 0.25, 0.3]), np.array([0.2, 0.3, 0.45])
+    (finding,) = judge(results({"step-75": lower, "step-25": upper}).train_loss)
+    (margin,) = finding.margins
+    difference = upper - lower
+    assert margin.mean == pytest.approx(difference.mean(), rel=1e-6)
+    assert margin.error == pytest.approx(difference.std(ddof=1) / np.sqrt(3), rel=1e-6)
+    assert margin.z == pytest.approx(margin.mean / margin.error, rel=1e-9)
+    # Student's t with two degrees of freedom is 2.92 at the 5 % level.
+    assert margin.z == pytest.approx(3.46, rel=1e-2)
+    assert finding.verdict == "holds"
+    assert margin.compared == "step-75 below step-25 at 100 %"
+
+
+def test_noise_single_seeds_and_diverged_runs_decide_nothing():
+    noise = np.random.default_rng(0)
+    # Mirrored, so that the means stay those of the published claims and only their errors grow.
+    half = {name: noise.normal(scale=5.0, size=2) for name in AS_PUBLISHED}
+    noisy = {name: loss + np.concatenate([half[name], -half[name]]) for name, loss in AS_PUBLISHED.items()}
+    assert {f.verdict for f in judge(results(noisy).train_loss)} == {"undecided"}
+    assert {f.verdict for f in judge(results(shaken(AS_PUBLISHED, seeds=1)).train_loss)} == {"undecided"}
+    lost = {**shaken(AS_PUBLISHED), "cosine": np.array([0.2, np.nan, 0.2])}
+    verdicts = {f.name: f.verdict for f in judge(results(lost).train_loss)}
+    # The tolerance is measured with cosine, so whatever needs it is undecided too.
+    assert {name for name, verdict in verdicts.items() if verdict == "undecided"} == {"C2", "C4", "C6", "C7"}
+
+
+def test_claims_about_missing_arms_are_not_judged():
+    losses = {name: [AS_PUBLISHED[name]] * 2 for name in ("step-25", "step-75")}
+    assert [f.statement for f in judge(results(losses).train_loss)] == ["A step at 75 % ends below a step at 25 %"]
+    assert len(CLAIMS) == 7
+
+
+# Results ----------------------------------------------------------------------------------------------------
+
+
+def test_losses_are_means_of_the_last_twentieth_before_the_end_of_the_arm():
+    r = results({"cosine": [0.0, 0.0], "linear-50": [0.0, 0.0]})
+    r.history.train_loss[:] = np.arange(100)
+    np.testing.assert_allclose(r.train_loss("cosine"), [97, 97])
+    np.testing.assert_allclose(r.train_loss("linear-50"), [47, 47])
+    np.testing.assert_allclose(r.train_loss("cosine", 25), [22, 22])
+    np.testing.assert_allclose(moving_average(np.arange(5.0), 2), [0.5, 1.5, 2.5, 3.5])
+
+
+def test_of_long_runs_records_are_means_of_many_updates():
+    steps = 100_000
+    r = dataclasses.replace(results({"cosine": [0.0], "linear-75": [0.0]}, steps=100), steps=steps, done=steps)
+    r = dataclasses.replace(r, horizons={"cosine": steps, "linear-75": 75_000})
+    record = np.arange(2_000, dtype=np.float32)  # each of 50 updates
+    r = dataclasses.replace(r, history=r.history._replace(train_loss=np.tile(record, (2, 1, 1))))
+    assert (r.every, r.window) == (50, 100)
+    assert r.train_loss("cosine") == pytest.approx(np.mean(record[1900:]))
+    assert r.train_loss("linear-75") == pytest.approx(np.mean(record[1400:1500]))
+
+
+def test_a_saved_history_is_all_there_is_to_know(tmp_path):
+    r = results(shaken(AS_PUBLISHED), done=60, seeds=[4, 5, 9])
+    r.save(tmp_path / "history.npz")
+    again = Results.load(tmp_path / "history.npz")
+    for field in dataclasses.fields(Results):
+        if field.name != "history":
+            assert getattr(again, field.name) == getattr(r, field.name)
+    assert list(again.horizons) == list(r.horizons)
+    for ours, theirs in zip(again.history, r.history, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    assert [p.name for p in tmp_path.iterdir()] == ["history.npz"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no history"])
+def test_a_history_that_cannot_be_read_is_one_sentence(tmp_path, content, capsys):
+    (tmp_path / "history.npz").write_bytes(content)
+    with pytest.raises(ResultsError, match=r"history.npz cannot be read as the history of a run"):
+        Results.load(tmp_path / "history.npz")
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_history_is_never_half_written(tmp_path, monkeypatch):
+    r = results({"cosine": [0.2]})
+    r.save(tmp_path / "history.npz")
+    before = (tmp_path / "history.npz").read_bytes()
+
+    def fail(file, **_):
+        file.write(b"half")
+        raise OSError("no space")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    with pytest.raises(OSError, match="no space"):
+        r.save(tmp_path / "history.npz")
+    assert (tmp_path / "history.npz").read_bytes() == before
+
+
+def test_runs_of_other_seeds_or_other_arms_are_merged():
+    whole = results(shaken(AS_PUBLISHED, seeds=4))
+    halves = [dataclasses.replace(whole, seeds=s, history=cut(whole, seeds=s)) for s in ((0, 1), (2, 3))]
+    assert_same(merged(halves), whole)
+    names = list(whole.horizons)
+    by_arm = [of_arms(whole, names[:5]), of_arms(whole, names[5:])]
+    assert_same(merged(by_arm), whole)
+    assert merged([whole]) is whole
+
+
+def cut(r, seeds=slice(None), arms=slice(None)):
+    seeds, arms = (list(x) if isinstance(x, tuple) else x for x in (seeds, arms))
+    measured = {n: getattr(r.history, n)[arms][:, seeds] for n in History._fields if n != "valid_steps"}
+    return r.history._replace(**measured)
+
+
+def of_arms(r, names):
+    rows = tuple(r.row(name) for name in names)
+    pick = lambda d: {name: d[name] for name in names}  # noqa: E731
+    return dataclasses.replace(r, horizons=pick(r.horizons), rates=pick(r.rates), history=cut(r, arms=rows))
+
+
+def assert_same(ours, theirs):
+    assert (ours.horizons, ours.rates, ours.seeds) == (theirs.horizons, theirs.rates, theirs.seeds)
+    for a, b in zip(ours.history, theirs.history, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, "runs to merge must not share seeds as well: what was measured twice counts once"),
+        ({"title": "other", "seeds": (2, 3)}, "runs to merge must have one title, got other, toy"),
+        ({"done": 50, "seeds": (2, 3)}, "runs to merge must have one done, got 100, 50"),
+        ({"rates": {"cosine": 9.0}, "seeds": (2, 3)}, "must have the same arms and other seeds, or other arms and the same"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_merged_is_one_sentence(change, message):
+    r = results({"cosine": [0.1, 0.2]})
+    with pytest.raises(ResultsError) as caught:
+        merged([r, dataclasses.replace(r, **change)])
+    assert message in str(caught.value)
+
+
+# Tables -----------------------------------------------------------------------------------------------------
+
+
+def test_the_table_and_the_heading_tell_what_was_measured():
+    r = results({"cosine": [0.2, 0.4], "linear-50": [0.5, 0.5]}, done=60)
+    assert heading(r) == "toy: 100 updates, stopped after 60, 2 seeds"
+    lines = table(r).splitlines()
+    assert lines[2] == "| linear-50 |      50 | 0.500 ± 0.000 |   1.000 ± 0.000 |        50.0 ± 0.0 % |"
+    assert lines[3] == "| cosine    |      60 | 0.300 ± 0.100 |   1.000 ± 0.000 |        50.0 ± 0.0 % |"
+
+
+def test_rates_are_told_where_they_differ():
+    r = results({"cosine": [0.2], "constant": [0.5]})
+    assert "peak rate" not in table(r)
+    r = dataclasses.replace(r, rates={"constant": 0.01, "cosine": 0.0234567})
+    assert "| cosine   |    0.0235 |" in table(r)
+    assert "No claim compares" in save_text(r)
+
+
+def save_text(r):
+    import tempfile
+    from pathlib import Path
+
+    with tempfile.TemporaryDirectory() as folder:
+        return save(r, Path(folder))
+
+
+def test_courses_end_where_an_arm_ends():
+    r = results({"cosine": [0.2, 0.4], "linear-50": [0.5, 0.5]})
+    r.history.valid_loss[1] = [[4, 3, 2, 1], [4, 3, 2, 1]]
+    lines = [line.split(" | ") for line in courses(r).splitlines() if line.startswith("| ")]
+    cells = [[cell.strip(" |") for cell in line] for line in lines]
+    assert cells[2] == ["linear-50", "0.500 ± 0.000", "0.500 ± 0.000", "-", "-"]
+    valid = cells[cells.index(["cosine", *["0.300 ± 0.100"] * 4]) + 1 :]
+    assert ["cosine", "4.000 ± 0.000", "3.000 ± 0.000", "2.000 ± 0.000", "1.000 ± 0.000"] in valid
+    assert numbers(r)["linear-50"]["training loss"] == [[0.5, 0.5], [0.5, 0.5]]
+    assert numbers(r)["cosine"]["validation accuracy"][0] == [50.0, 50.0]
+
+
+def test_a_stopped_run_is_not_judged_anywhere(tmp_path):
+    text = save(results(shaken(AS_PUBLISHED), done=60), tmp_path)
+    assert "The run did not end, so the claims are not judged." in text
+    assert json.loads((tmp_path / "results.json").read_text())["claims"] == []
+
+
+def test_a_report_has_its_parts_in_files(tmp_path):
+    r = results(shaken(AS_PUBLISHED))
+    text = save(r, tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"report.md", "results.json", "figure.png", "validation.png"}
+    report = (tmp_path / "report.md").read_text()
+    assert report.startswith(f"# {text}")
+    (parts,) = margins(judge(r.train_loss))
+    assert parts in report
+    assert parts.count("\n| C1 ") == 4
+    assert parts.count("\n| C2 ") == 6
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert [claim["verdict"] for claim in record["claims"]] == ["holds"] * 7
+    assert len(record["claims"][0]["margins"]) == 4
+    assert set(record["arms"]) == set(ARMS)
+
+
+def test_a_diverged_run_is_told(tmp_path):
+    r = results({"cosine": [0.2, 0.4], "constant": [0.5, 0.5]})
+    r.history.train_loss[r.row("cosine"), 1, 70:] = np.nan
+    text = save(r, tmp_path)
+    assert "DIVERGED: cosine (1 of 2 seeds). Nothing is concluded from their numbers." in text
+    assert json.loads((tmp_path / "results.json").read_text())["arms"]["cosine"]["training loss"][3] == [0.2, None]
+
+
+def test_super_convergence_is_how_many_times_fewer_updates():
+    r = results({"constant": [0.1, 0.1], "linear-25": [0.1, 0.1], "linear-50": [0.1, 0.1]})
+    names = {"constant": "sgd-step", "linear-25": "sgd-one-cycle-25", "linear-50": "sgd-one-cycle-50"}
+    r = dataclasses.replace(
+        r, horizons={names[n]: h for n, h in r.horizons.items()}, rates=dict.fromkeys(names.values(), 1)
+    )
+    accuracy = r.history.valid_accuracy
+    accuracy[r.row("sgd-step"), :, -1], accuracy[r.row("sgd-one-cycle-50"), :, 1] = 0.8, 0.81
+    accuracy[r.row("sgd-one-cycle-25")] = 0.79
+    (told,) = super_convergence(r)
+    assert told == (
+        "SGD with step decay ends at an accuracy of 80.0% after 100 updates; one-cycle is there after 50, 2 times fewer."
+    )
+    accuracy[r.row("sgd-one-cycle-50")] = 0.0
+    assert "one-cycle never gets there" in super_convergence(r)[0]
+    assert super_convergence(results({"cosine": [0.1]})) == []
+
+
+# Grids of rates -----------------------------------------------------------------------------------------------
+
+
+def swept():
+    """Two policies at three rates; the best are 0.5 and 2, and one run diverged."""
+    arms = grid(["linear", "cosine"], 0.1, 100, (0.5, 1.0, 2.0))
+    ends = np.array([0.3, 0.4, np.nan, 0.9, 0.8, 0.7], np.float32)
+    valid = np.repeat(ends[:, None, None], 4, axis=2)
+    horizons, rates = ({n: getattr(a, f) for n, a in arms.items()} for f in ("horizon", "peak_rate"))
+    history = History(np.repeat(valid, 25, axis=2), np.array([25, 50, 75, 100]), valid, valid)
+    return Results("toy", horizons, rates, (0,), 100, 100, history)
+
+
+def test_the_best_rate_is_that_of_the_lowest_loss_that_is_a_number():
+    assert best_factors(swept()) == {"linear": 0.5, "cosine": 2.0}
+
+
+def test_a_sweep_is_a_table_of_policies_against_rates(tmp_path):
+    text = save(swept(), tmp_path)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    assert lines[0] == ["policy", "x 0.5", "x 1", "x 2", "best rate"]
+    assert lines[2] == ["linear", "**0.300**", "0.400", "diverged", "0.05"]
+    assert lines[3] == ["cosine", "0.900", "0.800", "**0.700**", "0.2"]
+    assert {p.name for p in tmp_path.iterdir()} == {"report.md", "results.json", "figure.png"}
+
+
+def test_every_policy_is_an_arm_of_any_length_and_its_rate_scales():
+    for name, policy in POLICIES.items():
+        for steps in (20, 1_000):
+            one, two = policy.arm(name, 1e-3, steps), policy.arm(name, 2e-3, steps)
+            assert one.horizon <= steps
+            assert two.peak_rate == pytest.approx(2 * one.peak_rate, rel=1e-5), name
+            assert one.optimizer is two.optimizer  # by which arms share their code
+            assert one.hyperparameters.keys() == two.hyperparameters.keys()
+        assert 0.77 < one.peak_rate / (1e-3 * policy.scale) < 1.02, name  # the first triangle comes after a fade
+
+
+# Figures ------------------------------------------------------------------------------------------------------
+
+
+def test_every_arm_is_in_a_panel_and_has_a_look_of_its_own_there():
+    assert {name for names in PANELS.values() for name in names} == set(ARMS) == set(STYLES)
+    for names in PANELS.values():
+        looks = [(STYLES[n]["color"], str(STYLES[n].get("linestyle"))) for n in names]
+        assert len(set(looks)) == len(names)
+
+
+@pytest.mark.parametrize("of", ["training", "validation"])
+def test_figures_show_each_arm_to_its_end(of):
+    figure = plot(results(shaken(AS_PUBLISHED)), of=of)
+    panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
+    assert set(panels) == {*PANELS, "Where each arm ends"}
+    for question, names in PANELS.items():
+        ends = {line.get_label(): line.get_xdata()[-1] for line in panels[question].lines}
+        assert {name: ends[name] for name in names} == {n: int(n[7:]) if n.startswith("linear") else 100 for n in names}
+    assert f"{of} loss" in figure.get_suptitle()
+
+
+def test_figures_of_other_arms_and_of_sweeps_have_names_and_marks():
+    r = results({"cosine": [0.2], "constant": [0.5]})
+    r = dataclasses.replace(r, horizons={"a": 100, "b": 100}, rates={"a": 1.0, "b": 1.0})
+    (ax,) = plot(r).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    figure = plot_grid(swept())
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["linear", "cosine"]
+    best = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+    np.testing.assert_allclose(np.ravel(best), [0.05, 0.2], rtol=1e-6)
+
+
+def test_nothing_measured_yet_is_drawn_without_a_warning():
+    r = results(shaken(AS_PUBLISHED), done=1)
+    plot(r)
+    plot(
+        dataclasses.replace(r, history=r.history._replace(valid_loss=np.full_like(r.history.valid_loss, np.nan))),
+        "validation",
+    )
