@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.report import machine
+from experiments.machine import machine
 from optim import adam, average, ema, schedule_free_adamw
 from schedules import Schedule, constant, cosine, exponential_decay, join, linear, polynomial, warmup
 
@@ -26,7 +26,7 @@ class Bench:
     """Time schedules against optax and against themselves, as ratios in one run; takes about a minute."""
 
     out: Path | None = None
-    """The folder for bench.md and bench.json; it must be new or empty. [runs/bench-<time>]"""
+    """The folder for bench.md and bench.json; what is there is replaced. [runs/bench]"""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,21 @@ class Measurement:
         return self.ours / self.theirs
 
     def row(self) -> str:
-        ours, theirs = (f"{number:.4g} {self.unit}".strip() for number in (self.ours, self.theirs))
+        ours, theirs = (f"{_short(number)} {self.unit}".strip() for number in (self.ours, self.theirs))
         return f"| {self.what} | {ours} | {self.against} | {theirs} | {self.ratio:.3f} | {self.goal} |"
+
+
+def _short(number: float) -> str:
+    return f"{number:,.0f}" if abs(number) >= 1_000 else f"{number:.4g}"
 
 
 HEAD = "| what | | against | | ratio | goal |\n|---|---|---|---|---|---|"
 
 
-def bench(folder: Path) -> None:
-    """Measures everything, prints rows as they come, and writes them to `folder`."""
+def bench(options: Bench) -> int:
+    """Measures everything, prints rows as they come, and writes them to the folder; returns the exit status."""
+    folder = options.out or Path("runs/bench")
+    folder.mkdir(parents=True, exist_ok=True)
     print(HEAD)
     rows = []
     for measurement in measurements():
@@ -63,6 +69,7 @@ def bench(folder: Path) -> None:
     (folder / "bench.json").write_text(json.dumps(about, indent=1) + "\n")
     (folder / "bench.md").write_text("\n".join([HEAD, *(row.row() for row in rows)]) + "\n")
     print(f"\nIn {folder}: bench.md, bench.json")
+    return 0
 
 
 def measurements() -> Iterator[Measurement]:
@@ -78,15 +85,14 @@ def measurements() -> Iterator[Measurement]:
     yield eager_update()
 
 
-def in_turn(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, calls: int = 1) -> tuple[float, float]:
-    """Median seconds of a call of each, timed in turn: what slows the machine down slows both."""
-    for function in (ours, theirs):
+def in_turn(*functions: Callable[[], Any], rounds: int, calls: int = 1) -> tuple[float, ...]:
+    """Median seconds of a call of each, timed in turn: what slows the machine down slows all."""
+    for function in functions:
         function()  # compiles
-    gc.disable()  # as timeit does: it would strike one of the two at random
-    samples = [[_seconds(function, calls) for function in (ours, theirs)] for _ in range(rounds)]
+    gc.disable()  # as timeit does: it would strike one of them at random
+    samples = [[_seconds(function, calls) for function in functions] for _ in range(rounds)]
     gc.enable()
-    first, second = np.median(samples, axis=0)
-    return float(first), float(second)
+    return tuple(np.median(samples, axis=0).tolist())
 
 
 def _seconds(function: Callable[[], Any], calls: int) -> float:
@@ -193,7 +199,7 @@ def imports() -> Measurement:
 
 # Optimizers -------------------------------------------------------------------------------------------
 
-ARRAYS, SIZE = 150, 333_334  # 50 million parameters
+ARRAYS = 150
 
 
 class Contender(NamedTuple):
@@ -203,55 +209,56 @@ class Contender(NamedTuple):
     moved: int
 
 
-def large_updates() -> Iterator[Measurement]:
-    """A jitted step on 50 M float32 parameters, buffers donated, each optimizer against optax's or a copy."""
-    ours = Contender(adam(1e-3), 7)  # reads parameters, gradients, m and v; writes all but the gradients
-    yield _large("Adam, 50 M parameters", ours, "optax.adam", Contender(optax.adam(1e-3), 7), "at most 1.0")
-    seconds, copy = in_turn(_large_step(ours.optimizer), _copy(ours.moved), rounds=7)
-    yield Measurement("Adam, 50 M parameters", seconds, "reading and writing as many bytes", copy, "s", "at most 1.3")
-    theirs = Contender(optax.contrib.schedule_free_adamw(1e-3, b1=0.9), 7)
-    for what, contender in (
-        ("EMA of Adam", Contender(average(adam(1e-3), ema(0.999)), 9)),
-        ("schedule-free AdamW", Contender(schedule_free_adamw(1e-3), 9)),
-        ("schedule-free AdamW, lean", Contender(schedule_free_adamw(1e-3, lean=True), 7)),
+def large_updates(parameters: int = 50_000_000, calls: int = 1) -> Iterator[Measurement]:
+    """A jitted step on float32 parameters, buffers donated, each optimizer against optax's and against a copy.
+
+    **Arguments:** `calls`: of each between two looks at the clock, more where one is so short that its dispatch counts.
+    """
+    size = -(-parameters // ARRAYS)
+    released = "optax.contrib.schedule_free_adamw", Contender(optax.contrib.schedule_free_adamw(1e-3, b1=0.9), 7)
+    for what, ours, (against, theirs) in (
+        # Adam reads parameters, gradients, m and v; it writes all but the gradients.
+        ("Adam", Contender(adam(1e-3), 7), ("optax.adam", Contender(optax.adam(1e-3), 7))),
+        ("EMA of Adam", Contender(average(adam(1e-3), ema(0.999)), 9), released),
+        ("schedule-free AdamW", Contender(schedule_free_adamw(1e-3), 9), released),
+        ("schedule-free AdamW, lean", Contender(schedule_free_adamw(1e-3, lean=True), 7), released),
     ):
-        against = "optax.contrib.schedule_free_adamw"
-        yield _large(f"{what}, per byte moved", contender, against, theirs, "at most 1.0")
+        steps = [_large_step(each.optimizer, size) for each in (ours, theirs)]
+        *times, copy = in_turn(*steps, _copy(ours.moved, size), rounds=7, calls=calls)
+        per_byte = [s / (4e-9 * ARRAYS * size * each.moved) for s, each in zip(times, (ours, theirs), strict=True)]
+        name = f"{what}, {parameters / 1e6:.4g} M parameters"
+        yield Measurement(f"{name}, per byte moved", per_byte[0], against, per_byte[1], "s/GB", "at most 1.0")
+        goal = "at most 1.3" if what == "Adam" else ""
+        yield Measurement(name, times[0], "reading and writing as many bytes", copy, "s", goal)
 
 
-def _large(what: str, ours: Contender, against: str, theirs: Contender, goal: str) -> Measurement:
-    times = in_turn(_large_step(ours.optimizer), _large_step(theirs.optimizer), rounds=7)
-    bytes_moved = [4e-9 * ARRAYS * SIZE * contender.moved for contender in (ours, theirs)]
-    return Measurement(what, times[0] / bytes_moved[0], against, times[1] / bytes_moved[1], "s/GB", goal)
-
-
-def _large_step(optimizer: optax.GradientTransformation) -> Callable[[], Any]:
+def _large_step(optimizer: optax.GradientTransformation, size: int) -> Callable[[], Any]:
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
-    params = [jnp.full(SIZE, 0.1) for _ in range(ARRAYS)]
-    grads = [jnp.full(SIZE, 0.01) for _ in range(ARRAYS)]
+    params = [jnp.full(size, 0.1) for _ in range(ARRAYS)]
+    grads = [jnp.full(size, 0.01) for _ in range(ARRAYS)]
     state = optimizer.init(params)
 
     def call() -> jax.Array:
         nonlocal params, state
         params, state = step(params, state, grads)
-        return jax.block_until_ready(params)[0]
+        return params[0]
 
     return call
 
 
-def _copy(moved: int) -> Callable[[], Any]:
+def _copy(moved: int, size: int) -> Callable[[], Any]:
     """Reads and writes as many bytes as are moved, in place: new memory would cost more than the copy."""
-    arrays = [jnp.full(SIZE, 0.1) for _ in range(ARRAYS * moved // 2)]
+    arrays = [jnp.full(size, 0.1) for _ in range(ARRAYS * moved // 2)]
     negate = jax.jit(lambda arrays: [-array for array in arrays], donate_argnums=0)
 
     def call() -> jax.Array:
         nonlocal arrays
         arrays = negate(arrays)
-        return jax.block_until_ready(arrays)[0]
+        return arrays[0]
 
     return call
 

@@ -1,10 +1,17 @@
 """The data sets: arrays read without ever loading a pickle."""
 
+import importlib
+import io
+import itertools
 import tarfile
+import zipfile
+import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from experiments.errors import UserError
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -23,15 +30,14 @@ class Dataset(NamedTuple):
     valid_labels: np.ndarray
 
 
-class DataError(Exception):
+class DataError(UserError):
     """Data that cannot be used; the message says what to do."""
 
 
 def digits() -> Dataset:
     """The 1,797 handwritten 8x8 digits that come with scikit-learn; one in five, always the same, validates."""
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
+    datasets = _imported("sklearn.datasets", "scikit-learn", "the digits come with scikit-learn")
+    pixels, labels = datasets.load_digits(return_X_y=True)
     images = np.round(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     order = np.random.default_rng(0).permutation(len(labels))
     images, labels = images[order], labels[order].astype(np.int32)
@@ -39,12 +45,15 @@ def digits() -> Dataset:
     return Dataset(images[valid:], labels[valid:], images[:valid], labels[:valid])
 
 
-def cifar10(directory: Path | None = None, url: str = URL, sha256: str = SHA256) -> Dataset:
-    """CIFAR-10 from its binary version, in `directory` or downloaded once to the user's cache.
+def cifar10(path: Path | None = None, url: str = URL, sha256: str = SHA256) -> Dataset:
+    """CIFAR-10 from its binary version, downloaded once to the user's cache, in a folder, or packed as a JPEG copy.
 
     **Raises:** `DataError` if a file is missing, truncated or not what it should be.
     """
-    files = _from_directory(directory) if directory else _from_archive(_download(url, sha256))
+    if path is None:
+        files = _from_archive(_download(url, sha256))
+    else:
+        files = _from_jpegs(path) if is_jpeg_copy(path) else _from_directory(path)
     sizes = {name: len(content) for name, content in files.items()}
     if len(set(sizes.values())) > 1 or min(sizes.values()) == 0 or max(sizes.values()) % RECORD:
         found = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
@@ -66,9 +75,37 @@ def _from_directory(directory: Path) -> dict[str, bytes]:
         ) from None
 
 
-def _download(url: str, sha256: str) -> Path:
-    import pooch
+def is_jpeg_copy(path: Path | None) -> bool:
+    """Whether `path` is a file of packed JPEG images, whose pixels are not quite those of the data set."""
+    return path is not None and path.suffix == ".npz"
 
+
+def _from_jpegs(path: Path) -> dict[str, bytes]:
+    """The binary version's files of images that are packed as arrays: `header + payload[offsets[i]:offsets[i + 1]]` is
+    the i-th JPEG file, of which the last sixth validates."""
+    pillow = _imported("PIL.Image", "pillow", f"the images of {path} are read by Pillow")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as packed:
+            header, payload = packed["header"].tobytes(), packed["payload"].tobytes()
+            offsets, labels = packed["offsets"].tolist(), packed["labels"].astype(np.uint8)
+        files = [io.BytesIO(header + payload[begin:end]) for begin, end in itertools.pairwise(offsets)]
+        images = np.stack([np.asarray(pillow.open(file, formats=["JPEG"])) for file in files])
+        records = np.column_stack([labels, images.transpose(0, 3, 1, 2).reshape(len(images), -1)])
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} cannot be read as a packed JPEG copy of CIFAR-10 ({error}): fetch it again") from None
+    names = TRAIN_FILES + VALID_FILES
+    return {name: part.tobytes() for name, part in zip(names, np.array_split(records, len(names)), strict=True)}
+
+
+def _imported(module: str, package: str, why: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise DataError(f"{why}, which must be installed: pip install {package}") from None
+
+
+def _download(url: str, sha256: str) -> Path:
+    pooch = _imported("pooch", "pooch", "without --data CIFAR-10 is downloaded by pooch")
     try:
         return Path(pooch.retrieve(url, f"sha256:{sha256}", path=pooch.os_cache("pure-schedules"), progressbar=True))
     except ValueError:

@@ -1,0 +1,479 @@
+"""The suite for an accelerator, on the CPU with a small model: stopped anywhere, it ends as if it had not been."""
+
+import dataclasses
+import functools
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+
+from experiments import accelerator, bench, tasks, throughput
+from experiments.accelerator import Block, correctness, following, main, seconds
+from experiments.arms import ARMS, published
+from experiments.bench import Measurement
+from experiments.compare import Running, settle
+from experiments.data import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, DataError, cifar10
+from experiments.program import Program
+from experiments.results import Results
+from experiments.throughput import Trainee, paced, race
+
+FILES = {
+    "config.json", "figure.png", "history.npz", "measured.json", "measured.md", "report.md", "results.json",
+    "validation.png",
+}  # fmt: skip
+PARTS = [
+    "correctness", "1 arm, tf32", "4 arms, tf32", "13 arms, tf32", "13 arms, float32", "13 arms, bfloat16", "averages",
+    "optimizers",
+]  # fmt: skip
+STEPS = 20
+ROOT = Path(__file__).parent.parent
+
+
+class Small(nn.Module):
+    """One layer, and dropout before it."""
+
+    @nn.compact
+    def __call__(self, images, deterministic):
+        pixels = images[:, ::4, ::4].reshape(len(images), -1)
+        return nn.Dense(10)(nn.Dropout(0.1, deterministic=deterministic)(pixels))
+
+
+# Compiled quickly and kept: the settings here, and JAX's own.
+COMPILING = {
+    "jax_persistent_cache_min_compile_time_secs": (0.0, 1.0),
+    "jax_persistent_cache_min_entry_size_bytes": (-1, 0),
+    "jax_disable_most_optimizations": (True, False),
+}
+
+
+def small():
+    """Everything as quick as it can be; blocks of one seed, so that a history does not depend on the time there is."""
+    tasks.TASKS["cifar10"] = dataclasses.replace(tasks.TASKS["cifar10"], model=Small())
+    throughput.SECONDS, throughput.ROUNDS, accelerator.BLOCKS, bench.ARRAYS = 1e-4, 1, (1,), 2
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """The environment of processes that compile as this one does and share what is compiled."""
+    values = {name: here for name, (here, _) in COMPILING.items()}
+    values["jax_compilation_cache_dir"] = str(tmp_path_factory.mktemp("cache"))
+    configure(values)
+    yield {**os.environ, "JAX_PLATFORMS": "cpu", **{name.upper(): str(value) for name, value in values.items()}}
+    configure({name: default for name, (_, default) in COMPILING.items()} | {"jax_compilation_cache_dir": None})
+
+
+def configure(values):
+    for name, value in values.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tasks.TASKS, "cifar10", tasks.TASKS["cifar10"])
+        for module, name in (
+            (throughput, "SECONDS"), (throughput, "ROUNDS"), (accelerator, "BLOCKS"), (bench, "ARRAYS"),
+        ):  # fmt: skip
+            patch.setattr(module, name, getattr(module, name))
+        small()
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """CIFAR-10's binary layout with 20 images a file."""
+    folder = tmp_path_factory.mktemp("data") / FOLDER
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in TRAIN_FILES + VALID_FILES:
+        records = np.column_stack([rng.integers(0, 10, 20), rng.integers(0, 256, (20, RECORD - 1))])
+        records.astype(np.uint8).tofile(folder / name)
+    return folder
+
+
+def words(data, folder, *more):
+    size = ["--steps", STEPS, "--seeds", 2, "--batch-size", 8, "--parameters", 1000]
+    return [*map(str, ["--data", data, "--work", folder / "work", "--out", folder / "out", *size, *more])]
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """Both folders after one call that was not interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert main(words(data, folder)) == 0
+    return folder
+
+
+def history(folder):
+    return Results.load(folder / "out" / "history.npz")
+
+
+def measured(folder):
+    return json.loads((folder / "out" / "measured.json").read_text())
+
+
+def assert_same(results, expected):
+    assert dataclasses.replace(results, history=None) == dataclasses.replace(expected, history=None)
+    for ours, theirs in zip(results.history, expected.history, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+# From the beginning to the end ------------------------------------------------------------------------
+
+
+def test_everything_is_measured_and_written(whole):
+    out = whole / "out"
+    assert {path.name for path in out.iterdir()} == FILES
+    assert max(path.stat().st_size for path in out.iterdir()) < 2**24
+    found = measured(whole)
+    assert [*found["parts"]] == PARTS
+    assert found["passed"]
+    assert found["devices"] == 8
+    assert all(row["ours"] > 0 for name, rows in found["parts"].items() if name != "correctness" for row in rows)
+    text = (out / "measured.md").read_text()
+    assert "8 x cpu. Correctness: passed." in text
+    assert all(f"| {name} |" in text for name in PARTS if "arm" in name)
+    assert "| 5 averaged arms, tf32 |" in text
+    assert "| one arm in the published style, tf32 |" in text
+    assert len(text.splitlines()) == 4 + 2 + 8 + 7
+    assert (out / "report.md").read_text().startswith("# CIFAR-10: 20 updates, 2 seeds\n")
+    plan = json.loads((out / "config.json").read_text())["plan"]
+    assert plan["precision"] == "tf32"
+    assert plan["parameters"] == 1000
+    assert [*plan["arms"]] == [*ARMS]
+    assert "seeds" not in plan
+
+
+def test_a_call_that_is_stopped_after_every_part_ends_alike(data, whole, tmp_path, capsys):
+    for done in range(len(PARTS)):
+        assert main(words(data, tmp_path, "--minutes", "0", "--seeds", "1")) == 130
+        assert [*measured(tmp_path)["parts"]] == PARTS[: done + 1]
+    assert not (tmp_path / "out" / "report.md").exists()
+    assert main(words(data, tmp_path, "--minutes", "0", "--seeds", "1")) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "stopped after 1, 1 seed" in (tmp_path / "out" / "report.md").read_text()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert main(words(data, tmp_path)) == 0  # more seeds may be wanted later
+    assert_same(history(tmp_path), history(whole))
+
+
+def test_a_call_with_nothing_left_to_do_writes_the_results_again(data, whole, tmp_path, monkeypatch, capsys):
+    shutil.copytree(whole / "work", tmp_path / "work")
+    for name in ("run", "correctness", "one_program", "large_updates"):
+        monkeypatch.delattr(accelerator, name)
+    assert main(words(data, tmp_path)) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    assert_same(history(tmp_path), history(whole))
+    capsys.readouterr()
+    assert main(words(data, tmp_path, "--batch-size", "4")) == 2
+    assert "work holds a run with batch size 8, not 4: name another folder" in capsys.readouterr().err
+
+
+def test_a_signal_stops_it_in_order(data, tmp_path, monkeypatch, capsys):
+    def told_to_stop(settings):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return Measurement("losses", 1e-6, "tolerance", 1e-3, "")
+
+    monkeypatch.setattr(accelerator, "correctness", told_to_stop)
+    assert main(words(data, tmp_path)) == 130
+    assert [*measured(tmp_path)["parts"]] == ["correctness"]
+    assert capsys.readouterr().out.endswith(": config.json, measured.json, measured.md\n")
+
+
+# Killed -----------------------------------------------------------------------------------------------
+
+KILLABLE = f"""
+import functools, sys, jax
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+jax.config.update("jax_num_cpu_devices", 8)
+import test_accelerator
+from experiments import accelerator, train
+test_accelerator.small()
+train.SECONDS_A_PIECE = 0.0
+accelerator.run = functools.partial(accelerator.run, checkpoint_seconds=0.0)
+sys.exit(accelerator.main(sys.argv[1:]))
+"""
+
+
+def checkpoints(folder, block):
+    return [*(folder / "work" / block / "checkpoints").glob("[0-9]*")]
+
+
+def test_a_killed_comparison_goes_on(data, whole, tmp_path, compiled):
+    (tmp_path / "work").mkdir()
+    for name in ("config.json", "measured.json"):
+        shutil.copy(whole / "work" / name, tmp_path / "work")
+    command = [sys.executable, "-c", KILLABLE, *words(data, tmp_path)]
+    start = functools.partial(
+        subprocess.Popen, command, cwd=ROOT, env=compiled, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )  # fmt: skip
+    with start() as killed:
+        deadline = time.monotonic() + 60
+        while len(checkpoints(tmp_path, "seeds-1-1")) < 2 and killed.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        killed.send_signal(signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL, killed.stderr.read().decode()
+    assert history(tmp_path).seeds == (0,)  # what was finished is there
+    with start() as ended:
+        _, progress = ended.communicate(timeout=60)
+    assert ended.returncode == 0, progress.decode()
+    assert "0%|" not in progress.decode().split("update/s")[0]  # from its checkpoint
+    assert_same(history(tmp_path), history(whole))
+
+
+# Parts ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def settings(data):
+    return settle(Running(task="cifar10", data=data, steps=STEPS, batch_size=8, precision="tf32"))
+
+
+def test_correctness_fails_where_devices_differ(settings, monkeypatch):
+    class Wrong(Program):
+        """Another number, or none, on several devices."""
+
+        def advance(self, runs, step, count):
+            runs, losses = super().advance(runs, step, count)
+            losses[3, 0, 7] *= self.factor if self.mesh.size > 1 else 1.0
+            return runs, losses
+
+    monkeypatch.setattr("experiments.run.Program", Wrong)
+    for factor, expected in ((1.0, 0.0), (1.1, 0.1), (np.nan, 1.0)):
+        Wrong.factor = factor
+        row = correctness(settings)
+        np.testing.assert_allclose(row.ours, expected, atol=1e-5)
+        assert accelerator.passed({"correctness": [row]}) == (factor == 1.0)
+    assert not accelerator.passed({})
+    assert not accelerator.passed({"correctness": "RESOURCE_EXHAUSTED: out of memory"})
+
+
+def test_the_published_style_trains_as_the_program_does(settings, data):
+    loop = throughput.published_style(settings, "float32")
+    losses = [*loop.advance(3), *loop.advance(4)]
+    arms = [published(settings.learning_rate, STEPS)["constant"]]
+    program = Program(Small(), cifar10(data), arms, (0,), STEPS, batch_size=8, devices=jax.devices()[:1])
+    np.testing.assert_allclose(losses, program.advance(program.start(), 0, 7)[1][0, 0], rtol=1e-5)
+
+
+def test_a_race_counts_the_updates_of_all_arms(monkeypatch):
+    monkeypatch.setattr(throughput, "SECONDS", 0.04)
+    made = []
+
+    def slow(seconds):
+        return lambda count: (made.append(count), time.sleep(seconds * count))
+
+    assert paced(slow(0.005)) == 4
+    assert made == [1, 1, 2, 4]
+    assert paced(lambda count: None) == throughput.MOST
+    row = race(Trainee("three", 3, slow(0.002)), Trainee("one", 1, slow(0.004)))
+    assert (row.what, row.against, row.unit) == ("three", "one", "arm-updates/s")
+    assert row.ours <= 3 / 0.002
+    assert row.theirs <= 1 / 0.004
+
+
+def test_what_a_device_cannot_do_is_recorded_and_the_rest_goes_on(tmp_path, capsys):
+    def fails():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nand more")
+
+    row = Measurement("one", 12_345.6, "other", 2.0, "s")
+    parts = {"52 arms, tf32": fails, "optimizers": lambda: iter([row])}
+    for folder in ("work", "out"):
+        (tmp_path / folder).mkdir()
+    assert len([*accelerator.measure(parts, tmp_path / "work", tmp_path / "out")]) == 2
+    assert measured(tmp_path)["parts"]["52 arms, tf32"] == "RESOURCE_EXHAUSTED: out of memory"
+    assert accelerator.measured_in(tmp_path / "work")["optimizers"] == [row]
+    assert "| 52 arms, tf32 | failed | RESOURCE_EXHAUSTED: out of memory | | | |" in capsys.readouterr().out
+    assert "| one | 12,346 s | other | 2 s |" in (tmp_path / "out" / "measured.md").read_text()
+    assert [*accelerator.measure(parts, tmp_path / "work", tmp_path / "out")] == []
+
+
+def test_optimizers_are_timed_against_others_and_a_copy():
+    rows = [*bench.large_updates(1000, calls=2)]
+    assert [row.what for row in rows[:2]] == ["Adam, 0.001 M parameters, per byte moved", "Adam, 0.001 M parameters"]
+    assert [row.unit for row in rows] == ["s/GB", "s"] * 4
+    assert {row.against for row in rows[1::2]} == {"reading and writing as many bytes"}
+    assert all(row.ours > 0 and row.theirs > 0 for row in rows)
+
+
+# Blocks of seeds --------------------------------------------------------------------------------------
+
+
+def test_the_next_block_is_the_largest_that_fits(monkeypatch, results):
+    monkeypatch.setattr(accelerator, "BLOCKS", (1, 2, 4))
+    ended, stopped = results, dataclasses.replace(results, done=3)
+    assert following({}, 5) == Block(0, 4)
+    assert following({}, 3) == Block(0, 2)
+    assert following({}, 5, lambda seeds: seeds <= 2) == Block(0, 2)
+    assert following({}, 5, lambda seeds: False) == Block(0, 1)
+    assert following({Block(0, 4): ended}, 5) == Block(4, 1)
+    assert following({Block(0, 4): ended, Block(4, 1): ended}, 5) is None
+    assert following({Block(0, 4): ended}, 2) is None
+    for unfinished in (stopped, None):
+        assert following({Block(0, 2): ended, Block(2, 4): unfinished}, 9, lambda seeds: False) == Block(2, 4)
+
+
+@pytest.fixture
+def results(whole):
+    return history(whole)
+
+
+def test_the_time_of_a_block_follows_from_the_throughput(settings):
+    rows = {"26 arms, tf32": [Measurement("26 arms, tf32", 1000.0, "one", 1.0, "")], "52 arms, tf32": "failed"}
+    assert seconds(2, settings, rows) == pytest.approx(1.1 * 26 * STEPS / 1000)
+    assert seconds(1, settings, rows) == seconds(4, settings, rows) == np.inf
+
+
+# The command ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--steps", "5"], "--steps must be 20 or more, got 5"),
+        (["--parameters", "0"], "--parameters must be 1 or more, got 0"),
+        (["--data", "/nowhere"], "/nowhere/data_batch_1.bin cannot be read (No such file or directory): --data must be the folder"),
+        (["--out", "/proc/nowhere"], "--out must be a folder that can be written, got /proc/nowhere (No such file or directory)"),
+        (["--work", "/proc/nowhere"], "/proc/nowhere must be a folder that can be written (No such file or directory)"),
+    ],
+)  # fmt: skip
+def test_a_bad_value_is_one_sentence(more, message, data, tmp_path, capsys):
+    assert main(words(data, tmp_path, *more)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("python -m experiments.accelerator: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_without_a_cpu_to_compare_with_it_says_so(data, tmp_path, capsys, monkeypatch):
+    def devices(platform=None):
+        if platform == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return found
+
+    found = jax.devices()
+    monkeypatch.setattr(jax, "devices", devices)
+    assert main(words(data, tmp_path)) == 2
+    assert "JAX_PLATFORMS must include cpu" in capsys.readouterr().err
+
+
+BARE = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tyro", "pooch", "sklearn", "tensorboardX"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Missing())
+from experiments.accelerator import main
+sys.exit(sum(main(["--work", sys.argv[1], "--out", sys.argv[1], "--task", task]) for task in ("cifar10", "digits")))
+"""
+
+
+def test_neither_tyro_nor_pooch_nor_scikit_learn_is_needed(tmp_path, compiled):
+    ended = subprocess.run(
+        [sys.executable, "-c", BARE, tmp_path], cwd=ROOT, env=compiled, capture_output=True, text=True
+    )
+    assert ended.stderr.splitlines() == [
+        "python -m experiments.accelerator: without --data CIFAR-10 is downloaded by pooch, which must be installed: pip install pooch",
+        "python -m experiments.accelerator: the digits come with scikit-learn, which must be installed: pip install scikit-learn",
+    ]
+    assert ended.returncode == 4
+
+
+# The packed data --------------------------------------------------------------------------------------
+
+
+def jpeg(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="JPEG", quality=75)
+    return file.getvalue()
+
+
+def packed(path, images, classes, **changes):
+    """`images`, whose JPEG files begin alike, as one file of arrays."""
+    files = [jpeg(image) for image in images]
+    common = next(n for n in range(len(files[0]) + 1) if len({file[: n + 1] for file in files}) > 1)
+    tails = [file[common:] for file in files]
+    arrays = {
+        "header": np.frombuffer(files[0][:common], np.uint8),
+        "payload": np.frombuffer(b"".join(tails), np.uint8),
+        "offsets": np.cumsum([0, *map(len, tails)], dtype=np.uint32),
+        "labels": np.array(classes, np.uint8),
+    }
+    np.savez(path, **{**arrays, **changes})
+    return [np.asarray(Image.open(io.BytesIO(file))) for file in files]
+
+
+def plain(level):
+    """A picture in which rows, columns and colours can be told apart."""
+    rows, columns = np.mgrid[:32, :32]
+    return np.stack([rows * 4 + level, columns * 4 + level, np.full((32, 32), level)], axis=-1).astype(np.uint8)
+
+
+def test_packed_images_are_read_as_they_were_packed(tmp_path):
+    path = tmp_path / "cifar10_jpeg.npz"
+    images = [plain(level) for level in (0, 20, 40, 60, 80, 100)]
+    decoded = packed(path, images, [3, 1, 4, 1, 5, 9])
+    found = cifar10(path)
+    np.testing.assert_array_equal(found.train_images, decoded[:5])  # five of six, as 50,000 of 60,000
+    np.testing.assert_array_equal(found.valid_images, decoded[5:])
+    np.testing.assert_array_equal(found.train_labels, [3, 1, 4, 1, 5])
+    np.testing.assert_array_equal(found.valid_labels, [9])
+    assert [array.dtype for array in found] == [np.uint8, np.int32] * 2
+    assert abs(found.train_images[0].astype(int) - images[0]).max() < 30
+    for title, expected in ((None, "CIFAR-10 (JPEG copy)"), ("mine", "mine")):
+        assert settle(Running(task="cifar10", data=path, title=title)).plan({}).title == expected
+
+
+def test_packed_images_take_pillow(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL.Image", None)
+    with pytest.raises(
+        DataError, match="^the images of copy.npz are read by Pillow, which must be installed: pip install pillow$"
+    ):
+        cifar10(Path("copy.npz"))
+
+
+def test_a_packed_file_that_is_none_is_one_sentence(tmp_path):
+    path, images = tmp_path / "copy.npz", [plain(0)] * 5 + [plain(9)]
+    bad = [
+        {"labels": np.zeros(5, np.uint8)},
+        {"payload": np.zeros(3, np.uint8)},
+        {"offsets": np.array([0.5, 1.5])},
+        {"labels": np.array([{}] * 6)},
+    ]
+    for change in bad:
+        packed(path, images, range(6), **change)
+        with pytest.raises(
+            DataError, match="copy.npz cannot be read as a packed JPEG copy of CIFAR-10 .*: fetch it again"
+        ):
+            cifar10(path)
+    packed(path, images, [0, 1, 2, 3, 4, 10])
+    with pytest.raises(DataError, match="a CIFAR-10 label must be from 0 to 9, got 10"):
+        cifar10(path)
+    packed(path, [image[:16, :16] for image in images], range(6))
+    with pytest.raises(DataError, match="the CIFAR-10 files must all be of one size"):
+        cifar10(path)
+    whole = path.read_bytes()
+    for content in (whole[:-200], whole[: len(whole) // 2], b"", b"text"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="copy.npz cannot be read"):
+            cifar10(path)
+    path.unlink()
+    with pytest.raises(DataError, match="copy.npz cannot be read .*No such file"):
+        cifar10(path)
