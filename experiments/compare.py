@@ -33,7 +33,7 @@ class Sampling:
     batch_size: int | None = None
     """Images in a batch. [digits 24, cifar10 128]"""
     data: Path | None = None
-    """The folder that holds cifar-10-batches-bin. [downloaded once, with a check]"""
+    """The folder that holds cifar-10-batches-bin, or a packed JPEG copy (.npz). [downloaded once, with a check]"""
     title: str | None = None
     """What the data is called in the results, where it is not the task's own."""
     out: Path | None = None

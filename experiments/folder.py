@@ -50,7 +50,9 @@ class Folder:
             opened.pop_all()
         # Of the processes of one run, only the first reads and writes.
         alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="folder")
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, create=False, multiprocessing_options=alone)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, create=False, cleanup_tmp_directories=True, multiprocessing_options=alone
+        )
         self._checkpoints = ocp.CheckpointManager((path / CHECKPOINTS).absolute(), options=options)
 
     def __enter__(self) -> Self:
@@ -82,10 +84,10 @@ class Folder:
             write_text(config, json.dumps({"plan": plan, **machine()}, indent=1) + "\n")
             return
         try:
-            held = json.loads(config.read_text())["plan"]
+            held = dict(json.loads(config.read_text())["plan"])
         except (ValueError, KeyError, TypeError):
             raise FolderError(f"{config} must be what a run wrote, but cannot be read: name another folder") from None
-        for name in plan.keys() | held.keys():
+        for name in {**plan, **held}:
             if plan.get(name) != held.get(name):
                 raise FolderError(
                     f"{self.path} holds a run with {_difference(name, held.get(name), plan.get(name))}: name another "

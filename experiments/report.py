@@ -1,5 +1,6 @@
 """What a run leaves behind, made from its history alone: tables, the claims and figures."""
 
+import io
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -9,17 +10,28 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.claims import FOOTNOTE, QUARTERS, Finding, as_json, judge, standard_error
+from experiments.errors import UserError
 from experiments.figure import plot, plot_grid
-from experiments.files import write_text, written
+from experiments.files import write_bytes, write_text
 from experiments.results import CYCLE, STEPPED, Results
 
 Measure = Callable[[str, int], np.ndarray]
 
 
 def save(results: Results, folder: Path) -> str:
-    """Writes report.md, results.json and the figures, and returns the text that ends a run."""
-    if results.grid():
-        return _save_grid(results, folder)
+    """Writes report.md, results.json and the figures, and returns the text that ends a run.
+
+    **Raises:** `UserError` if they cannot be written.
+    """
+    try:
+        return _save_grid(results, folder) if results.grid() else _save(results, folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder} can no longer be written ({error.strerror}): when it can, the same command writes the report"
+        ) from None
+
+
+def _save(results: Results, folder: Path) -> str:
     findings = judge(results.train_loss) if results.done == results.steps and one_rate(results) else []
     parts = [
         heading(results),
@@ -48,8 +60,9 @@ def _save_grid(results: Results, folder: Path) -> str:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    with written(path) as file:
-        figure.savefig(file, format="png", dpi=160)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=160)
+    write_bytes(path, file.getvalue())
 
 
 def one_rate(results: Results) -> bool:

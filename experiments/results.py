@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.errors import UserError
-from experiments.files import written
+from experiments.files import write_bytes
 
 STEPPED, CYCLE = "sgd-step", "sgd-one-cycle-"  # arms by whose names super-convergence is measured
 RECORDS = 2_000  # training losses kept for each run, at most about as many
@@ -112,8 +113,9 @@ class Results:
         """Everything, in one compressed file of named arrays, in full or not at all."""
         by_arm = {"horizons": [*self.horizons.values()], "rates": [*self.rates.values()], "arms": [*self.horizons]}
         about = {"title": self.title, "steps": self.steps, "done": self.done, "seeds": self.seeds}
-        with written(path) as file:
-            np.savez_compressed(file, **by_arm, **about, **self.history._asdict())  # type: ignore[arg-type]
+        file = io.BytesIO()
+        np.savez_compressed(file, **by_arm, **about, **self.history._asdict())  # type: ignore[arg-type]
+        write_bytes(path, file.getvalue())
 
     @classmethod
     def load(cls, path: Path) -> "Results":

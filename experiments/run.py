@@ -53,6 +53,11 @@ class Plan:
             "arms": {arm.name: arm.record() for arm in self.arms},
         }
 
+    def program(self, devices: Sequence[jax.Device] | None = None) -> Program:
+        return Program(
+            self.model, self.data, self.arms, self.seeds, self.steps, self.batch_size, self.precision, devices
+        )
+
     def results(self, progress: Progress) -> Results:
         horizons = {arm.name: arm.horizon for arm in self.arms}
         return Results(self.title, horizons, self.rates, self.seeds, self.steps, progress.step, progress.history)
@@ -78,9 +83,7 @@ def run(
     """
     # Of several processes, which all take the same steps, the first has the folder.
     with Folder(path, plan.record()) if is_first() else contextlib.nullcontext() as folder:
-        program = Program(
-            plan.model, plan.data, plan.arms, plan.seeds, plan.steps, plan.batch_size, plan.precision, devices
-        )
+        program = plan.program(devices)
         progress = _where_it_was(folder, program, beginning(program, plan.evaluations))
         watch = _watch(plan, folder, progress.step, tensorboard)
         saved = progress.step
