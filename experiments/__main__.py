@@ -1,17 +1,16 @@
 """`python -m experiments`: the comparison; `sweep`, `range-test`, `report` and `bench` are its other commands."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import tyro
 
 from experiments.bench import Bench, bench
 from experiments.compare import Compare, compare
+from experiments.devices import use_all_cores
 from experiments.errors import UserError
 from experiments.range_test import Range, find_range
 from experiments.report import save
@@ -69,6 +68,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # A device for each core: their runs go side by side, which fills two cores better than one program does.
-    jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), 8))
+    use_all_cores()
     sys.exit(main())

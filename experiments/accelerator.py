@@ -10,7 +10,6 @@ import gc
 import itertools
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +23,7 @@ import numpy as np
 from experiments.arms import ARMS, published
 from experiments.bench import HEAD, Measurement, large_updates
 from experiments.compare import Running, Settings, settle
+from experiments.devices import use_all_cores
 from experiments.errors import UsageError, UserError
 from experiments.files import write_text
 from experiments.folder import CONFIG, HISTORY, Folder
@@ -304,6 +304,5 @@ def prepare(work: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    # A device for each core, as in `python -m experiments`; what else there is stays the default.
-    jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), 8))
+    use_all_cores()
     sys.exit(main())

@@ -16,6 +16,7 @@ from experiments.report import save
 from experiments.results import Results
 from experiments.run import Plan, run, stop_signals
 from experiments.tasks import TASKS, Task, evaluations
+from experiments.train import stalled
 
 POLICIES = "policies"
 
@@ -115,6 +116,19 @@ class Settings:
         with stop_signals() as stopped:
             return run(plan, out, self.options.checkpoint_seconds, self.options.tensorboard, stopped)
 
+    def finish(self, results: Results, out: Path) -> int:
+        """The report of a run that ended, however; returns the exit status."""
+        if not is_first():
+            return 0
+        if results.done == 0:
+            print("Stopped before anything was measured.", file=sys.stderr)
+            return 130
+        print(f"\n{save(results, out)}\nIn {out}: report.md, figure.png and more.")
+        if results.done == self.steps or stalled(results.history, results.done, self.options.early_stopping):
+            return 0
+        print("Stopped: what has been measured is kept, and the same command goes on from there.", file=sys.stderr)
+        return 130
+
 
 def compare(options: Compare) -> int:
     """The command; returns its exit status."""
@@ -130,23 +144,7 @@ def compare(options: Compare) -> int:
     settings = settle(options)
     arms = published(settings.learning_rate, settings.steps)
     out = settings.sample.out
-    return finish(settings.run(settings.plan({name: arms[name] for name in names}), out), out)
-
-
-def finish(results: Results, out: Path) -> int:
-    """The report of a run that ended, however; returns the exit status."""
-    if not is_first():
-        return 0
-    if results.done == 0:
-        print("Stopped before anything was measured.", file=sys.stderr)
-        return 130
-    print(f"\n{save(results, out)}\nIn {out}: report.md, figure.png and more.")
-    if results.done < results.steps:
-        print(
-            "Stopped early: what has been measured is kept, and the same command goes on from there.", file=sys.stderr
-        )
-        return 130
-    return 0
+    return settings.finish(settings.run(settings.plan({name: arms[name] for name in names}), out), out)
 
 
 def settle(options: Running, name: str = "") -> Settings:

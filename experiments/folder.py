@@ -5,6 +5,7 @@ import fcntl
 import json
 import logging
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -41,6 +42,7 @@ class Folder:
         with contextlib.ExitStack() as opened:
             try:
                 path.mkdir(parents=True, exist_ok=True)
+                self._require_own()
                 self._lock = opened.enter_context((path / LOCK).open("w"))
                 self._require_alone()
                 self._require_same(json.loads(json.dumps(plan)))
@@ -76,11 +78,14 @@ class Folder:
         except BlockingIOError:
             raise FolderError(f"another run is writing into {self.path}: wait for it, or name another folder") from None
 
+    def _require_own(self) -> None:
+        others = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
+        if others and CONFIG not in others:
+            raise FolderError(f"{self.path} must be a new or empty folder, or a run's, got one with {min(others)}")
+
     def _require_same(self, plan: dict[str, Any]) -> None:
         config = self.path / CONFIG
         if not config.exists():
-            if others := [p.name for p in self.path.iterdir() if not p.name.startswith(".")]:
-                raise FolderError(f"{self.path} must be a new or empty folder, or a run's, got one with {min(others)}")
             write_text(config, json.dumps({"plan": plan, **machine()}, indent=1) + "\n")
             return
         try:
@@ -131,10 +136,17 @@ class Folder:
             raise self._failed(error) from None
 
     def _failed(self, error: Exception) -> FolderError:
+        sys.unraisablehook = _without_leftovers
         return FolderError(
             f"{self.path} can no longer be written ({_reason(error)}): when it can, the same command goes on from the "
             "last checkpoint"
         )
+
+
+def _without_leftovers(raised: Any) -> None:
+    # After a failed save, each of its other writes finds the event loop of Orbax closed, and would say so at length.
+    if str(raised.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(raised)
 
 
 def _difference(name: str, held: Any, given: Any) -> str:
@@ -150,6 +162,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     refused = re.search(r"([^:]+) \[os_error_code", str(error))
-    return (
-        refused[1].strip() if refused else f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    )
+    # What TensorStore says ends with pages of [details='in brackets'].
+    said = re.split(r" \[\w+(?:\[\d+\])?=", str(error).partition("\n")[0])[0]
+    return refused[1].strip() if refused else f"{type(error).__name__}: {said}"

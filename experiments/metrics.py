@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from experiments.errors import UserError
 from experiments.files import write_text
 from experiments.results import record_length
 from experiments.train import Progress
@@ -21,14 +22,14 @@ class Watch:
 
     **Arguments:** `log`: the file of JSON lines, of which those after `step` are dropped; `tensorboard`: a folder.
 
-    **Raises:** `ImportError` for TensorBoard without the package tensorboardX.
+    **Raises:** `UserError` for TensorBoard without the package tensorboardX.
     """
 
     def __init__(self, title: str, arms: Sequence[str], steps: int, step: int, log: Path, tensorboard: Path | None):
         self.arms, self.every, self.log = arms, record_length(steps), log
+        self.board = board(tensorboard, step) if tensorboard else None
         self.bar = tqdm(total=steps, initial=step, unit="update", desc=title, smoothing=0.1)
         self.step, self.at = step, time.monotonic()
-        self.board = board(tensorboard, step) if tensorboard else None
         if log.exists():
             lines = [line for line in log.read_text().splitlines() if _step_of(line) <= step]
             write_text(log, "".join(f"{line}\n" for line in lines))
@@ -69,7 +70,7 @@ def board(folder: Path, step: int) -> Any:
     try:
         from tensorboardX import SummaryWriter
     except ImportError:
-        raise ImportError("--tensorboard needs the package tensorboardX: pip install tensorboardX") from None
+        raise UserError("--tensorboard needs the package tensorboardX: pip install tensorboardX") from None
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from experiments.arms import EPS, Arm, Optimizer, arm, averaged_adam, decayed_adam, schedule_free_adam
-from experiments.compare import Settings, finish
+from experiments.compare import Settings
 from experiments.results import CYCLE, STEPPED, Results
 from optim import adam, exponential_average, gpa, polyak, reduce_on_plateau, schedule_free_adamw, sgd, warmed
 from schedules import (
@@ -221,8 +221,7 @@ def compare_policies(settings: Settings) -> int:
     # Not the seeds that are reported, on which the best rate is best by luck as well.
     seeds = range(last + 1, last + 1 + SWEEP_SEEDS)
     swept = settings.run(settings.plan(grid([*POLICIES], rate, steps, FACTORS), seeds), sweep)
-    status = finish(swept, sweep)
-    if swept.done < steps:
+    if status := settings.finish(swept, sweep):
         return status
     arms = {name: POLICIES[name].arm(name, factor * rate, steps) for name, factor in best_factors(swept).items()}
-    return finish(settings.run(settings.plan(arms), best), best)
+    return settings.finish(settings.run(settings.plan(arms), best), best)

@@ -50,7 +50,8 @@ class Plan:
             "seeds": list(self.seeds),
             "model": repr(self.model),
             "data": images.hexdigest()[:16],
-            "arms": {arm.name: arm.record() for arm in self.arms},
+            "arms": [arm.name for arm in self.arms],  # rows of the history, in this order
+            "settings": {arm.name: arm.record() for arm in self.arms},
         }
 
     def program(self, devices: Sequence[jax.Device] | None = None) -> Program:

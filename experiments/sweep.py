@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from experiments.compare import Running, finish, settle
+from experiments.compare import Running, settle
 from experiments.errors import UsageError
 from experiments.policies import FACTORS, POLICIES, grid
 
@@ -32,4 +32,4 @@ def sweep(options: Sweep) -> int:
     settings = settle(options, "sweep")
     arms = grid(names, settings.learning_rate, settings.steps, options.factors)
     out = settings.sample.out
-    return finish(settings.run(settings.plan(arms), out), out)
+    return settings.finish(settings.run(settings.plan(arms), out), out)

@@ -42,7 +42,7 @@ def test_the_command_leaves_a_table_figures_and_the_numbers(tmp_path, capsys, ti
     assert all(f"| {name} " in report for name in ARMS)
     assert len([line for line in report.splitlines() if line.startswith("- C")]) == 7
     config = json.loads((out / "config.json").read_text())
-    assert config["plan"]["arms"]["cosine"]["learning_rate"] == "cosine(start=0.014, end=0.0, steps=20)"
+    assert config["plan"]["settings"]["cosine"]["learning_rate"] == "cosine(start=0.014, end=0.0, steps=20)"
     assert config["plan"]["steps"] == 20
     assert config["versions"]["jax"] == jax.__version__
     results = Results.load(out / "history.npz")

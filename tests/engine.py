@@ -1,0 +1,205 @@
+"""The experiment engine in processes that can be killed, with a model that compiles in seconds.
+
+As a script it is `python -m experiments` with that model.
+"""
+
+import dataclasses
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import runpy
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import linen as nn
+from tqdm import tqdm
+
+from experiments import tasks, train
+from experiments.__main__ import main
+from experiments.data import digits
+from experiments.results import History, Results
+from experiments.run import Plan
+
+STEPS = 200
+
+
+class Small(nn.Module):
+    """Two layers with dropout in between."""
+
+    @nn.compact
+    def __call__(self, images, deterministic):
+        hidden = nn.relu(nn.Dense(8)(images.reshape(len(images), -1)))
+        return nn.Dense(10)(nn.Dropout(0.1, deterministic=deterministic)(hidden))
+
+
+SMALL = dataclasses.replace(tasks.TASKS["digits"], model=Small())
+
+
+def words(out, *more, steps=STEPS, seeds=1, arms=("cosine", "ema-long")):
+    """A command line. A checkpoint follows every piece, there are four validations."""
+    size = ["--steps", str(steps), "--seeds", str(seeds), "--batch-size", "8", "--checkpoint-seconds", "0"]
+    return [*size, "--out", str(out), *more, "--arms", *arms]
+
+
+def plan(arms, seeds=(0,), steps=STEPS, **options):
+    return Plan("8x8 digits", Small(), digits(), arms, tuple(seeds), steps, **{"batch_size": 8, "evaluations": 4, **options})  # fmt: skip
+
+
+def same(results, others, compare=np.testing.assert_array_equal, **tolerance):
+    """Whether two folders, or results, have the same history; bit by bit, unless compared otherwise."""
+    ours, theirs = (
+        Results.load(each / "history.npz") if isinstance(each, Path) else each for each in (results, others)
+    )
+    assert ours.done == theirs.done
+    for name in History._fields:
+        compare(getattr(ours.history, name), getattr(theirs.history, name), err_msg=name, **tolerance)
+
+
+def logged(folder):
+    """The objects of metrics.jsonl, which must be JSON as others read it, too."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    log = folder / "metrics.jsonl"
+    return [json.loads(line, parse_constant=refuse) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def checkpoints(folder):
+    return sorted(int(p.name) for p in folder.glob("checkpoints/*") if p.name.isdigit())
+
+
+def half_written(folder):
+    return [*folder.glob("checkpoints/*-tmp")]
+
+
+def lines(folder):
+    """How many there are in metrics.jsonl."""
+    log = folder / "metrics.jsonl"
+    return log.read_bytes().count(b"\n") if log.exists() else 0
+
+
+def content(folder):
+    """All files below a folder, and the folders."""
+    return {p.relative_to(folder): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+# Forked from a process that has imported everything, and has not begun to use JAX.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["experiments.__main__", "experiments.run", "experiments.figure", "sklearn.datasets"])
+_NUMBERS = itertools.count()
+
+
+class Fork:
+    """The command on one device, in a process of its own. Compiled programs are kept in `cache`, and what it says."""
+
+    def __init__(self, arguments, cache, seconds_a_piece=1.0):
+        cache.mkdir(exist_ok=True)
+        self._said = cache / f"said-{next(_NUMBERS)}"
+        self._said.touch()
+        self._process = _FORKS.Process(target=_forked, args=(arguments, cache, self._said, seconds_a_piece))
+        self._process.start()
+
+    def wait(self, seconds=90.0):
+        """**Returns:** exit status, and what was said."""
+        self._process.join(seconds)
+        status = self._process.exitcode
+        self.kill()
+        assert status is not None, f"no end after {seconds} seconds: {self.said}"
+        return status, self.said
+
+    def finish(self):
+        """Waits for a good end."""
+        status, said = self.wait()
+        assert status == 0, said
+        return self
+
+    def until(self, condition, seconds=60.0):
+        """Waits for `condition()`, or the end of the process."""
+        deadline = time.monotonic() + seconds
+        while not condition() and self.running:
+            if time.monotonic() > deadline:
+                self.kill()
+                raise AssertionError(f"no progress in {seconds} seconds: {self.said}")
+            time.sleep(0.002)
+
+    def signal(self, number):
+        os.kill(self._process.pid, number)
+
+    def kill(self):
+        self._process.kill()
+        self._process.join()
+
+    @property
+    def running(self):
+        return self._process.exitcode is None
+
+    @property
+    def said(self):
+        return self._said.read_bytes().decode(errors="replace").replace("\r", "\n")
+
+    @property
+    def resumed_from(self):
+        return first_count(self.said)
+
+
+def first_count(said):
+    """The first count of updates that a progress bar showed, or None before it showed any."""
+    found = re.search(r"\| (\d+)/\d+ \[", said)
+    return int(found[1]) if found else None
+
+
+def _forked(arguments, cache, said, seconds_a_piece):
+    # Appended without a buffer: what a killed process has said stays said.
+    descriptor = os.open(said, os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    tqdm.set_lock(threading.RLock())  # its own would be a semaphore that outlives the killed
+    for name, value in caching(cache).items():
+        jax.config.update(name.lower(), value)
+    jax.config.update("jax_platforms", "cpu")
+    tasks.TASKS["digits"] = SMALL
+    train.SECONDS_A_PIECE = seconds_a_piece
+    sys.exit(main(arguments))
+
+
+def caching(cache):
+    limits = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.0, "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": -1}
+    return {"JAX_COMPILATION_CACHE_DIR": str(cache), **limits}
+
+
+def script(arguments):
+    return [sys.executable, __file__, *arguments]
+
+
+def environment(cache, devices=1, **more):
+    settings = {**caching(cache), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": devices, **more}
+    return {**os.environ, **{name: str(value) for name, value in settings.items()}}
+
+
+# A shell in a namespace in which anyone may mount, and which takes its mounts along when it ends.
+MOUNTING = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
+
+
+def in_shell(line, *arguments, cache, shell=MOUNTING):
+    """A line of shell in which `"$@"` is the command: exit status, and what it said after its progress bar."""
+    words = [*shell, line, "sh", *script(arguments)]
+    # Over and done with in seconds, unless something is wrong.
+    ended = subprocess.run(words, env=environment(cache), capture_output=True, text=True, timeout=120)
+    said = ended.stderr.replace("\r", "\n").splitlines()
+    return ended.returncode, [each for each in said if each.strip() and not re.match(r"\d+ arms x", each)]
+
+
+if __name__ == "__main__":
+    from engine import SMALL  # as the module of this name, which the plan of a run has seen as well
+
+    tasks.TASKS["digits"] = SMALL
+    del sys.modules["experiments.__main__"]
+    runpy.run_module("experiments", run_name="__main__", alter_sys=True)

@@ -1,0 +1,422 @@
+"""Whatever stops a run, the same command goes on, and the numbers are those of a run that nothing stopped."""
+
+import dataclasses
+import math
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import engine
+import jax
+import numpy as np
+import pytest
+from engine import Fork, checkpoints, content, half_written, in_shell, lines, logged, same, words
+
+from experiments import tasks
+from experiments.__main__ import main
+from experiments.arms import arm, decayed_adam, published
+from experiments.claims import judge
+from experiments.data import digits
+from experiments.errors import UserError
+from experiments.metrics import Watch
+from experiments.report import save
+from experiments.results import History, Results
+from experiments.run import run, stop_signals
+from experiments.train import Progress, stalled
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    return tmp_path_factory.getbasetemp() / "compiled"
+
+
+@pytest.fixture(scope="module")
+def whole(cache, tmp_path_factory):
+    """The folder of a run that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    Fork(words(folder), cache).finish()
+    return folder
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+# Killed ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(whole, cache, tmp_path):
+    folder, rng, began = tmp_path / "run", random.Random(0), time.monotonic()
+    kills, resumed, torn, latest, startup = 0, [], 0, 0, 1.0
+    while kills < 12 or len(resumed) < 5 or not torn:
+        assert time.monotonic() - began < 150, f"{kills} kills, gone on from {resumed}, {torn} half-written checkpoints"
+        attempt, at = Fork(words(folder), cache, seconds_a_piece=0.0), time.monotonic()
+        if kills % 4 == 3:  # before the first piece, or just after
+            time.sleep(rng.uniform(0, 1.2 * startup))
+        else:
+            attempt.until(lambda a=attempt: a.resumed_from is not None)
+            startup = time.monotonic() - at
+            more = attempt.resumed_from + rng.randint(1, 6)  # pieces are single updates
+            attempt.until(lambda n=more: lines(folder) >= n)
+            time.sleep(rng.uniform(0, 0.1))
+        assert attempt.running, attempt.said
+        attempt.kill()
+        kills, torn = kills + 1, torn + bool(half_written(folder))
+        resumed += [attempt.resumed_from] if attempt.resumed_from else []
+        # What has been saved stays, and is where the next one begins.
+        saved = checkpoints(folder)[-1:] or [0]
+        assert latest <= saved[0]
+        assert attempt.resumed_from in (None, latest)
+        latest = saved[0]
+    attempt = Fork(words(folder), cache).finish()
+    assert attempt.resumed_from == latest > 0
+    same(folder, whole)
+    assert not half_written(folder)
+    steps = [line["step"] for line in logged(folder)]
+    assert steps == sorted({*steps})
+    assert {50, 100, 150, engine.STEPS} <= {*steps}
+    assert all(("valid_loss" in line) == (line["step"] % 50 == 0) for line in logged(folder))
+
+
+def test_a_half_written_checkpoint_is_never_used(copy, whole, cache):
+    saved = copy / "checkpoints"
+    torn = shutil.copytree(saved / "200", saved / "199.orbax-checkpoint-tmp")
+    for file in [*torn.rglob("*")][::2]:
+        file.write_bytes(b"") if file.is_file() else None
+    (saved / "200").rename(saved / "200.orbax-checkpoint-tmp")
+    before = checkpoints(copy)[-1]
+    attempt = Fork(words(copy), cache).finish()
+    assert 0 < attempt.resumed_from == before < 200
+    assert not half_written(copy)
+    same(copy, whole)
+
+
+def test_a_damaged_checkpoint_is_named_and_without_it_the_run_goes_on(copy, whole, cache):
+    damaged = copy / "checkpoints" / "200"
+    for damage in ("d/*", "_METADATA", "manifest.ocdbt"):
+        shutil.rmtree(damaged)
+        shutil.copytree(whole / "checkpoints" / "200", damaged)
+        for file in damaged.rglob(damage):
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        held = content(copy)
+        status, said = Fork(words(copy), cache).wait()
+        assert status == 2, said
+        assert said.startswith(f"python -m experiments: {damaged} cannot be read (")
+        assert said.endswith("): delete it to go on from the one before\n")
+        assert said.count("\n") == 1
+        assert len(said) < 1000
+        assert content(copy) == held
+    shutil.rmtree(damaged)
+    attempt = Fork(words(copy), cache).finish()
+    assert 0 < attempt.resumed_from < 200
+    same(copy, whole)
+
+
+# Storage that refuses ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def mounting():
+    tried = subprocess.run([*engine.MOUNTING, "mount -t tmpfs none /mnt"], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"nothing can be mounted here ({tried.stderr.strip()})")
+
+
+NO_ROOM = "can no longer be written (No space left on device): when it can, the same command"
+
+
+def test_on_a_full_disk_the_run_says_so_and_goes_on_once_there_is_room(mounting, whole, cache, tmp_path):
+    (disk := tmp_path / "disk").mkdir()
+    # A checkpoint takes about a hundred kilobytes.
+    line = f"""mount -t tmpfs -o size=150k none {disk}; "$@"; echo exit status $? >&2
+        mount -o remount,size=64m none {disk}; "$@" 2>/dev/null && cp -r {disk}/run {tmp_path}/after"""
+    status, said = in_shell(line, *words(disk / "run"), cache=cache)
+    sentence = f"python -m experiments: {disk}/run {NO_ROOM} goes on from the last checkpoint"
+    assert said == [sentence, "exit status 2"]
+    assert status == 0
+    same(tmp_path / "after", whole)
+
+
+def test_on_a_full_disk_a_report_says_so_too(mounting, copy, cache, tmp_path):
+    (disk := tmp_path / "disk").mkdir()
+    line = f"""mount -t tmpfs -o size=2m none {disk}; cp -r {copy} {disk}/run; rm {disk}/run/*.png
+        head -c 2m /dev/zero >{disk}/rest 2>/dev/null; truncate -s -20k {disk}/rest; "$@" """
+    status, said = in_shell(line, *words(disk / "run"), cache=cache)
+    assert said == [f"python -m experiments: {disk}/run {NO_ROOM} writes the report"]
+    assert status == 2
+
+
+def test_a_file_that_grows_too_large_is_one_sentence(whole, cache, tmp_path):
+    """Which needs no rights to try, unlike a full disk."""
+    status, said = in_shell('ulimit -f 16; "$@"', *words(tmp_path / "run"), cache=cache, shell=("sh", "-c"))
+    assert len(said) == 1
+    assert "run can no longer be written (File too large): when it can, the same command goes on" in said[0]
+    assert status == 2
+    Fork(words(tmp_path / "run"), cache).finish()
+    same(tmp_path / "run", whole)
+
+
+def test_a_read_only_folder_is_one_sentence(mounting, cache, tmp_path):
+    line = f'mount -t tmpfs -o ro none {tmp_path}; "$@"'
+    status, said = in_shell(line, *words(tmp_path / "run"), cache=cache)
+    assert said == [
+        f"python -m experiments: {tmp_path}/run must be a folder that can be written (Read-only file system)"
+    ]
+    assert status == 2
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """What the command says of arguments that it refuses."""
+    monkeypatch.setitem(tasks.TASKS, "digits", engine.SMALL)
+
+    def say(*arguments):
+        assert main([*arguments]) == 2
+        printed, said = capsys.readouterr()
+        assert printed == ""
+        assert said.startswith("python -m experiments: ")
+        assert said.count("\n") == 1
+        return said.removeprefix("python -m experiments: ").strip()
+
+    return say
+
+
+def test_what_is_no_folder_of_a_run_is_refused_and_left_alone(refused, tmp_path):
+    (file := tmp_path / "file").write_text("mine")
+    (others := tmp_path / "others").mkdir()
+    (others / "thesis.tex").write_text("mine")
+    held = content(tmp_path)
+    for folder, message in {
+        file: f"{file} must be a folder that can be written (File exists)",
+        file / "run": f"{file}/run must be a folder that can be written (Not a directory)",
+        others: f"{others} must be a new or empty folder, or a run's, got one with thesis.tex",
+    }.items():
+        assert refused(*words(folder)) == message
+    assert content(tmp_path) == held
+    assert refused(*words("/proc/run")) == "/proc/run must be a folder that can be written (No such file or directory)"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"plan": 3}', '{"plan": null}', '{"plan": {"ste', "\xff"])
+def test_a_config_that_no_run_wrote_is_refused(text, refused, tmp_path):
+    (tmp_path / "config.json").write_text(text, encoding="latin1")
+    message = f"{tmp_path}/config.json must be what a run wrote, but cannot be read: name another folder"
+    assert refused(*words(tmp_path)) == message
+
+
+@pytest.mark.parametrize(
+    ("changed", "arms", "difference"),
+    [
+        (["--steps", "60"], (), "steps 200, not 60"),
+        (["--seeds", "2"], (), "seeds [0], not [0, 1]"),
+        (["--first-seed", "1"], (), "seeds [0], not [1]"),
+        (["--batch-size", "4"], (), "batch size 8, not 4"),
+        (["--learning-rate", "0.1"], (), "cosine: learning rate cosine(start=0.014, end=0.0, steps=200), not cosine(start=0.1,"),
+        (["--precision", "bfloat16"], (), "precision float32, not bfloat16"),
+        (["--title", "other"], (), "title 8x8 digits, not other"),
+        (["--early-stopping", "2"], (), "patience None, not 2"),
+        ([], ("cosine",), "arms ['cosine', 'ema-long'], not ['cosine']"),
+        ([], ("cosine", "polyak"), "arms ['cosine', 'ema-long'], not ['cosine', 'polyak']"),
+        ([], ("ema-long", "cosine"), "arms ['cosine', 'ema-long'], not ['ema-long', 'cosine']"),
+    ],
+)  # fmt: skip
+def test_a_run_goes_on_under_the_same_plan_only(changed, arms, difference, refused, copy):
+    held = content(copy)
+    said = refused(*words(copy, **({"arms": arms} if arms else {})), *changed)
+    assert said.startswith(f"{copy} holds a run with ")
+    assert difference in said
+    assert said.endswith(": name another folder, or delete it")
+    assert content(copy) == held
+
+
+def test_a_run_goes_on_with_the_same_data_only(refused, copy, monkeypatch):
+    data = digits()
+    other = data._replace(train_labels=data.train_labels[::-1])
+    monkeypatch.setitem(tasks.TASKS, "digits", dataclasses.replace(engine.SMALL, load=lambda _: other))
+    assert f"{copy} holds a run with data " in refused(*words(copy))
+
+
+def test_a_folder_is_one_run_s_until_that_is_dead(refused, whole, cache, tmp_path):
+    folder = tmp_path / "run"
+    first = Fork(words(folder), cache, seconds_a_piece=0.0)
+    first.until(lambda: lines(folder) > 2)
+    message = f"another run is writing into {folder}: wait for it, or name another folder"
+    assert refused(*words(folder)) == message
+    assert first.running
+    first.kill()
+    Fork(words(folder), cache).finish()
+    same(folder, whole)
+
+
+# Told to stop --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_in_order_and_the_same_command_goes_on(number, whole, cache, tmp_path):
+    folder = tmp_path / "run"
+    stopped = Fork(words(folder), cache, seconds_a_piece=0.0)
+    stopped.until(lambda: lines(folder) > 2)
+    stopped.signal(number)
+    status, said = stopped.wait()
+    assert status == 130, said
+    assert said.endswith("Stopped: what has been measured is kept, and the same command goes on from there.\n")
+    assert "Traceback" not in said
+    done = Results.load(folder / "history.npz").done
+    assert 0 < done == checkpoints(folder)[-1] == logged(folder)[-1]["step"] < engine.STEPS
+    assert f"200 updates, stopped after {done}, 1 seed" in (folder / "report.md").read_text()
+    again = Fork(words(folder), cache).finish()
+    assert again.resumed_from == done
+    same(folder, whole)
+
+
+def test_a_second_interrupt_ends_at_once(cache, tmp_path):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with stop_signals() as stopped:
+        assert not stopped()
+        signal.raise_signal(signal.SIGTERM)
+        assert stopped()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+    attempt = Fork(words(tmp_path / "run"), cache, seconds_a_piece=0.0)
+    attempt.until(lambda: lines(tmp_path / "run") > 2)
+    attempt.signal(signal.SIGINT)
+    time.sleep(0.01)
+    attempt.signal(signal.SIGINT)
+    status, said = attempt.wait(20)
+    assert status == 130, said
+    assert "Traceback" not in said
+
+
+# What is logged ------------------------------------------------------------------------------------------
+
+
+def measured(*losses, valid=(25, 50, 75, 100), arms=1):
+    """A history of one seed with these validation losses, and every training loss 2."""
+    shape = arms, 1, len(valid)
+    found = np.full(shape, np.nan, np.float32)
+    found[..., : len(losses[0])] = np.array(losses)[:, None]
+    return History(np.full((arms, 1, 100), 2, np.float32), np.array(valid), found, found / 10)
+
+
+def watch(folder, step, history, *steps, board=None):
+    """Logs a run of two arms that has come to `step`, and then comes to `steps`."""
+    log = Watch("title", ["one", "other"], 100, step, folder / "metrics.jsonl", board)
+    for step in steps:
+        log.show(Progress(step, [], history))
+    log.close()
+
+
+def test_pieces_are_logged_as_json_without_nan(tmp_path):
+    history = measured([3.0, 2.5], [math.nan, math.inf], arms=2)
+    history.train_loss[1, :, 5:] = math.nan
+    watch(tmp_path, 0, history, 5, 25)
+    first, second = logged(tmp_path)
+    assert first.pop("updates_per_second") > 0
+    assert first == {"step": 5, "train_loss": {"one": 2.0, "other": 2.0}}
+    assert (second["step"], second["train_loss"]) == (25, {"one": 2.0, "other": None})
+    assert second["valid_loss"] == {"one": 3.0, "other": None}
+    assert second["valid_accuracy"] == {"one": 0.3, "other": None}
+
+
+def test_what_was_logged_after_the_last_checkpoint_and_half_a_line_are_dropped(tmp_path):
+    history = measured([3.0], [3.0], arms=2)
+    watch(tmp_path, 0, history, 5, 10, 20)
+    for half in ('{"step": 3, "train_lo', "{"):
+        with (tmp_path / "metrics.jsonl").open("a") as log:
+            log.write(half)
+        watch(tmp_path, 10, history, 15)
+        assert [line["step"] for line in logged(tmp_path)] == [5, 10, 15]
+
+
+def test_tensorboard_is_told_the_same(tmp_path, monkeypatch):
+    told = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            told.append((folder, purge_step))
+
+        def add_scalar(self, tag, value, step):
+            told.append((tag, str(value), step))
+
+        def close(self):
+            told.append("closed")
+
+    monkeypatch.setitem(sys.modules, "tensorboardX", SimpleNamespace(SummaryWriter=Writer))
+    watch(tmp_path, 24, measured([3.0], [math.nan], arms=2), 25, board=tmp_path / "board")
+    assert told[0] == (str(tmp_path / "board"), 25)
+    assert told[1:-1] == [
+        ("train_loss/one", "2.0", 25), ("train_loss/other", "2.0", 25),
+        ("valid_loss/one", "3.0", 25), ("valid_loss/other", "nan", 25),
+        ("valid_accuracy/one", "0.3", 25), ("valid_accuracy/other", "nan", 25),
+    ]  # fmt: skip
+    assert told[-1] == "closed"
+
+
+def test_tensorboard_without_its_package_is_one_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match="^--tensorboard needs the package tensorboardX: pip install tensorboardX$"):
+        watch(tmp_path, 0, measured([3.0]), board=tmp_path / "board")
+    assert capsys.readouterr().err == ""
+    assert not [*tmp_path.iterdir()]
+
+
+# Runs that need not, or cannot, go on --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("losses", "step", "patience", "expected"),
+    [
+        ([[3.0, 2.0, 2.0, 2.5]], 100, 2, True),
+        ([[3.0, 2.0, 2.0, 2.5]], 100, 3, False),  # the second is below the first
+        ([[3.0, 2.0, 2.0, 2.5]], 100, None, False),
+        ([[3.0, 2.0, 2.0, 2.5]], 75, 1, True),
+        ([[3.0, 2.0, 2.0, 2.5]], 74, 1, False),  # as the third has not been made
+        ([[3.0, 2.0, 2.0, 2.5]], 100, 4, False),  # as there is none before
+        ([[3.0, 3.5, 3.4, 3.3]], 100, 2, True),  # falls, but not below what it was
+        ([[3.0, 4.0, 4.0, 4.0], [3.0, 4.0, 4.0, 2.0]], 100, 3, False),  # one of them is enough
+        ([[3.0, math.nan, math.nan, math.nan]], 100, 1, True),
+        ([[math.nan, math.nan, math.inf, math.nan]], 100, 1, True),
+        ([[3.0, math.nan, math.nan, math.nan], [3.0, 2.0, 1.0, 0.5]], 100, 1, False),
+        ([[]], 0, 1, False),
+    ],
+)
+def test_a_run_has_stalled_when_no_validation_loss_falls(losses, step, patience, expected):
+    assert stalled(measured(*losses, arms=len(losses)), step, patience) is expected
+
+
+def test_a_run_that_stalled_ends_and_does_not_go_on(cache, tmp_path):
+    folder = tmp_path / "run"
+    still = words(folder, "--early-stopping", "1", "--learning-rate", "1e-30")
+    status, said = Fork(still, cache).wait()
+    assert status == 0
+    assert "stopped after 100" in said
+    held, history = logged(folder), Results.load(folder / "history.npz")
+    assert history.done == held[-1]["step"] == 100
+    again = Fork(still, cache).finish()
+    assert again.resumed_from == 100
+    assert logged(folder) == held
+    same(folder, history)
+
+
+def test_an_arm_that_diverges_is_marked_and_touches_no_other(tmp_path):
+    arms = published(1e-2, 40)
+    lost = arm("step-25", 40, decayed_adam, learning_rate=1e30, b1=0.9)
+    found = {}
+    for name, first in {"with": lost, "without": arms["step-25"]}.items():
+        those = engine.plan([first, arms["step-75"]], seeds=(0, 1), steps=40)
+        found[name] = run(those, tmp_path / name, devices=jax.devices()[:1])
+    assert found["with"].done == found["without"].done == 40
+    assert found["with"].diverged("step-25") == 2
+    assert np.isnan(found["with"].history.valid_loss[0, :, -1]).all()
+    for measured_with, measured_without in zip(*(each.history for each in found.values()), strict=True):
+        if measured_with.ndim == 3:
+            np.testing.assert_array_equal(measured_with[1:], measured_without[1:])
+    assert "DIVERGED: step-25 (2 of 2 seeds)." in save(found["with"], tmp_path)
+    (finding,) = judge(found["with"].train_loss)
+    assert (finding.statement, finding.verdict) == ("A step at 75 % ends below a step at 25 %", "undecided")
