@@ -18,6 +18,8 @@ from experiments.policies import POLICIES
 from experiments.results import Results
 from experiments.tasks import TASKS
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 SMALL = ["--steps", "20", "--seeds", "1", "--batch-size", "4"]
 
 

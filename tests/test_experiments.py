@@ -20,6 +20,8 @@ from experiments.train import beginning, stalled, train, validated_after
 from optim import adam
 from schedules import linear, tabulate
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 TINY = TinyViT(patch_size=2, features=8, layers=1, heads=2, dropout=0.1)
 
 
