@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator
 
 from experiments.results import Results
 
@@ -80,6 +81,9 @@ def plot_grid(results: Results) -> Figure:
             for (policy, arms), style, marker in zip(panel, _LINES, MARKERS, strict=False):
                 _line(ax, results, policy, arms, {**style, "marker": marker})
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter("")
             ax.set_xlabel("peak learning rate")
             ax.legend(frameon=False, fontsize="small")
         for ax in axes[::columns]:

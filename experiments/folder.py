@@ -7,7 +7,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,6 +23,15 @@ CONFIG, METRICS, HISTORY, LOCK, CHECKPOINTS = "config.json", "metrics.jsonl", "h
 
 # What Orbax logs of a failed save, with its traceback, it raises as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+def _without_leftovers(raised: Any, before: Callable[[Any], Any] = sys.unraisablehook) -> None:
+    # Around a failed save, each of its other writes finds the event loop of Orbax closed, and would say so at length.
+    if str(raised.exc_value) != "Event loop is closed":
+        before(raised)
+
+
+sys.unraisablehook = _without_leftovers  # at once, as some of these come before the error itself
 
 
 class FolderError(UserError):
@@ -136,17 +145,10 @@ class Folder:
             raise self._failed(error) from None
 
     def _failed(self, error: Exception) -> FolderError:
-        sys.unraisablehook = _without_leftovers
         return FolderError(
             f"{self.path} can no longer be written ({_reason(error)}): when it can, the same command goes on from the "
             "last checkpoint"
         )
-
-
-def _without_leftovers(raised: Any) -> None:
-    # After a failed save, each of its other writes finds the event loop of Orbax closed, and would say so at length.
-    if str(raised.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(raised)
 
 
 def _difference(name: str, held: Any, given: Any) -> str:

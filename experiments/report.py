@@ -110,8 +110,11 @@ def grid(results: Results) -> str:
         shown = {arm: "diverged" if math.isnan(loss) else f"{loss:.3f}" for arm, loss in losses.items()}
         shown[best] = f"**{shown[best]}**"
         cells = [shown.get(f"{policy}@{factor:g}", "-") for factor in factors]
-        rows.append((policy, *cells, f"{results.rates[best]:.3g}"))
-    return f"Validation loss at the end, by rate in multiples of the policy's own.\n\n{markdown(rows)}"
+        edge = "*" if best in (arms[0], arms[-1]) else ""
+        rows.append((policy, *cells, f"{results.rates[best]:.3g}{edge}"))
+    head = "Validation loss at the end, by rate in multiples of the policy's own."
+    note = ["* the lowest or the highest tried"] * any(row[-1].endswith("*") for row in rows)
+    return "\n\n".join([head, markdown(rows), *note])
 
 
 def courses(results: Results) -> str:

@@ -16,7 +16,8 @@ import numpy as np
 from experiments.arms import Arm
 from experiments.data import Dataset
 from experiments.devices import agreed, is_first
-from experiments.folder import HISTORY, METRICS, Folder
+from experiments.errors import UserError
+from experiments.folder import HISTORY, METRICS, Folder, FolderError
 from experiments.metrics import Watch
 from experiments.model import TinyViT
 from experiments.program import Precision, Program
@@ -82,8 +83,7 @@ def run(
 
     **Raises:** `FolderError`.
     """
-    # Of several processes, which all take the same steps, the first has the folder.
-    with Folder(path, plan.record()) if is_first() else contextlib.nullcontext() as folder:
+    with _opened(path, plan) as folder:
         program = plan.program(devices)
         progress = _where_it_was(folder, program, beginning(program, plan.evaluations))
         watch = _watch(plan, folder, progress.step, tensorboard)
@@ -104,6 +104,18 @@ def run(
             folder.wait()
             plan.results(progress).save(folder.path / HISTORY)
     return plan.results(progress)
+
+
+def _opened(path: Path, plan: Plan) -> contextlib.AbstractContextManager[Folder | None]:
+    """Of several processes, which all take the same steps, the first has the folder."""
+    try:
+        folder = Folder(path, plan.record()) if is_first() else None
+    except UserError:
+        agreed(np.asarray(False))
+        raise
+    if not agreed(np.asarray(True)):
+        raise FolderError(f"{path} cannot be used by the first process, which says why")
+    return folder or contextlib.nullcontext()
 
 
 def _where_it_was(folder: Folder | None, program: Program, fresh: Progress) -> Progress:

@@ -39,6 +39,13 @@ def test_the_claims_of_the_readme_are_those_of_the_results():
     assert len(claims) == 7
 
 
+def test_the_rows_of_the_readme_are_those_of_the_results():
+    report = (ROOT / "experiments/results/digits-policies/best/report.md").read_text()
+    rows = re.findall(r"^\| [a-z-]+\d* +\| +[\d.]+ \|.*", README, re.MULTILINE)
+    assert len(rows) == 8
+    assert set(rows) <= {*report.splitlines()}
+
+
 def test_the_readmes_commands_are_what_ci_runs():
     ci = (ROOT / ".ci" / "run").read_text()
     for command in re.findall(r"^    (python -m pip install .*) && (python -m \w+)$", README, re.MULTILINE):

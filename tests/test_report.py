@@ -327,8 +327,8 @@ def test_a_sweep_is_a_table_of_policies_against_rates(tmp_path):
     text = save(swept(), tmp_path)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     assert lines[0] == ["policy", "x 0.5", "x 1", "x 2", "best rate"]
-    assert lines[2] == ["linear", "**0.300**", "0.400", "diverged", "0.05"]
-    assert lines[3] == ["cosine", "0.900", "0.800", "**0.700**", "0.2"]
+    assert lines[2] == ["linear", "**0.300**", "0.400", "diverged", "0.05*"]
+    assert lines[3] == ["cosine", "0.900", "0.800", "**0.700**", "0.2*"]
     assert {p.name for p in tmp_path.iterdir()} == {"report.md", "results.json", "figure.png"}
 
 
