@@ -106,7 +106,8 @@ def validate(model: nn.Module, images: Array, labels: Array, params: Any) -> tup
     def one(example: tuple[Array, Array]) -> tuple[Array, Array]:
         image, label = example
         logits = model.apply({"params": params}, as_floats(image[None]), deterministic=True)[0]
-        return optax.softmax_cross_entropy_with_integer_labels(logits, label), jnp.argmax(logits) == label
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        return loss, jnp.where(jnp.isfinite(loss), jnp.argmax(logits) == label, jnp.nan)  # NaN would count as class 0
 
     losses, hits = jax.lax.map(one, (images, labels), batch_size=250)
     return losses.mean(), hits.mean()
@@ -165,7 +166,7 @@ class Program:
             donate_argnums=3,
         )
         self._start = self._compiled(self._start_some, (BY_ARM, REPLICATED, BY_SEED), BY_RUN)
-        self._validate = self._compiled(self._validate_some, (REPLICATED, BY_RUN), (BY_RUN, BY_RUN))
+        self._validate = self._compiled(self._validate_some, (REPLICATED, BY_RUN), (BY_RUN, BY_RUN), donate_argnums=1)
         self._gather = jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, REPLICATED))
 
     def start(self) -> list[Run]:

@@ -3,11 +3,12 @@
 import dataclasses
 import functools
 import io
+import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +37,7 @@ class Results:
     """What was trained and measured: rows of the history are the arms, in their order."""
 
     title: str
+    plan: Mapping[str, Any]  # what all arms and seeds have in common, as JSON
     horizons: Mapping[str, int]  # by name of the arm: updates until its schedule ends
     rates: Mapping[str, float]  # likewise: its peak learning rate
     seeds: tuple[int, ...]
@@ -112,7 +114,8 @@ class Results:
     def save(self, path: Path) -> None:
         """Everything, in one compressed file of named arrays, in full or not at all."""
         by_arm = {"horizons": [*self.horizons.values()], "rates": [*self.rates.values()], "arms": [*self.horizons]}
-        about = {"title": self.title, "steps": self.steps, "done": self.done, "seeds": self.seeds}
+        plan = json.dumps(dict(self.plan))
+        about = {"title": self.title, "plan": plan, "steps": self.steps, "done": self.done, "seeds": self.seeds}
         file = io.BytesIO()
         np.savez_compressed(file, **by_arm, **about, **self.history._asdict())  # type: ignore[arg-type]
         write_bytes(path, file.getvalue())
@@ -126,7 +129,7 @@ class Results:
                 horizons, rates = (dict(zip(arms, file[n].tolist(), strict=True)) for n in ("horizons", "rates"))
                 title, steps, done = str(file["title"]), int(file["steps"]), int(file["done"])
                 history = History(*(file[name] for name in History._fields))
-                return cls(title, horizons, rates, seeds, steps, done, history)
+                return cls(title, json.loads(str(file["plan"])), horizons, rates, seeds, steps, done, history)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ResultsError(f"{path} cannot be read as the history of a run ({error})") from None
 

@@ -42,15 +42,18 @@ class Plan:
     precision: Precision = "float32"
     patience: int | None = None  # validations without progress of any arm, after which the run ends
 
-    def record(self) -> dict[str, Any]:
-        """The same as JSON."""
+    @functools.cached_property
+    def common(self) -> dict[str, Any]:
+        """What all arms and seeds have in common, as JSON."""
         plain = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in NOT_PLAIN}
         images = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in self.data))
+        return {**plain, "model": repr(self.model), "data": images.hexdigest()[:16]}
+
+    def record(self) -> dict[str, Any]:
+        """All of it as JSON."""
         return {
-            **plain,
+            **self.common,
             "seeds": list(self.seeds),
-            "model": repr(self.model),
-            "data": images.hexdigest()[:16],
             "arms": [arm.name for arm in self.arms],  # rows of the history, in this order
             "settings": {arm.name: arm.record() for arm in self.arms},
         }
@@ -62,7 +65,8 @@ class Plan:
 
     def results(self, progress: Progress) -> Results:
         horizons = {arm.name: arm.horizon for arm in self.arms}
-        return Results(self.title, horizons, self.rates, self.seeds, self.steps, progress.step, progress.history)
+        steps, done, history = self.steps, progress.step, progress.history
+        return Results(self.title, self.common, horizons, self.rates, self.seeds, steps, done, history)
 
     @functools.cached_property
     def rates(self) -> dict[str, float]:
