@@ -11,9 +11,9 @@ import tyro
 from experiments.bench import Bench, bench
 from experiments.compare import Compare, compare
 from experiments.devices import use_all_cores
-from experiments.errors import UserError
+from experiments.errors import UsageError, UserError
 from experiments.range_test import Range, find_range
-from experiments.report import save
+from experiments.report import new_report, save
 from experiments.results import Results, merged
 from experiments.sweep import Sweep, sweep
 
@@ -28,17 +28,21 @@ class Report:
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """The folders of the runs, or their history.npz."""
     out: Path | None = None
-    """The folder for the report. [that of the first run]"""
+    """The folder for the report, not a run's. [that of the run, if it is one]"""
 
 
 def report(options: Report) -> int:
     from experiments.folder import HISTORY
 
+    if not options.folders:
+        raise UsageError("report needs the folder of one run or more")
+    if len(options.folders) > 1 and not options.out:
+        raise UsageError("--out must be a folder for the report of several runs, got none")
     files = [path / HISTORY if path.is_dir() else path for path in options.folders]
     results = merged([Results.load(file) for file in files])
     out = options.out or files[0].parent
-    out.mkdir(parents=True, exist_ok=True)
     if options.out:
+        new_report(out)
         results.save(out / HISTORY)
     print(save(results, out))
     return 0

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from experiments.machine import machine
+from experiments.report import new_report
 from optim import adam, average, ema, schedule_free_adamw
 from schedules import Schedule, constant, cosine, exponential_decay, join, linear, polynomial, warmup
 
@@ -59,7 +60,7 @@ HEAD = "| what | | against | | ratio | goal |\n|---|---|---|---|---|---|"
 def bench(options: Bench) -> int:
     """Measures everything, prints rows as they come, and writes them to the folder; returns the exit status."""
     folder = options.out or Path("runs/bench")
-    folder.mkdir(parents=True, exist_ok=True)
+    new_report(folder)
     print(HEAD)
     rows = []
     for measurement in measurements():
@@ -90,8 +91,10 @@ def in_turn(*functions: Callable[[], Any], rounds: int, calls: int = 1) -> tuple
     for function in functions:
         function()  # compiles
     gc.disable()  # as timeit does: it would strike one of them at random
-    samples = [[_seconds(function, calls) for function in functions] for _ in range(rounds)]
-    gc.enable()
+    try:
+        samples = [[_seconds(function, calls) for function in functions] for _ in range(rounds)]
+    finally:
+        gc.enable()
     return tuple(np.median(samples, axis=0).tolist())
 
 

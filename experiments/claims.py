@@ -2,7 +2,8 @@
 
 A claim is true where all of its margins are positive. A margin is one number a seed; since arms share
 their batches and dropout masks, margins of differences are paired. With n seeds a margin is taken for
-positive, or for negative, at the 5 % level of Student's t with n - 1 degrees of freedom.
+positive at the 5 % level of Student's t with n - 1 degrees of freedom, and some margin of a claim of k for
+negative at that level divided by k (Bonferroni).
 """
 
 import itertools
@@ -49,15 +50,21 @@ class Finding:
     margins: tuple[Margin, ...]
 
 
-def below(at: At, lower: str, upper: str, percent: int = 100, by: float = 0.0) -> dict[str, np.ndarray]:
-    """That `lower` has a smaller loss than `upper`, or one larger by less than `by`."""
-    allowed = f" + {by:.3f}" if by else ""
-    return {f"{lower} below {upper}{allowed} at {percent} %": at(upper, percent) + by - at(lower, percent)}
+def below(at: At, lower: str, upper: str, percent: int = 100, by: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """That `lower` has a smaller loss than `upper`, or one larger by less than `by`, which is one number a seed."""
+    margin = at(upper, percent) - at(lower, percent)
+    if by is None:
+        return {f"{lower} below {upper} at {percent} %": margin}
+    return {f"{lower} below {upper} + {by.mean():.3f} at {percent} %": margin + by}
 
 
-def tolerance(at: At) -> float:
-    """A quarter of the gap that decay closes, from the constant rate to cosine."""
-    return float(np.mean(at("constant", 100) - at("cosine", 100)) / 4)
+def tolerance(at: At) -> np.ndarray:
+    """A quarter of the gap that decay closes, from the constant rate to cosine; NaN, which decides nothing, if none.
+
+    Of each seed, so that what is not known of it is part of the error of the margins.
+    """
+    quarter = (at("constant", 100) - at("cosine", 100)) / 4
+    return quarter if quarter.mean() > 0 else np.full_like(quarter, np.nan)
 
 
 def alike(at: At, *arms: str) -> dict[str, np.ndarray]:
@@ -121,8 +128,9 @@ def _finding(claim: Claim, margins: Mapping[str, np.ndarray]) -> Finding:
     seeds = len(next(iter(margins.values())))
     verdict: Verdict = "undecided"
     if weakest.z is not None:
-        needed = stdtrit(seeds - 1, 0.95)
-        verdict = "holds" if weakest.z > needed else "fails" if weakest.z < -needed else "undecided"
+        # All margins must be positive for the one, and any may be negative for the other, which is corrected for.
+        positive, negative = stdtrit(seeds - 1, 0.95), stdtrit(seeds - 1, 1 - 0.05 / len(rows))
+        verdict = "holds" if weakest.z > positive else "fails" if weakest.z < -negative else "undecided"
     return Finding(claim.name, claim.statement, verdict, weakest, tuple(rows))
 
 

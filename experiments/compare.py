@@ -2,14 +2,16 @@
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+
 from experiments.arms import ARMS, Arm, published
 from experiments.data import Dataset, is_jpeg_copy
-from experiments.devices import is_first, start_processes
+from experiments.devices import agreed, by_first, start_processes
 from experiments.errors import UsageError
 from experiments.program import Precision
 from experiments.report import save
@@ -38,7 +40,8 @@ class Sampling:
     title: str | None = None
     """What the data is called in the results, where it is not the task's own."""
     out: Path | None = None
-    """The folder for the results. [runs/<task> for the comparison, else runs/<task>-<command>]"""
+    """The folder for the results. [runs/<task> for the comparison, runs/<task>-policies, else
+    runs/<task>-<command>]"""
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Running(Sampling):
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints; there is one at the end in any case."""
     early_stopping: int | None = None
-    """End the run when no arm's validation loss has fallen in as many validations (20 in a run, or more)."""
+    """End the run when no arm's validation loss has fallen in as many validations. There are 20 in a run (4 in one
+    below 500 updates), and one where a schedule ends."""
     tensorboard: bool = False
     """Write for TensorBoard as well, into the folder."""
     distributed: bool = False
@@ -111,23 +115,16 @@ class Settings:
             options.early_stopping,
         )
 
-    def run(self, plan: Plan, out: Path) -> Results:
-        """Trains, until the end or a signal."""
-        with stop_signals() as stopped:
-            return run(plan, out, self.options.checkpoint_seconds, self.options.tensorboard, stopped)
-
-    def finish(self, results: Results, out: Path) -> int:
-        """The report of a run that ended, however; returns the exit status."""
-        if not is_first():
-            return 0
-        if results.done == 0:
-            print("Stopped before anything was measured.", file=sys.stderr)
-            return 130
-        print(f"\n{save(results, out)}\nIn {out}: report.md, figure.png and more.")
-        if results.done == self.steps or stalled(results.history, results.done, self.options.early_stopping):
-            return 0
-        print("Stopped: what has been measured is kept, and the same command goes on from there.", file=sys.stderr)
-        return 130
+    def train(self, plan: Plan, out: Path, stopped: Callable[[], bool]) -> tuple[Results, int]:
+        """Trains until the end or a signal, and reports. Returns what was measured, and the exit status."""
+        results = run(plan, out, self.options.checkpoint_seconds, self.options.tensorboard, stopped)
+        by_first(lambda: print(f"\n{save(results, out)}\nIn {out}: report.md, figure.png and more."))
+        ended = results.done == self.steps or stalled(results.history, results.done, self.options.early_stopping)
+        if ended and not agreed(np.asarray(stopped())):
+            return results, 0
+        goes_on = "" if ended else ": what has been measured is kept, and the same command goes on from there"
+        by_first(lambda: print(f"Stopped{goes_on}.", file=sys.stderr))
+        return results, 130
 
 
 def compare(options: Compare) -> int:
@@ -137,14 +134,16 @@ def compare(options: Compare) -> int:
 
         return compare_policies(settle(options, POLICIES))
     names = ARMS if options.arms == ("published",) else options.arms
+    if alone := {"published", POLICIES} & {*names}:
+        raise UsageError(f"--arms must be names of arms, or {min(alone)} alone, got {' '.join(names)}")
     if not names or len(set(names)) < len(names):
         raise UsageError(f"--arms must name one or more arms, each once, got {' '.join(names) or 'none'}")
     if unknown := [name for name in names if name not in ARMS]:
         raise UsageError(f"--arms must be published, policies or of {', '.join(ARMS)}, got {unknown[0]}")
     settings = settle(options)
     arms = published(settings.learning_rate, settings.steps)
-    out = settings.sample.out
-    return settings.finish(settings.run(settings.plan({name: arms[name] for name in names}), out), out)
+    with stop_signals() as stopped:
+        return settings.train(settings.plan({name: arms[name] for name in names}), settings.sample.out, stopped)[1]
 
 
 def settle(options: Running, name: str = "") -> Settings:

@@ -3,14 +3,17 @@
 import itertools
 import math
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
+from experiments.errors import UserError
+
+T = TypeVar("T")
 AXES = ("seeds", "arms", "batch")
 
 
@@ -47,7 +50,12 @@ def use_all_cores() -> None:
     For a process that has not begun to use JAX. JAX_NUM_CPU_DEVICES, where it is set, is what counts.
     """
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
-        jax.config.update("jax_num_cpu_devices", min(len(os.sched_getaffinity(0)), 8))
+        jax.config.update("jax_num_cpu_devices", min(cores(), 8))
+
+
+def cores() -> int:
+    """Of this process, where the system says so, else of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_processes() -> None:
@@ -61,6 +69,25 @@ def start_processes() -> None:
 def is_first() -> bool:
     """Whether this process is the one that reads and writes files."""
     return jax.process_index() == 0
+
+
+def by_first(action: Callable[[], T]) -> T | None:
+    """What `action` returns in the first process, and None in the others. If it raises, they all do.
+
+    **Raises:** what `action` raises, and `UserError` in the other processes.
+    """
+    result, error = None, None
+    if is_first():
+        try:
+            result = action()
+        except Exception as raised:
+            error = raised
+    failed = bool(agreed(np.asarray(error is not None)))
+    if error:
+        raise error
+    if failed:
+        raise UserError("the first process has failed, and says why")
+    return result
 
 
 def agreed(tree: Any) -> Any:

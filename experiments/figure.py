@@ -93,9 +93,10 @@ def plot_grid(results: Results) -> Figure:
         seeds = f", mean of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
         title = f"{results.title}: validation loss after {results.steps:,} updates{seeds} (filled: the best rate)"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-        lowest = [np.nanmin([results.valid_loss(arm).mean() for arm in arms], initial=np.inf) for _, arms in policies]
-        if np.isfinite(lowest).any():  # what is far above the others' best is cut off
-            axes[0].set_ylim(0.9 * np.min(lowest), 3 * np.median(lowest))
+        best = [arm for _, arms in policies if (arm := results.best(arms))]
+        lowest = [results.valid_loss(arm).mean() for arm in best]
+        if lowest:  # what is far above the others' best is cut off
+            axes[0].set_ylim(0.9 * min(lowest), 3 * np.median(lowest))
         return figure
 
 
@@ -114,9 +115,9 @@ def _line(ax: Axes, results: Results, policy: str, arms: Sequence[str], style: d
     rates = [results.rates[arm] for arm in arms]
     losses = np.array([results.valid_loss(arm).mean() for arm in arms])
     ax.plot(rates, losses, label=policy, linewidth=1.5, markersize=5, markerfacecolor="white", **style)
-    if np.isfinite(losses).any():
-        best = int(np.nanargmin(np.where(np.isfinite(losses), losses, np.nan)))
-        ax.plot(rates[best], losses[best], marker=style["marker"], markersize=7, color=style["color"])
+    if best := results.best(arms):
+        end = results.valid_loss(best).mean()
+        ax.plot(results.rates[best], end, marker=style["marker"], markersize=7, color=style["color"])
 
 
 def _title(results: Results, of: Loss, curves: bool) -> str:
@@ -154,8 +155,7 @@ def _curve(results: Results, of: Loss, name: str) -> tuple[np.ndarray, np.ndarra
         curves = moving_average(results.train_loss_curve(name), results.window)
         first = min(results.window, results.train_loss_curve(name).shape[1])
         return (first + np.arange(curves.shape[1])) * results.every, curves
-    reached = results.history.valid_steps <= results.end(name)
-    return results.history.valid_steps[reached], results.history.valid_loss[results.row(name)][:, reached]
+    return results.valid_loss_curve(name)
 
 
 def _ends(ax: Axes, results: Results, of: Loss) -> None:

@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import Array
 
 from experiments.arms import EPS, Arm, Optimizer, arm, averaged_adam, decayed_adam, schedule_free_adam
 from experiments.compare import Settings
 from experiments.results import CYCLE, STEPPED, Results
+from experiments.run import stop_signals
 from optim import Plateau, adam, exponential_average, gpa, polyak, schedule_free_adamw, sgd, warmed
 from schedules import (
     Schedule,
@@ -222,22 +222,21 @@ def grid(names: Sequence[str], rate: float, steps: int, factors: Sequence[float]
 
 
 def best_factors(results: Results) -> dict[str, float]:
-    """For each policy of a grid the factor whose rate ends with the lowest validation loss, in the mean over seeds."""
-
-    def final_loss(arm: str) -> float:
-        loss = float(np.mean(results.valid_loss(arm)))
-        return loss if math.isfinite(loss) else math.inf
-
-    best = {name: min(arms, key=final_loss) for name, arms in results.grid().items()}
-    return {name: float(arm.split("@")[1]) for name, arm in best.items()}
+    """The factor of the best rate of each policy of a grid, but for those that diverged at every rate."""
+    best = {name: results.best(arms) for name, arms in results.grid().items()}
+    return {name: float(arm.split("@")[1]) for name, arm in best.items() if arm}
 
 
 def compare_policies(settings: Settings) -> int:
     """Sweeps the rate of every policy in one program, and then trains each at its best, with other seeds."""
     rate, steps = settings.learning_rate, settings.steps
     sweep, best = settings.sample.out / "sweep", settings.sample.out / "best"
-    swept = settings.run(settings.plan(grid([*POLICIES], rate, steps, FACTORS), SWEEP_SEEDS), sweep)
-    if status := settings.finish(swept, sweep):
-        return status
-    arms = {name: POLICIES[name].arm(name, factor * rate, steps) for name, factor in best_factors(swept).items()}
-    return settings.finish(settings.run(settings.plan(arms), best), best)
+    # One watch over both runs: a signal at the end of the first is not lost.
+    with stop_signals() as stopped:
+        swept, status = settings.train(
+            settings.plan(grid([*POLICIES], rate, steps, FACTORS), SWEEP_SEEDS), sweep, stopped
+        )
+        if status:
+            return status
+        arms = {name: POLICIES[name].arm(name, factor * rate, steps) for name, factor in best_factors(swept).items()}
+        return settings.train(settings.plan(arms), best, stopped)[1]

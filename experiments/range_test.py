@@ -11,16 +11,17 @@ import numpy as np
 from jax import Array
 from matplotlib.figure import Figure
 
+from experiments.arms import EPS
 from experiments.compare import Sample, Sampling, require_least, sampled
 from experiments.errors import UsageError
 from experiments.files import write_text
 from experiments.machine import machine
 from experiments.program import as_floats, batch_loss, draw
-from experiments.report import heading_of, markdown, save_figure
+from experiments.report import heading_of, markdown, new_report, save_figure
 from optim import RangeTest, adam, plot_range_test, range_test, sgd, suggest_rate
 from optim.range_test import LEAST_STEPS, PICKERS
 
-OPTIMIZERS = {"adam": adam, "sgd": lambda lr: sgd(lr, momentum=0.9)}
+OPTIMIZERS = {"adam": lambda lr: adam(lr, eps=EPS), "sgd": lambda lr: sgd(lr, momentum=0.9)}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def find_range(options: Range) -> int:
     if not 0 < options.start < options.end < math.inf:
         raise UsageError(f"--start and --end must be positive and ascending, got {options.start} and {options.end}")
     sample = sampled(options, "range-test")
+    new_report(sample.out)
     found = jax.device_get(tested(sample, options))
     text = f"{heading_of(sample.title, f'range test of {options.optimizer}', len(sample.seeds))}\n\n{table(found)}\n"
     _save(found, text, sample, options)
@@ -83,16 +85,12 @@ def table(found: RangeTest) -> str:
 
 
 def _save(found: RangeTest, text: str, sample: Sample, options: Range) -> None:
-    try:
-        sample.out.mkdir(parents=True, exist_ok=True)
-        write_text(sample.out / "report.md", f"# {text}")
-        curves = {name: np.asarray(values).tolist() for name, values in found._asdict().items()}
-        curves = json.loads(json.dumps(curves), parse_constant=lambda _: None)  # JSON has no NaN
-        about = {"optimizer": options.optimizer, "seeds": sample.seeds, "batch_size": sample.batch_size, **machine()}
-        write_text(sample.out / "results.json", json.dumps({**about, **curves}) + "\n")
-        figure = Figure(figsize=(8, 4.2), layout="constrained")
-        plot_range_test(found, figure.subplots())
-        figure.suptitle(text.splitlines()[0], x=0.01, ha="left", fontsize=11)
-        save_figure(figure, sample.out / "figure.png")
-    except OSError as error:
-        raise UsageError(f"--out must be a folder that can be written, got {sample.out} ({error.strerror})") from None
+    write_text(sample.out / "report.md", f"# {text}")
+    curves = {name: np.asarray(values).tolist() for name, values in found._asdict().items()}
+    curves = json.loads(json.dumps(curves), parse_constant=lambda _: None)  # JSON has no NaN
+    about = {"optimizer": options.optimizer, "seeds": sample.seeds, "batch_size": sample.batch_size, **machine()}
+    write_text(sample.out / "results.json", json.dumps({**about, **curves}) + "\n")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    plot_range_test(found, figure.subplots())
+    figure.suptitle(text.splitlines()[0], x=0.01, ha="left", fontsize=11)
+    save_figure(figure, sample.out / "figure.png")

@@ -59,6 +59,19 @@ def _save_grid(results: Results, folder: Path) -> str:
     return text
 
 
+def new_report(folder: Path) -> None:
+    """Makes a folder for a report that is not a run's own.
+
+    **Raises:** `UserError` if it cannot be written, or holds a run.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out must be a folder that can be written, got {folder} ({error.strerror})") from None
+    if (folder / "config.json").exists():
+        raise UserError(f"--out must be a folder that holds no run, got {folder}")
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=160)
@@ -96,7 +109,10 @@ def table(results: Results) -> str:
         cells = [_cell(name, measure(arm, 100)) for name, measure in measures(results).items()]
         rows.append((arm, *[f"{results.rates[arm]:.3g}"] * rates, f"{results.end(arm):,}", *cells))
     window = results.window * results.every
-    note = f"Training losses are means of the last {window:,} updates, each read before its update; ± standard error."
+    note = (
+        f"Training losses are means of the last {window:,} updates, at most a fifth of an arm's, each read before its "
+        "update; ± standard error."
+    )
     return f"{markdown(rows)}\n\n{note}"
 
 
@@ -105,16 +121,21 @@ def grid(results: Results) -> str:
     factors = sorted({float(arm.split("@")[1]) for arm in results.horizons})
     rows: list[Sequence[str]] = [("policy", *(f"x {factor:g}" for factor in factors), "best rate")]
     for policy, arms in results.grid().items():
-        losses = {arm: float(results.valid_loss(arm).mean()) for arm in arms}
-        best = min(arms, key=lambda arm: losses[arm] if math.isfinite(losses[arm]) else math.inf)
-        shown = {arm: "diverged" if math.isnan(loss) else f"{loss:.3f}" for arm, loss in losses.items()}
-        shown[best] = f"**{shown[best]}**"
-        cells = [shown.get(f"{policy}@{factor:g}", "-") for factor in factors]
+        shown = {arm: _shown(results, arm) for arm in arms}
+        best = results.best(arms)
+        if best:
+            shown[best] = f"**{shown[best]}**"
         edge = "*" if best in (arms[0], arms[-1]) else ""
-        rows.append((policy, *cells, f"{results.rates[best]:.3g}{edge}"))
+        cells = [shown.get(f"{policy}@{factor:g}", "-") for factor in factors]
+        rows.append((policy, *cells, f"{results.rates[best]:.3g}{edge}" if best else "-"))
     head = "Validation loss at the end, by rate in multiples of the policy's own."
     note = ["* the lowest or the highest tried"] * any(row[-1].endswith("*") for row in rows)
     return "\n\n".join([head, markdown(rows), *note])
+
+
+def _shown(results: Results, arm: str) -> str:
+    loss = float(results.valid_loss(arm).mean())
+    return f"{loss:.3f}" if math.isfinite(loss) else "diverged" if results.diverged(arm) else "-"
 
 
 def courses(results: Results) -> str:
@@ -153,14 +174,22 @@ def diverged(results: Results) -> list[str]:
 
 def super_convergence(results: Results) -> list[str]:
     """How many times fewer updates one-cycle takes to the accuracy of SGD with step decay, if both were trained."""
-    lengths = {results.horizons[arm]: arm for arm in results.horizons if arm.startswith(CYCLE)}
-    if STEPPED not in results.horizons or not lengths or results.done < results.steps:
+    cycles = sorted((arm for arm in results.horizons if arm.startswith(CYCLE)), key=results.horizons.__getitem__)
+    if STEPPED not in results.horizons or not cycles or results.done < results.steps:
         return []
-    goal = float(results.valid_accuracy(STEPPED).mean())
-    enough = [updates for updates, arm in lengths.items() if results.valid_accuracy(arm).mean() >= goal]
-    steps = results.end(STEPPED)
-    reached = f"is there after {min(enough):,}, {steps / min(enough):.3g} times fewer" if enough else "never gets there"
-    return [f"SGD with step decay ends at an accuracy of {goal:.1%} after {steps:,} updates; one-cycle {reached}."]
+    goal, steps = 100 * results.valid_accuracy(STEPPED), results.end(STEPPED)
+    ahead = {arm: 100 * results.valid_accuracy(arm) - goal for arm in cycles}
+    listed = ", ".join(f"{_difference(ahead[arm])} after {results.end(arm):,}" for arm in cycles)
+    told = f"SGD with step decay ends at {_cell('accuracy', goal)} after {steps:,} updates; one-cycle {listed}."
+    enough = [results.end(arm) for arm in cycles if ahead[arm].mean() >= 0]
+    times = f" As much or more in {steps / enough[0]:.3g} times fewer." if enough and enough[0] < steps else ""
+    return [told + times]
+
+
+def _difference(values: np.ndarray) -> str:
+    """Of percentages, paired over seeds."""
+    error = f" ± {standard_error(values):.1f}" if len(values) > 1 else ""
+    return f"{values.mean():+.1f}{error} %"
 
 
 def claims(results: Results, findings: Sequence[Finding]) -> str:

@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from experiments.errors import UserError
 from experiments.files import write_bytes
 
 STEPPED, CYCLE = "sgd-step", "sgd-one-cycle-"  # arms by whose names super-convergence is measured
-RECORDS = 2_000  # training losses kept for each run, at most about as many
+RECORDS = 2_000  # training losses kept for each run: as many, up to twice as many, or one an update
 
 
 class ResultsError(UserError):
@@ -24,7 +25,7 @@ class ResultsError(UserError):
 
 
 class History(NamedTuple):
-    """What was measured; NaN where a run has not come to, or after it has diverged."""
+    """What was measured; not finite where a run has not come to, or after it has diverged."""
 
     train_loss: np.ndarray  # (arms, seeds, records): at the evaluated parameters, before each update; means of `every`
     valid_steps: np.ndarray  # (evaluations,): after how many updates
@@ -56,17 +57,24 @@ class Results:
         return max(self.steps // 20 // self.every, 1)
 
     def train_loss(self, arm: str, percent: int = 100) -> np.ndarray:
-        """Each seed's training loss around the end of the arm, or around a percentage of the run.
+        """Each seed's training loss before the end of the arm, or before a percentage of the run.
+
+        The mean over the window, or over the last fifth of what has been trained where that is less.
 
         **Raises:** `KeyError` if there is no such arm.
         """
         end = self._records(min(self.end(arm), self.steps * percent // 100))
-        losses = self.history.train_loss[self.row(arm), :, max(end - self.window, 0) : end]
-        return losses.mean(axis=-1, dtype=np.float64)
+        window = max(min(self.window, end // 5), 1)
+        return self.history.train_loss[self.row(arm), :, max(end - window, 0) : end].mean(axis=-1, dtype=np.float64)
 
     def train_loss_curve(self, arm: str) -> np.ndarray:
         """(seeds, records) up to the end of the arm."""
         return self.history.train_loss[self.row(arm), :, : self._records(self.end(arm))]
+
+    def valid_loss_curve(self, arm: str) -> tuple[np.ndarray, np.ndarray]:
+        """After how many updates, and (seeds, evaluations), up to the end of the arm."""
+        reached = self._validated(self.end(arm))
+        return self.history.valid_steps[reached], self.history.valid_loss[self.row(arm)][:, reached]
 
     def valid_loss(self, arm: str, percent: int = 100) -> np.ndarray:
         """Each seed's validation loss at the end of the arm, or at a percentage of the run; NaN before any."""
@@ -85,6 +93,12 @@ class Results:
         policies = dict.fromkeys(arm.split("@")[0] for arm in self.horizons if "@" in arm)
         ascending = sorted(self.horizons, key=self.rates.__getitem__)
         return {policy: [arm for arm in ascending if arm.split("@")[0] == policy] for policy in policies}
+
+    def best(self, arms: Sequence[str]) -> str | None:
+        """The one with the lowest validation loss at its end, in the mean over seeds; None if none has one."""
+        losses = {arm: float(self.valid_loss(arm).mean()) for arm in arms}
+        finite = [arm for arm in arms if np.isfinite(losses[arm])]
+        return min(finite, key=losses.__getitem__, default=None)
 
     def reaches(self, arm: str, percent: int) -> bool:
         """Whether the arm was trained up to a percentage of the run."""
@@ -105,8 +119,12 @@ class Results:
     def _records(self, updates: int) -> int:
         return -(-updates // self.every)
 
+    def _validated(self, updates: int) -> np.ndarray:
+        """Which validations count up to there: they are made where a record ends."""
+        return np.asarray(self.history.valid_steps <= min(self._records(updates) * self.every, self.steps))
+
     def _at(self, measured: np.ndarray, arm: str, percent: int) -> np.ndarray:
-        reached = self.history.valid_steps <= min(self.end(arm), self.steps * percent // 100)
+        reached = self._validated(min(self.end(arm), self.steps * percent // 100))
         if not reached.any():
             return np.full(len(self.seeds), np.nan)
         return measured[self.row(arm), :, np.flatnonzero(reached)[-1]].astype(np.float64)
@@ -130,7 +148,7 @@ class Results:
                 title, steps, done = str(file["title"]), int(file["steps"]), int(file["done"])
                 history = History(*(file[name] for name in History._fields))
                 return cls(title, json.loads(str(file["plan"])), horizons, rates, seeds, steps, done, history)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ResultsError(f"{path} cannot be read as the history of a run ({error})") from None
 
 
@@ -147,9 +165,11 @@ def merged(several: Sequence[Results]) -> Results:
     first = several[0]
     if len(several) == 1:
         return first
-    for field in ("title", "steps", "done"):
-        if len(found := {getattr(each, field) for each in several}) > 1:
-            raise ResultsError(f"runs to merge must have one {field}, got {', '.join(sorted(map(str, found)))}")
+    for each in several:
+        told, expected = ({**r.plan, "done": r.done} for r in (each, first))
+        if differs := [key for key in expected if told.get(key) != expected[key]]:
+            key = differs[0]
+            raise ResultsError(f"runs to merge must have one {key}, got {expected[key]} and {told.get(key)}")
     if any(not np.array_equal(each.history.valid_steps, first.history.valid_steps) for each in several):
         raise ResultsError("runs to merge must have been validated after the same updates")
     other_seeds = all(each.horizons == first.horizons and each.rates == first.rates for each in several)
@@ -162,7 +182,11 @@ def merged(several: Sequence[Results]) -> Results:
         raise ResultsError(f"runs to merge must not share {shared} as well: what was measured twice counts once")
 
     def joined(name: str) -> np.ndarray:
-        return np.concatenate([getattr(each.history, name) for each in several], axis=1 if other_seeds else 0)
+        if not other_seeds:
+            return np.concatenate([getattr(each.history, name) for each in several])
+        # By name: the same arms may be there in another order.
+        rows = [getattr(each.history, name)[[each.row(arm) for arm in arms]] for each in several]
+        return np.concatenate(rows, axis=1)
 
     measured = {name: joined(name) for name in History._fields if name != "valid_steps"}
     return dataclasses.replace(

@@ -15,9 +15,8 @@ import numpy as np
 
 from experiments.arms import Arm
 from experiments.data import Dataset
-from experiments.devices import agreed, is_first
-from experiments.errors import UserError
-from experiments.folder import HISTORY, METRICS, Folder, FolderError
+from experiments.devices import agreed, by_first
+from experiments.folder import HISTORY, METRICS, Folder
 from experiments.metrics import Watch
 from experiments.model import TinyViT
 from experiments.program import Precision, Program
@@ -87,15 +86,15 @@ def run(
 
     **Raises:** `FolderError`.
     """
-    with _opened(path, plan) as folder:
+    folder = by_first(lambda: Folder(path, plan.record()))
+    with folder or contextlib.nullcontext():
         program = plan.program(devices)
         progress = _where_it_was(folder, program, beginning(program, plan.evaluations))
-        watch = _watch(plan, folder, progress.step, tensorboard)
+        watch = by_first(lambda: _watch(plan, path, progress.step, tensorboard))
         saved = progress.step
         try:
             for _ in train(program, progress, plan.patience, stopped):
-                if watch:
-                    watch.show(progress)
+                by_first(lambda: watch.show(progress) if watch else None)
                 if agreed(np.asarray(folder is not None and folder.due(checkpoint_seconds))):
                     _checkpoint(plan, folder, program, progress)
                     saved = progress.step
@@ -104,28 +103,14 @@ def run(
                 watch.close()
         if progress.step > saved:
             _checkpoint(plan, folder, program, progress)
-        if folder:
-            folder.wait()
-            plan.results(progress).save(folder.path / HISTORY)
+        by_first(lambda: _leave(plan, folder, progress))
     return plan.results(progress)
-
-
-def _opened(path: Path, plan: Plan) -> contextlib.AbstractContextManager[Folder | None]:
-    """Of several processes, which all take the same steps, the first has the folder."""
-    try:
-        folder = Folder(path, plan.record()) if is_first() else None
-    except UserError:
-        agreed(np.asarray(False))
-        raise
-    if not agreed(np.asarray(True)):
-        raise FolderError(f"{path} cannot be used by the first process, which says why")
-    return folder or contextlib.nullcontext()
 
 
 def _where_it_was(folder: Folder | None, program: Program, fresh: Progress) -> Progress:
     """`fresh`, or what the last checkpoint holds, in every process."""
     like = {"runs": program.saved_shapes(), "history": fresh.history}
-    found = folder.restore(like) if folder else None
+    found = by_first(lambda: folder.restore(like) if folder else None)
     step = int(agreed(np.asarray(found[0] if found else 0)))
     if step == 0:
         return fresh
@@ -136,19 +121,27 @@ def _where_it_was(folder: Folder | None, program: Program, fresh: Progress) -> P
 
 def _checkpoint(plan: Plan, folder: Folder | None, program: Program, progress: Progress) -> None:
     runs = program.save(progress.runs)  # a collection from all processes
+
+    def save() -> None:
+        if folder:
+            history = jax.tree.map(np.copy, progress.history)  # which goes on changing while it is being written
+            folder.checkpoint(progress.step, {"runs": runs, "history": history})
+            plan.results(progress).save(folder.path / HISTORY)
+
+    by_first(save)
+
+
+def _leave(plan: Plan, folder: Folder | None, progress: Progress) -> None:
     if folder:
-        history = jax.tree.map(np.copy, progress.history)  # which goes on changing while it is being written
-        folder.checkpoint(progress.step, {"runs": runs, "history": history})
+        folder.wait()
+        # Again, as a kill may have come between the checkpoint and its history.
         plan.results(progress).save(folder.path / HISTORY)
 
 
-def _watch(plan: Plan, folder: Folder | None, step: int, tensorboard: bool) -> Watch | None:
-    if folder is None:
-        return None
+def _watch(plan: Plan, path: Path, step: int, tensorboard: bool) -> Watch:
     names = [arm.name for arm in plan.arms]
     title = f"{len(names)} arms x {len(plan.seeds)} seeds"
-    board = folder.path / "tensorboard" if tensorboard else None
-    return Watch(title, names, plan.steps, step, folder.path / METRICS, board)
+    return Watch(title, names, plan.steps, step, path / METRICS, path / "tensorboard" if tensorboard else None)
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
 """A grid of schedules and rates in one program: how the end of training depends on the peak rate."""
 
+import math
 from dataclasses import dataclass
 
 from experiments.compare import Running, settle
 from experiments.errors import UsageError
 from experiments.policies import FACTORS, POLICIES, grid
+from experiments.run import stop_signals
 
 
 @dataclass(frozen=True)
@@ -27,9 +29,10 @@ def sweep(options: Sweep) -> int:
         raise UsageError(
             f"--schedules must be some of {', '.join(POLICIES)}, each once, got {' '.join(names) or 'none'}"
         )
-    if not options.factors or min(options.factors) <= 0 or len(set(options.factors)) < len(options.factors):
-        raise UsageError(f"--factors must be positive numbers, each once, got {options.factors}")
+    factors = options.factors
+    if not factors or not all(0 < f < math.inf for f in factors) or len(set(factors)) < len(factors):
+        raise UsageError(f"--factors must be positive numbers, each once, got {factors}")
     settings = settle(options, "sweep")
     arms = grid(names, settings.learning_rate, settings.steps, options.factors)
-    out = settings.sample.out
-    return settings.finish(settings.run(settings.plan(arms), out), out)
+    with stop_signals() as stopped:
+        return settings.train(settings.plan(arms), settings.sample.out, stopped)[1]

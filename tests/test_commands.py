@@ -83,9 +83,12 @@ def test_reports_are_remade_and_merged_without_training(tmp_path, capsys, tiny, 
         == 0
     )
     assert list(Results.load(tmp_path / "c" / "history.npz").horizons) == [*names, "cosine"]
-    assert main(["report", str(tmp_path / "5"), str(tmp_path / "cosine")]) == 2
-    assert main(["report", str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err.count("\n") == 2
+    capsys.readouterr()
+    for refused in (["5", "cosine", "--out", "d"], ["nowhere"], ["0", "5", "--out", "cosine"]):
+        assert main(["report", *(word if word.startswith("--") else str(tmp_path / word) for word in refused)]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    assert main(["range-test", "--out", str(tmp_path / "0")]) == 2
+    assert f"--out must be a folder that holds no run, got {tmp_path / '0'}" in capsys.readouterr().err
 
 
 def test_policies_are_trained_at_their_best_rate_of_a_sweep(tmp_path, capsys, tiny, monkeypatch):
@@ -146,6 +149,11 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
         (["--learning-rate", "nan"], "--learning-rate must be a positive number, got nan"),
         (["--arms", "cosine", "cosine"], "--arms must name one or more arms, each once, got cosine cosine"),
         (["--arms", "cosin"], f"--arms must be published, policies or of {', '.join(ARMS)}, got cosin"),
+        (["--arms", "policies", "cosine"], "--arms must be names of arms, or policies alone, got policies cosine"),
+        (["report"], "report needs the folder of one run or more"),
+        (["report", "a", "b"], "--out must be a folder for the report of several runs, got none"),
+        (["bench", "--out", "/proc/nowhere"], "--out must be a folder that can be written, got /proc/nowhere (No such file or directory)"),
+        (["sweep", "--factors", "1", "inf"], "--factors must be positive numbers, each once, got (1.0, inf)"),
         (["--data", "/nowhere"], "--data is for the task cifar10: digits come with scikit-learn, got /nowhere"),
         (["--out", "/proc/nowhere"], "/proc/nowhere must be a folder that can be written (No such file or directory)"),
         (["--task", "cifar10", "--data", "/nowhere"], "/nowhere/data_batch_1.bin cannot be read (No such file or directory): --data must be"),

@@ -12,7 +12,8 @@ from experiments.claims import CLAIMS, judge
 from experiments.figure import PANELS, STYLES, moving_average, plot, plot_grid
 from experiments.policies import POLICIES, best_factors, grid
 from experiments.report import courses, heading, margins, numbers, save, super_convergence, table
-from experiments.results import History, Results, ResultsError, merged
+from experiments.results import History, Results, ResultsError, merged, record_length
+from experiments.train import validated_after
 
 
 def results(losses, steps=100, done=100, seeds=None):
@@ -24,6 +25,7 @@ def results(losses, steps=100, done=100, seeds=None):
     valid = np.ones((*train_loss.shape[:2], 4), np.float32)
     return Results(
         "toy",
+        {"title": "toy", "steps": steps, "batch_size": 8},
         {name: arm.horizon for name, arm in arms.items()},
         dict.fromkeys(arms, 1e-2),
         tuple(seeds or range(len(rows[0]))),
@@ -76,7 +78,7 @@ def test_a_claim_fails_where_it_is_false(change, failing):
 def test_at_or_below_is_true_of_equals_and_false_beyond_the_tolerance():
     """The gap from constant to cosine is 0.3, so the tolerance is 0.075 above the linear decay at its 0.2."""
     verdicts = [
-        judge(results(shaken({**AS_PUBLISHED, "sf-ema": loss})).train_loss)[6].verdict for loss in (0.2, 0.27, 0.28)
+        judge(results(shaken({**AS_PUBLISHED, "sf-ema": loss})).train_loss)[6].verdict for loss in (0.2, 0.27, 0.29)
     ]
     assert verdicts == ["holds", "holds", "fails"]
 
@@ -108,6 +110,18 @@ def test_noise_single_seeds_and_diverged_runs_decide_nothing():
     assert {name for name, verdict in verdicts.items() if verdict == "undecided"} == {"C2", "C4", "C6", "C7"}
 
 
+def test_a_tolerance_is_each_seeds_own_and_none_where_decay_closes_no_gap():
+    constant, cosine, step = np.array([0.5, 0.7, 0.9]), np.array([0.2, 0.3, 0.2]), np.array([0.22, 0.3, 0.2])
+    losses = {"constant": constant, "cosine": cosine, "step-75": step, "linear-100": cosine}
+    finding = next(f for f in judge(results(losses).train_loss) if f.name == "C2")
+    margin = next(m for m in finding.margins if m.compared.startswith("step-75 below cosine + "))
+    expected = cosine - step + (constant - cosine) / 4
+    assert margin.mean == pytest.approx(expected.mean(), rel=1e-5)
+    assert margin.error == pytest.approx(expected.std(ddof=1) / np.sqrt(3), rel=1e-5)
+    worse = {**losses, "constant": cosine - 0.1}
+    assert next(f for f in judge(results(worse).train_loss) if f.name == "C2").verdict == "undecided"
+
+
 def test_claims_about_missing_arms_are_not_judged():
     losses = {name: [AS_PUBLISHED[name]] * 2 for name in ("step-25", "step-75")}
     assert [f.statement for f in judge(results(losses).train_loss)] == ["A step at 75 % ends below a step at 25 %"]
@@ -135,6 +149,34 @@ def test_of_long_runs_records_are_means_of_many_updates():
     assert (r.every, r.window) == (50, 100)
     assert r.train_loss("cosine") == pytest.approx(np.mean(record[1900:]))
     assert r.train_loss("linear-75") == pytest.approx(np.mean(record[1400:1500]))
+
+
+@pytest.mark.parametrize("steps", [2_001, 4_321, 7_000, 45_000, 99_999])
+def test_ends_and_quarters_are_read_where_they_are_whatever_the_length(steps):
+    """Each record and each validation is the number of its last update, so a reading says where it is from."""
+    arms = {name: arm.horizon for name, arm in published(1e-2, steps).items()}
+    every = record_length(steps)
+    ends = np.minimum(np.arange(every, steps + every, every), steps)
+    stops = validated_after(steps, 20, [*arms.values()])
+    of = lambda at: np.broadcast_to(at, (len(arms), 1, len(at))).astype(np.float64)  # noqa: E731
+    history = History(of(ends), stops, of(stops), of(stops))
+    r = Results("toy", {}, arms, dict.fromkeys(arms, 1e-2), (0,), steps, steps, history)
+    for arm in arms:
+        for percent in (25, 50, 75, 100):
+            if r.reaches(arm, percent):
+                at = min(steps * percent // 100, arms[arm])
+                assert 0 <= r.valid_loss(arm, percent)[0] - at < every
+                last = r.train_loss(arm, percent)[0] + (r.window - 1) / 2 * every
+                assert abs(last - at) < every
+        reached, curve = r.valid_loss_curve(arm)
+        assert 0 <= reached[-1] - arms[arm] < every
+        assert curve[0, -1] == reached[-1]
+
+
+def test_short_arms_are_read_over_their_last_fifth():
+    r = dataclasses.replace(results({"cosine": [0.0]}), horizons={"cosine": 10})
+    r.history.train_loss[:] = np.arange(100)
+    assert r.train_loss("cosine") == pytest.approx(8.5)
 
 
 def test_a_saved_history_is_all_there_is_to_know(tmp_path):
@@ -179,6 +221,8 @@ def test_runs_of_other_seeds_or_other_arms_are_merged():
     whole = results(shaken(AS_PUBLISHED, seeds=4))
     halves = [dataclasses.replace(whole, seeds=s, history=cut(whole, seeds=s)) for s in ((0, 1), (2, 3))]
     assert_same(merged(halves), whole)
+    backwards = of_arms(halves[1], list(whole.horizons)[::-1])
+    assert_same(merged([halves[0], backwards]), whole)
     names = list(whole.horizons)
     by_arm = [of_arms(whole, names[:5]), of_arms(whole, names[5:])]
     assert_same(merged(by_arm), whole)
@@ -207,8 +251,12 @@ def assert_same(ours, theirs):
     ("change", "message"),
     [
         ({}, "runs to merge must not share seeds as well: what was measured twice counts once"),
-        ({"title": "other", "seeds": (2, 3)}, "runs to merge must have one title, got other, toy"),
-        ({"done": 50, "seeds": (2, 3)}, "runs to merge must have one done, got 100, 50"),
+        ({"plan": {"title": "other"}, "seeds": (2, 3)}, "runs to merge must have one title, got toy and other"),
+        (
+            {"plan": {"title": "toy", "steps": 100, "batch_size": 9}, "seeds": (2, 3)},
+            "runs to merge must have one batch_size, got 8 and 9",
+        ),
+        ({"done": 50, "seeds": (2, 3)}, "runs to merge must have one done, got 100 and 50"),
         ({"rates": {"cosine": 9.0}, "seeds": (2, 3)}, "must have the same arms and other seeds, or other arms and the same"),
     ],
 )  # fmt: skip
@@ -299,10 +347,12 @@ def test_super_convergence_is_how_many_times_fewer_updates():
     accuracy[r.row("sgd-one-cycle-25")] = 0.79
     (told,) = super_convergence(r)
     assert told == (
-        "SGD with step decay ends at an accuracy of 80.0% after 100 updates; one-cycle is there after 50, 2 times fewer."
+        "SGD with step decay ends at 80.0 ± 0.0 % after 100 updates; one-cycle -1.0 ± 0.0 % after 25, +1.0 ± 0.0 % after "
+        "50. As much or more in 2 times fewer."
     )
-    accuracy[r.row("sgd-one-cycle-50")] = 0.0
-    assert "one-cycle never gets there" in super_convergence(r)[0]
+    accuracy[r.row("sgd-one-cycle-50")] = [[0.9] * 4, [0.5] * 4]  # paired with the seeds of the other
+    assert "-10.0 ± 20.0 % after 50." in super_convergence(r)[0]
+    assert "fewer" not in super_convergence(r)[0]
     assert super_convergence(results({"cosine": [0.1]})) == []
 
 
@@ -316,7 +366,22 @@ def swept():
     valid = np.repeat(ends[:, None, None], 4, axis=2)
     horizons, rates = ({n: getattr(a, f) for n, a in arms.items()} for f in ("horizon", "peak_rate"))
     history = History(np.repeat(valid, 25, axis=2), np.array([25, 50, 75, 100]), valid, valid)
-    return Results("toy", horizons, rates, (0,), 100, 100, history)
+    return Results("toy", {}, horizons, rates, (0,), 100, 100, history)
+
+
+def test_where_no_rate_is_best_there_is_none(tmp_path):
+    """Policies that diverged at every rate, and a sweep that was stopped before it was validated."""
+    r = swept()
+    r.history.train_loss[3:], r.history.valid_loss[3:] = np.nan, np.nan
+    assert best_factors(r) == {"linear": 0.5}
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in save(r, tmp_path).splitlines()]
+    assert ["cosine", "diverged", "diverged", "diverged", "-"] in lines
+    r = dataclasses.replace(r, done=10, history=r.history._replace(valid_loss=np.full((6, 1, 4), np.nan)))
+    r.history.train_loss[:] = 1.0
+    assert best_factors(r) == {}
+    text = save(r, tmp_path)
+    assert "**" not in text
+    assert "diverged" not in text
 
 
 def test_the_best_rate_is_that_of_the_lowest_loss_that_is_a_number():
