@@ -66,6 +66,12 @@ def test_the_numbers_of_the_bench_are_those_of_the_results():
     assert f"takes {call['ratio']:.3f} of the time of optax's" in README.replace("\n", " ")
 
 
+def test_what_an_average_costs_is_what_was_measured():
+    (row,) = json.loads((ROOT / "experiments/results/cpu/measured.json").read_text())["parts"]["averages"]
+    said = re.search(r"one make ([\d.]+) of the updates a second", (ROOT / "docs/experiments.md").read_text())
+    assert f"{row['ours'] / row['theirs']:.2f}" == said[1]
+
+
 OPTIMIZERS = (ROOT / "docs" / "optimizers.md").read_text()
 BYTES = re.findall(r"^\| (`.*`) \| (\d+) \|$", OPTIMIZERS, re.MULTILINE)
 
