@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from experiments.arms import ARMS, Arm, published
 from experiments.data import Dataset, is_jpeg_copy
-from experiments.devices import agreed, by_first, start_processes
+from experiments.devices import by_first, start_processes
 from experiments.errors import UsageError
 from experiments.program import Precision
 from experiments.report import save
@@ -119,11 +117,10 @@ class Settings:
         """Trains until the end or a signal, and reports. Returns what was measured, and the exit status."""
         results = run(plan, out, self.options.checkpoint_seconds, self.options.tensorboard, stopped)
         by_first(lambda: print(f"\n{save(results, out)}\nIn {out}: report.md, figure.png and more."))
-        ended = results.done == self.steps or stalled(results.history, results.done, self.options.early_stopping)
-        if ended and not agreed(np.asarray(stopped())):
+        if results.done == self.steps or stalled(results.history, results.done, self.options.early_stopping):
             return results, 0
-        goes_on = "" if ended else ": what has been measured is kept, and the same command goes on from there"
-        by_first(lambda: print(f"Stopped{goes_on}.", file=sys.stderr))
+        goes_on = "Stopped: what has been measured is kept, and the same command goes on from there."
+        by_first(lambda: print(goes_on, file=sys.stderr))
         return results, 130
 
 

@@ -13,6 +13,7 @@ from jax import Array
 
 from experiments.arms import EPS, Arm, Optimizer, arm, averaged_adam, decayed_adam, schedule_free_adam
 from experiments.compare import Settings
+from experiments.devices import agreed
 from experiments.results import CYCLE, STEPPED, Results
 from experiments.run import stop_signals
 from optim import Plateau, adam, exponential_average, gpa, polyak, schedule_free_adamw, sgd, warmed
@@ -231,12 +232,12 @@ def compare_policies(settings: Settings) -> int:
     """Sweeps the rate of every policy in one program, and then trains each at its best, with other seeds."""
     rate, steps = settings.learning_rate, settings.steps
     sweep, best = settings.sample.out / "sweep", settings.sample.out / "best"
-    # One watch over both runs: a signal at the end of the first is not lost.
+    # One watch over both runs, so that a signal at the end of the first is not lost.
     with stop_signals() as stopped:
         swept, status = settings.train(
             settings.plan(grid([*POLICIES], rate, steps, FACTORS), SWEEP_SEEDS), sweep, stopped
         )
-        if status:
-            return status
+        if status or agreed(np.asarray(stopped())):
+            return 130
         arms = {name: POLICIES[name].arm(name, factor * rate, steps) for name, factor in best_factors(swept).items()}
         return settings.train(settings.plan(arms), best, stopped)[1]
