@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.errors import UserError
@@ -109,13 +107,12 @@ class Folder:
                 )
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
-        """The latest complete checkpoint: after how many updates, and a tree like `like`; None if there is none."""
+        """The latest complete checkpoint: after how many updates, and arrays like those of `like`; or None."""
         step = self._checkpoints.latest_step()
         if step is None:
             return None
-        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
         try:
-            return step, self._checkpoints.restore(step, args=ocp.args.StandardRestore(zeros))
+            return step, self._checkpoints.restore(step, args=ocp.args.StandardRestore(like))
         except Exception as error:
             place = self.path / CHECKPOINTS / str(step)
             raise FolderError(

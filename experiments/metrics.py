@@ -2,7 +2,6 @@
 
 import json
 import math
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,9 +50,6 @@ class Watch:
         self.bar.set_postfix_str(_range(measured["train_loss"]), refresh=False)
         self.bar.update(step - self.step)
         self.step, self.at = step, now
-
-    def say(self, text: str) -> None:
-        self.bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
         self.bar.close()

@@ -110,11 +110,11 @@ def run(
 def _where_it_was(folder: Folder | None, program: Program, fresh: Progress) -> Progress:
     """`fresh`, or what the last checkpoint holds, in every process."""
     like = {"runs": program.saved_shapes(), "history": fresh.history}
-    found = by_first(lambda: folder.restore(like) if folder else None)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
+    found = by_first(lambda: folder.restore(zeros) if folder else None)
     step = int(agreed(np.asarray(found[0] if found else 0)))
     if step == 0:
         return fresh
-    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
     saved = jax.tree.map(np.array, agreed(found[1] if found else zeros))
     return Progress(step, program.load(saved["runs"]), saved["history"])
 
