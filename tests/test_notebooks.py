@@ -1,0 +1,73 @@
+"""Every notebook runs from top to bottom at toy size, and what is committed is a full run of its script."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+# In place of the numbers of the cell that is tagged `parameters`, as papermill has it.
+TOY = {
+    "2_comparison": "steps, seeds = 40, 2",
+}
+# For cells that need what the tests do not install; such a cell is tagged with the package's name.
+OPTIONAL = ("torch",)
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request) -> Path:
+    return request.param
+
+
+def test_there_are_notebooks_and_toy_sizes_for_them():
+    assert len(NOTEBOOKS) == 5
+    assert TOY.keys() <= {path.stem for path in NOTEBOOKS}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the client's own loop
+def test_it_runs_at_toy_size(path):
+    notebook = read(path)
+    missing = [name for name in OPTIONAL if find_spec(name) is None]
+    notebook.cells = [cell for cell in notebook.cells if not {*missing} & {*cell.metadata.get("tags", [])}]
+    tagged = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == (path.stem in TOY)
+    if tagged:
+        notebook.cells.insert(tagged[0] + 1, nbformat.v4.new_code_cell(TOY[path.stem]))
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("import warnings; warnings.simplefilter('error')"))
+    # In the folder that it is in, as a user runs it; what it writes belongs elsewhere.
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+
+
+def test_it_is_the_run_of_its_script(path):
+    notebook, script = read(path), jupytext.read(path.with_suffix(".py"))
+    assert [(cell.cell_type, cell.source) for cell in notebook.cells] == [
+        (cell.cell_type, cell.source) for cell in script.cells
+    ]
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [*range(1, len(code) + 1)]
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert not [cell for cell in code if "execution" in cell.metadata]  # the time of day, in every diff
+
+
+def test_it_is_short_and_has_a_question_pictures_and_findings(path):
+    cells = read(path).cells
+    assert len(cells) <= 25
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert re.match(rf"# {path.stem[0]}\. ", text)
+    pictures = [o for cell in cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
+    findings = re.findall(r"^\*\*.+\*\*", text, re.MULTILINE)
+    assert len(pictures) >= 3
+    assert len(findings) >= 3
+
+
+def test_it_names_no_path_of_the_machine_it_ran_on(path):
+    assert not re.search(r"/(tmp|home|root|Users|work)/", path.read_text())
