@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from optim import adam, average, exponential_average, polyak, schedule_free
+from optim import Coefficient, adam, average, exponential_average, polyak, schedule_free
 from schedules import Schedule, ScheduleLike, as_schedule, constant, cosine, linear, multistep, tabulate
 
 Optimizer = Callable[..., optax.GradientTransformationExtraArgs]
@@ -50,11 +50,11 @@ def decayed_adam(learning_rate: ScheduleLike, b1: ScheduleLike) -> optax.Gradien
     return adam(learning_rate, b1=b1, eps=EPS)
 
 
-def averaged_adam(learning_rate: ScheduleLike, coefficient: ScheduleLike) -> optax.GradientTransformationExtraArgs:
+def averaged_adam(learning_rate: ScheduleLike, coefficient: Coefficient) -> optax.GradientTransformationExtraArgs:
     return average(adam(learning_rate, eps=EPS), coefficient)
 
 
-def schedule_free_adam(learning_rate: ScheduleLike, coefficient: ScheduleLike) -> optax.GradientTransformationExtraArgs:
+def schedule_free_adam(learning_rate: ScheduleLike, coefficient: Coefficient) -> optax.GradientTransformationExtraArgs:
     return schedule_free(adam(learning_rate, b1=0.0, eps=EPS), coefficient)
 
 

@@ -16,6 +16,7 @@ from optim.adam import adamw as adamw
 from optim.adam import radam as radam
 from optim.adam import rectification as rectification
 from optim.averaging import AverageState as AverageState
+from optim.averaging import Coefficient as Coefficient
 from optim.averaging import LawaState as LawaState
 from optim.averaging import average as average
 from optim.averaging import lawa as lawa

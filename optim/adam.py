@@ -10,8 +10,19 @@ import optax
 from jax import Array
 from jax.typing import DTypeLike
 
-from optim.numerics import at, fraction, is_zero, lerp, like, one_minus_power, require_params, require_real, zeros
-from schedules import Precise, Schedule, ScheduleLike, Value, as_schedule, schedule
+from optim.numerics import (
+    at,
+    fraction,
+    is_zero,
+    lerp,
+    like,
+    one_minus_power,
+    require_params,
+    require_real,
+    scheduled,
+    zeros,
+)
+from schedules import Precise, Schedule, ScheduleLike, Value, schedule
 from schedules.numerics import pair
 
 Mask = Any | Callable[[Any], Any]
@@ -110,8 +121,8 @@ def _adam(
     rectify: Schedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     a1, a2 = 1 - fraction(name, "b1", b1), 1 - fraction(name, "b2", b2)
-    numbers = map(as_schedule, (learning_rate, a1, a2, eps, weight_decay))
-    hyperparameters = _Hyperparameters(*numbers, rectify)  # type: ignore[call-arg]
+    numbers = scheduled(name, learning_rate=learning_rate, a1=a1, a2=a2, eps=eps, weight_decay=weight_decay)
+    hyperparameters = _Hyperparameters(**numbers, rectify=rectify)
 
     def init(params: Any) -> AdamState:
         require_real(name, params)

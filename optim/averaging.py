@@ -1,16 +1,28 @@
 """The one wrapper that keeps an average of the parameters, and the queue of the latest ones."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jax.typing import ArrayLike
 
 from optim.coefficients import Weights, WeightSum, add_weight, no_weights
-from optim.numerics import is_zero, lerp, like, require_base, require_params, require_real, require_share, widen, zeros
+from optim.numerics import (
+    is_zero,
+    lerp,
+    like,
+    require_base,
+    require_params,
+    require_real,
+    require_share,
+    scheduled,
+    widen,
+    zeros,
+)
 from schedules import Schedule, ScheduleLike, as_schedule
 
 
@@ -24,6 +36,10 @@ class AverageState(NamedTuple):
     used: dict[str, Array]  # the coefficients and beta of the last update
 
 
+# A schedule, or a function of the step; no number.
+Coefficient = Schedule | Callable[[Array], ArrayLike]
+
+
 class _Settings(NamedTuple):
     """A pytree of schedules: an argument of the jitted update, so that no number is compiled in."""
 
@@ -33,7 +49,7 @@ class _Settings(NamedTuple):
 
 def average(
     base: optax.GradientTransformation,
-    coefficient: ScheduleLike | Weights | Mapping[str, ScheduleLike],
+    coefficient: Coefficient | Weights | Mapping[str, Coefficient],
     beta: ScheduleLike = 0.0,
     decay_at: Literal["y", "z"] = "y",
     lean: bool = False,
@@ -50,8 +66,8 @@ def average(
     `beta` near 0.9 this is schedule-free optimization, see `schedule_free`; with `beta=1` primal averaging.
 
     **Arguments:** `base`: any optax transformation whose output is added to the parameters; `coefficient`:
-    c, `polyak()`, `ema(decay)` or any schedule with values in [0, 1], or `weighted(...)`; with `beta=0` also a
-    dict of several, whose averages are kept by name; `beta`: a number or a schedule; `decay_at`: the
+    c, `polyak()`, `ema(decay)` or any schedule with values in [0, 1], but no number, or `weighted(...)`; with `beta=0`
+    also a dict of several, whose averages are kept by name; `beta`: a number or a schedule; `decay_at`: the
     parameters that the base is shown, at which it decays weights; `lean`: x is not stored but recovered from y and
     z as $(y - (1 - \beta) z) / \beta$, for float32 parameters and a beta of 0.5 or more: a third less memory, at
     the price of a last digit at every update. Schedules are read at the number of updates already applied.
@@ -67,9 +83,8 @@ def average(
     base = require_base("average", base)
     holds_live = is_zero(beta)
     require_share("average", "beta", beta)
-    require_share("average", "coefficient", coefficient)
     _require_together(coefficient, beta, decay_at, lean)
-    settings = _Settings(_schedules(coefficient), as_schedule(beta))
+    settings = _Settings(_schedules(coefficient), scheduled("average", beta=beta)["beta"])
 
     def init(params: Any) -> AverageState:
         require_real("average", params)
@@ -141,7 +156,10 @@ def _schedules(coefficient: Any) -> Any:
     if isinstance(coefficient, Weights):
         return coefficient
     if isinstance(coefficient, Mapping):
-        return {name: as_schedule(each) for name, each in coefficient.items()}
+        return {name: _schedules(each) for name, each in coefficient.items()}
+    if not callable(coefficient):  # not guessed: 0.999 may be meant as the decay of an EMA, and 0.001 as its c
+        expected = "a schedule such as polyak(), ema(0.999) or constant(c)"
+        raise ValueError(f"average: `coefficient` must be {expected}, got {coefficient!r}")
     return as_schedule(coefficient)
 
 

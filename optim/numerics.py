@@ -109,7 +109,19 @@ def fraction(optimizer: str, name: str, value: ScheduleLike) -> Any:
         if not 0 <= value < 1:
             raise ValueError(f"{optimizer}: `{name}` must be a number from 0 to below 1 or a schedule, got {value!r}")
         return value
-    return as_schedule(value)
+    return scheduled(optimizer, **{name: value})[name]
+
+
+def scheduled(optimizer: str, **hyperparameters: ScheduleLike) -> dict[str, Schedule]:
+    """Each as a schedule; raises the ValueError that names the first that cannot be one."""
+
+    def convert(name: str, value: ScheduleLike) -> Schedule:
+        try:
+            return as_schedule(value)
+        except ValueError as error:
+            raise ValueError(f"{optimizer}: `{name}` must be a number or a schedule ({error})") from None
+
+    return {name: convert(name, value) for name, value in hyperparameters.items()}
 
 
 def at(schedules: Any, count: ArrayLike) -> Any:

@@ -5,7 +5,7 @@ from typing import Literal
 import optax
 
 from optim.adam import Mask, adam_with_rectification, adamw, rectification
-from optim.averaging import average
+from optim.averaging import Coefficient, average
 from optim.coefficients import Weights, polyak, weighted
 from optim.numerics import fraction, is_zero
 from optim.sgd import sgd
@@ -14,7 +14,7 @@ from schedules import Schedule, ScheduleLike, advance, as_schedule, linear
 
 def schedule_free(
     base: optax.GradientTransformation,
-    coefficient: ScheduleLike | Weights | None = None,
+    coefficient: Coefficient | Weights | None = None,
     beta: ScheduleLike = 0.9,
     decay_at: Literal["y", "z"] = "y",
     lean: bool = False,
@@ -125,7 +125,7 @@ def gpa(
 
     **Raises:** `ValueError` if mu_x is a number outside [0, 1).
     """
-    return average(base, 1 - fraction("gpa", "mu_x", mu_x), mu_y, decay_at="z", lean=lean)
+    return average(base, as_schedule(1 - fraction("gpa", "mu_x", mu_x)), mu_y, decay_at="z", lean=lean)
 
 
 def warmed(learning_rate: ScheduleLike, warmup_steps: int) -> Schedule:

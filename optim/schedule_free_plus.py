@@ -19,10 +19,11 @@ from optim.numerics import (
     require_one,
     require_params,
     require_real,
+    scheduled,
     widen,
     zeros,
 )
-from schedules import Schedule, ScheduleLike, as_schedule, constant, exponential
+from schedules import Schedule, ScheduleLike, constant, exponential
 
 
 class ScheduleFreePlusState(NamedTuple):
@@ -92,7 +93,16 @@ def schedule_free_plus(
     )
     annealed = constant(beta) if is_zero(beta_steps) else 1 - exponential(first, last, beta_steps)
     hyperparameters = _Hyperparameters(
-        *map(as_schedule, (learning_rate, annealed, a1, a2, eps, weight_decay, norm_weight))
+        **scheduled(
+            name,
+            learning_rate=learning_rate,
+            beta=annealed,
+            a1=a1,
+            a2=a2,
+            eps=eps,
+            weight_decay=weight_decay,
+            norm_weight=norm_weight,
+        )
     )
     weights = weighted(learning_rate, r, weight_lr_power, start=newest_until)
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from optim.numerics import at, fraction, is_zero, like, require_real, widen, zeros
-from schedules import Schedule, ScheduleLike, as_schedule
+from optim.numerics import at, fraction, is_zero, like, require_real, scheduled, widen, zeros
+from schedules import Schedule, ScheduleLike
 
 
 class SgdState(NamedTuple):
@@ -32,10 +32,7 @@ def sgd(
     **Raises:** `ValueError` if momentum is a number outside [0, 1), an argument is no schedule, or a
     parameter is not real.
     """
-    hyperparameters = {
-        "learning_rate": as_schedule(learning_rate),
-        "momentum": as_schedule(fraction("sgd", "momentum", momentum)),
-    }
+    hyperparameters = scheduled("sgd", learning_rate=learning_rate, momentum=fraction("sgd", "momentum", momentum))
 
     def init(params: Any) -> SgdState:
         require_real("sgd", params)

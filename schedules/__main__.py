@@ -44,15 +44,9 @@ def vocabulary() -> str:
         members = [formula for formula in FORMULAS.values() if formula.__module__ == f"schedules.{room}"]
         lines += ["", room]
         for formula in members:
-            signature = ", ".join(map(_argument, inspect.signature(formula).parameters.values()))
             summary = (inspect.getdoc(formula) or "").split("\n")[0]
-            lines += [f"  {formula}({signature})", f"      {summary}"]
+            lines += [f"  {formula.usage}", f"      {summary}"]
     return "\n".join(lines[1:])
-
-
-def _argument(parameter: inspect.Parameter) -> str:
-    bare = parameter.replace(annotation=inspect.Parameter.empty)
-    return str(bare)
 
 
 def _parser() -> argparse.ArgumentParser:

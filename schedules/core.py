@@ -18,7 +18,7 @@ be vmapped. A formula is written for one step: arrays of steps are mapped over i
 import contextvars
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, get_args, get_origin, overload
 
@@ -144,9 +144,7 @@ class Schedule:
 
     def replace(self, **changes: Any) -> "Schedule":
         """The same schedule with some arguments changed: `lr.replace(steps=200)`."""
-        unknown = changes.keys() - self.arguments.keys()
-        if unknown:
-            raise TypeError(f"{self.formula}: has no argument {_list(sorted(unknown))}, only {_list(self.arguments)}")
+        self.formula._require_known(changes)
         return self.formula._build({**self.arguments, **changes})
 
     __replace__ = replace
@@ -175,6 +173,9 @@ class Schedule:
 
     def __rmul__(self, other: "ScheduleLike") -> "Schedule":
         return _combine("multiply", other, self)
+
+    def __truediv__(self, divisor: float | Array) -> "Schedule":
+        return self * (1 / divisor)
 
     def __pow__(self, exponent: float | Array) -> "Schedule":
         return _combine("power", self, exponent)
@@ -298,9 +299,20 @@ class Formula(Generic[P]):
         try:
             bound = self.__signature__.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self}: {error}") from None
+            self._require_known(kwargs)
+            raise TypeError(f"{self.usage}: {error}") from None
         bound.apply_defaults()
         return self._build(bound.arguments)
+
+    @property
+    def usage(self) -> str:
+        """How it is called: `cosine(start, end, steps)`."""
+        parameters = [p.replace(annotation=p.empty) for p in self.__signature__.parameters.values()]
+        return f"{self}({', '.join(map(str, parameters))})"
+
+    def _require_known(self, names: Iterable[str]) -> None:
+        if unknown := {*names} - self.kinds.keys():
+            raise TypeError(f"{self}: has no argument {_list(sorted(unknown))}, only {_list(self.kinds)}")
 
     def _build(self, arguments: Mapping[str, Any]) -> Schedule:
         built = {name: self._checked(name, value) for name, value in arguments.items()}
@@ -377,11 +389,11 @@ def schedule(function: Any = None, /, *, check: Any = None) -> Any:
 
     **Raises:** `TypeError` if an argument has no kind, or the name of an attribute that every schedule has.
 
-    !!! example
-
-        @schedule
-        def sawtooth(step, peak: Value, period: Steps):
-            return peak * (1 - step % period / period)
+    ```python
+    @schedule
+    def sawtooth(step, peak: Value, period: Steps):
+        return peak * (1 - step % period / period)
+    ```
     """
     make = functools.partial(Formula, check=check, is_recipe=False)
     return make if function is None else make(function)
@@ -401,11 +413,11 @@ def recipe(function: Any = None, /, *, check: Any = None) -> Any:
     A recipe has no formula of its own: it is the composition that its function returns (`.expand()`), under
     one name and with arguments of its own, which are annotated and checked in the same way.
 
-    !!! example
-
-        @recipe
-        def triangle(peak: Value, up: Steps, down: Steps) -> Schedule:
-            return join([linear(0.0, peak, up), linear(peak, 0.0, down)], [up])
+    ```python
+    @recipe
+    def tent(peak: Value, up: Steps, down: Steps) -> Schedule:
+        return join([linear(0.0, peak, up), linear(peak, 0.0, down)], [up])
+    ```
     """
     make = functools.partial(Formula, check=check, is_recipe=True)
     return make if function is None else make(function)

@@ -205,9 +205,11 @@ def test_a_bad_argument_is_one_clear_sentence(mistake, message):
 def test_other_mistakes_are_clear_too():
     lr = cosine(1.0, 0.0, 9)
     for mistake, error, message in [
-        (lambda: cosine(1.0, 0.0), TypeError, "cosine: missing a required argument: 'steps'"),
-        (lambda: cosine(1.0, 0.0, 9, peak=1), TypeError, "cosine: got an unexpected keyword argument 'peak'"),
-        (lambda: cosine(1.0, 0.0, 9, 9), TypeError, "cosine: too many positional arguments"),
+        (lambda: cosine(1.0, 0.0), TypeError, "cosine(start, end, steps): missing a required argument: 'steps'"),
+        (lambda: cosine(1.0, 0.0, 9, peak=1), TypeError, "cosine: has no argument `peak`, only `start`, `end`, `steps`"),
+        (lambda: cosine(1.0, 0.0, step=9), TypeError, "cosine: has no argument `step`, only `start`, `end`, `steps`"),
+        (lambda: cosine(1.0, 0.0, 9, 9), TypeError, "cosine(start, end, steps): too many positional arguments"),
+        (lambda: lr / lr, TypeError, "unsupported operand type(s) for /: 'int' and 'Schedule'"),
         (lambda: lr.replace(peak=1.0, length=2), TypeError, "cosine: has no argument `length`, `peak`, only `start`, `end`, `steps`"),
         (lambda: lr(True), TypeError, "cosine: `step` must be integers or floats, got bool"),
         (lambda: lr(1j), TypeError, "cosine: `step` must be integers or floats, got complex64"),
@@ -234,10 +236,10 @@ SYNTAX = "not the expression of a schedule"
 TEXTS = [
     ("cosin(1, 0, 9)", "unknown name 'cosin': did you mean 'cosine'?", 1),
     ("warmup(cosine(1, 0, -9), 5)", f"cosine: `steps` must be {STEPS}, got -9", 8),
-    ("warmup(\n  cosine(1, 0, 9),\n  stepz=3)", "warmup: missing a required argument: 'steps'", 1),
+    ("warmup(\n  cosine(1, 0, 9),\n  stepz=3)", "warmup: has no argument `stepz`, only `schedule`, `steps`, `init`, `shape`", 1),
     ("warmup(\n  cosine(1, 0, 9),\n  steps=é)", "unknown name 'é'", 36),
-    ("cosine(1, 0)", "cosine: missing a required argument: 'steps'", 1),
-    ("cosine(1, 0, 9, 9)", "cosine: too many positional arguments", 1),
+    ("cosine(1, 0)", "cosine(start, end, steps): missing a required argument: 'steps'", 1),
+    ("cosine(1, 0, 9, 9)", "cosine(start, end, steps): too many positional arguments", 1),
     ("constant(1) + ", SYNTAX, 14),
     ("", SYNTAX, 1),
     ("join([1, 2], [3]", SYNTAX, 5),

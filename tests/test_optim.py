@@ -329,8 +329,15 @@ def test_counts_saturate():
     [
         (lambda: adam(0.1, b1=1.0), "adam: `b1` must be a number from 0 to below 1 or a schedule, got 1.0"),
         (lambda: adam(0.1, b2=-0.1), "adam: `b2` must be a number from 0 to below 1 or a schedule, got -0.1"),
-        (lambda: adam("fast"), "constant: `value` must be a finite number, got 'fast'"),
-        (lambda: adam(cosine), "cosine is a formula, not a schedule: call it with its arguments, cosine(...)"),
+        (
+            lambda: adam("fast"),
+            "adam: `learning_rate` must be a number or a schedule (constant: `value` must be a finite number, got 'fast')",
+        ),
+        (
+            lambda: adam(cosine),
+            "adam: `learning_rate` must be a number or a schedule "
+            "(cosine is a formula, not a schedule: call it with its arguments, cosine(...))",
+        ),
         (lambda: ema(1.0), "ema: `decay` must be a number from 0 to below 1, got 1.0"),
         (lambda: ema("long"), "ema: `decay` must be a number from 0 to below 1, got 'long'"),
         (lambda: ema(True), "ema: `decay` must be a number from 0 to below 1, got True"),

@@ -177,6 +177,7 @@ def test_operators_build_named_schedules():
     assert lr + 1 == add(lr, 1.0)
     assert np.float32(0.5) * lr == 0.5 * lr
     assert np.array(0.5) * lr == 0.5 * lr
+    assert lr / 2 == lr * 0.5
     np.testing.assert_allclose((1 - lr)(t), 1 - lr(t), rtol=1e-6)
     np.testing.assert_allclose((lr - 0.25)(t), lr(t) - 0.25, rtol=1e-6)
     np.testing.assert_allclose((-lr)(t), -lr(t))
