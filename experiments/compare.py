@@ -38,8 +38,7 @@ class Sampling:
     title: str | None = None
     """What the data is called in the results, where it is not the task's own."""
     out: Path | None = None
-    """The folder for the results. [runs/<task> for the comparison, runs/<task>-policies, else
-    runs/<task>-<command>]"""
+    """The folder for the results. [runs/<task>, runs/<task>-policies, runs/<task>-<command>]"""
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,7 @@ class Running(Sampling):
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints; there is one at the end in any case."""
     early_stopping: int | None = None
-    """End the run when no arm's validation loss has fallen in as many validations. There are 20 in a run (4 in one
-    below 500 updates), and one where a schedule ends."""
+    """End the run when no arm's validation loss has fallen in as many validations, of which a run has 20 or more."""
     tensorboard: bool = False
     """Write for TensorBoard as well, into the folder."""
     distributed: bool = False
@@ -69,8 +67,9 @@ class Compare(Running):
 
     Without options: on 8x8 digits that come with scikit-learn, in little more than a minute on two CPU
     cores. Ends with tables, the published claims with their verdicts, and figures. Ctrl-C stops in order; whatever
-    stops it, the same command goes on from where it was. Other commands: `sweep`, `range-test`, `report`, `bench`;
-    `python -m experiments sweep --help` describes the first.
+    stops it, the same command goes on from where it was.
+
+    Other commands: sweep, range-test, report and bench; "python -m experiments sweep --help" describes the first.
     """
 
     arms: tuple[str, ...] = ("published",)
