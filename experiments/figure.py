@@ -44,24 +44,35 @@ STYLES: dict[str, dict[str, Any]] = {
 }
 
 Loss = Literal["training", "validation"]
+LOOK: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
 def plot(results: Results, of: Loss = "training") -> Figure:
     """The loss of every arm: curves by question, the middle half of the seeds shaded, and where each arm ends."""
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        panels = {question: [n for n in names if n in results.horizons] for question, names in PANELS.items()}
-        if not set(results.horizons) <= STYLES.keys():  # other arms, too many for curves that can be told apart
-            panels = {}
+    with matplotlib.rc_context(LOOK):
+        # Other arms are too many for curves that can be told apart.
+        panels = [*PANELS] if set(results.horizons) <= STYLES.keys() else []
         rows, columns = (2, 4) if panels else (1, 1)
         height = 7 if panels else 1.5 + 0.25 * len(results.horizons)
         layout = ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08)
         figure = Figure(figsize=(15 if panels else 9, height), layout=layout)
         axes = np.ravel(figure.subplots(rows, columns))
-        for ax, (question, names) in zip(axes, panels.items(), strict=False):
-            _curves(ax, results, of, names)
-            ax.set_title(question, loc="left", fontweight="bold")
+        for ax, question in zip(axes, panels, strict=False):
+            _curves(ax, results, of, question)
         _ends(axes[-1], results, of)
         figure.suptitle(_title(results, of, bool(panels)), x=0.01, ha="left", fontsize=11)
+        return figure
+
+
+def plot_questions(results: Results, *questions: str, of: Loss = "training") -> Figure:
+    """The panels of `plot` that answer some of its questions, which are the keys of `PANELS`, in one row."""
+    with matplotlib.rc_context({**LOOK, "axes.titlesize": "medium"}):  # three of them fit beside each other
+        figure = Figure(figsize=(9.5, 4), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+        axes = figure.subplots(1, len(questions), sharey=True, squeeze=False)[0]
+        for ax, question in zip(axes, questions, strict=True):
+            _curves(ax, results, of, question)
+        axes[0].set_ylabel(f"{of} loss")
+        figure.suptitle(_title(results, of, curves=True), x=0.01, ha="left", fontsize=11)
         return figure
 
 
@@ -74,7 +85,7 @@ def plot_grid(results: Results) -> Figure:
     panels = [policies[i : i + len(MARKERS)] for i in range(0, len(policies), len(MARKERS))]
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
-    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with matplotlib.rc_context(LOOK):
         figure = Figure(figsize=(5.5 * columns, 3.8 * rows), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
         axes = np.ravel(figure.subplots(rows, columns, sharey=True, squeeze=False))
         for ax, panel in zip(axes, panels, strict=False):
@@ -130,7 +141,8 @@ def _title(results: Results, of: Loss, curves: bool) -> str:
     return f"{told} ({notes})" if notes else told
 
 
-def _curves(ax: Axes, results: Results, of: Loss, names: Sequence[str]) -> None:
+def _curves(ax: Axes, results: Results, of: Loss, question: str) -> None:
+    names = [name for name in PANELS[question] if name in results.horizons]
     for name in names:
         style = STYLES[name]
         updates, curves = _curve(results, of, name)
@@ -147,6 +159,7 @@ def _curves(ax: Axes, results: Results, of: Loss, names: Sequence[str]) -> None:
     ax.set_xlabel("updates")
     if names:
         ax.legend(frameon=False, handlelength=2.6)
+    ax.set_title(question, loc="left", fontweight="bold")
 
 
 def _curve(results: Results, of: Loss, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 # In place of the numbers of the cell that is tagged `parameters`, as papermill has it.
 TOY = {
-    "2_comparison": "steps, seeds = 40, 2",
+    "2_comparison": "import tempfile; recorded, steps, seeds, out = None, 40, 2, tempfile.mkdtemp()",
 }
 # For cells that need what the tests do not install; such a cell is tagged with the package's name.
 OPTIONAL = ("torch",)

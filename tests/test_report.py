@@ -9,7 +9,7 @@ import pytest
 from experiments.__main__ import main
 from experiments.arms import ARMS, published
 from experiments.claims import CLAIMS, judge
-from experiments.figure import PANELS, STYLES, moving_average, plot, plot_grid
+from experiments.figure import PANELS, STYLES, moving_average, plot, plot_grid, plot_questions
 from experiments.policies import POLICIES, best_factors, grid
 from experiments.report import courses, heading, margins, numbers, save, super_convergence, table
 from experiments.results import History, Results, ResultsError, merged, record_length
@@ -427,6 +427,16 @@ def test_figures_show_each_arm_to_its_end(of):
         ends = {line.get_label(): line.get_xdata()[-1] for line in panels[question].lines}
         assert {name: ends[name] for name in names} == {n: int(n[7:]) if n.startswith("linear") else 100 for n in names}
     assert f"{of} loss" in figure.get_suptitle()
+
+
+def test_questions_are_drawn_alone_with_the_arms_that_were_trained():
+    r = results(shaken({"constant": 0.5, "linear-25": 0.4, "polyak": 0.6}))
+    figure = plot_questions(r, "How long to decay?", "Average instead?", of="validation")
+    drawn = {ax.get_title(loc="left"): [text.get_text() for text in ax.get_legend().get_texts()] for ax in figure.axes}
+    assert drawn == {"How long to decay?": ["constant", "linear-25"], "Average instead?": ["constant", "polyak"]}
+    assert figure.axes[0].get_ylabel() == "validation loss"
+    (ax,) = plot_questions(of_arms(r, ["polyak"]), "How long to decay?").axes
+    assert ax.get_legend() is None
 
 
 def test_figures_of_other_arms_and_of_sweeps_have_names_and_marks():
