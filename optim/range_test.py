@@ -300,8 +300,9 @@ def plot_range_test(found: RangeTest, ax: "Axes | None" = None) -> "Axes":
     rates, curves = (np.reshape(np.asarray(x, float), (-1, x.shape[-1])) for x in (found.rates, found.smoothed))
     rate, mean, several = rates.mean(0), curves.mean(0), len(curves) > 1
     if several:
-        ax.plot(rates.T, curves.T, color="0.65", linewidth=0.8)
-    ax.plot(rate, mean, color="black", linewidth=1.8, label=f"mean of {len(curves)} seeds" if several else None)
+        ax.plot(rates.T, curves.T, color="0.65", linestyle="-", linewidth=0.8)
+    label = f"mean of {len(curves)} seeds" if several else None
+    ax.plot(rate, mean, color="black", linestyle="-", linewidth=1.8, label=label)
     suggestions = _suggestions(found)
     heights = np.interp([*suggestions.values()], rate[: _finite(mean)], mean[: _finite(mean)]) if suggestions else []
     for (name, picked), height, colour in zip(suggestions.items(), heights, COLOURS, strict=False):

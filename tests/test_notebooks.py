@@ -13,6 +13,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 # In place of the numbers of the cell that is tagged `parameters`, as papermill has it.
 TOY = {
     "2_comparison": "import tempfile; recorded, steps, seeds, out = None, 40, 2, tempfile.mkdtemp()",
+    "4_finding_a_rate": "steps, seeds = 32, 4",
 }
 # For cells that need what the tests do not install; such a cell is tagged with the package's name.
 OPTIONAL = ("torch",)
