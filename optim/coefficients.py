@@ -267,6 +267,3 @@ def add_weight(
     share = weights.scale(count) * weight / jnp.where(total.hi > 0, total.hi, 1.0)
     c = jnp.where(begun, jnp.where(total.hi > 0, jnp.minimum(share, 1.0), 0.0), 1.0)
     return c, WeightSum(total, largest)
-
-
-Coefficient = Any  # a schedule, a number, `Weights`, or several of the first two by name

@@ -24,9 +24,10 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: float, updates: int | 
     $p(\tau) = (\gamma + 1)\, \tau^{\gamma} / t^{\gamma + 1}$ for $\tau \le t$; the coefficients of the snapshots are
     the least-squares fit of their profiles to the one wanted, scaled to a sum of 1:
 
-    $$A X = B, \qquad A_{ij} = \langle p_i, p_j \rangle, \quad B_i = \langle p_i, p \rangle, \qquad
-      \langle a, b \rangle = \frac{(\gamma_a + 1)(\gamma_b + 1)\,(t_a / t_b)^{e}}
-        {(\gamma_a + \gamma_b + 1) \max(t_a, t_b)}, \qquad e = \gamma_b \text{ if } t_a < t_b \text{ else } -\gamma_a$$
+    $$A X = B, \qquad A_{ij} = \langle p_i, p_j \rangle, \quad B_i = \langle p_i, p \rangle,$$
+
+    $$\langle a, b \rangle = \frac{(\gamma_a + 1)(\gamma_b + 1)\,(t_a / t_b)^{e}}
+      {(\gamma_a + \gamma_b + 1) \max(t_a, t_b)}, \qquad e = \gamma_b \text{ if } t_a < t_b \text{ else } -\gamma_a$$
 
     **Arguments:** `snapshots`: of any updates and exponents; those after `updates` are not used; `updates`: by default
     that of the latest snapshot.

@@ -1,0 +1,92 @@
+"""The site has every public name and every page, and an example of every schedule that is worth a look."""
+
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optim
+import schedules
+from schedules import function, parse, tabulate
+from schedules.core import FORMULAS
+from schedules.gallery import EXAMPLES
+
+ROOT = Path(__file__).parent.parent
+PAGES = {path.relative_to(ROOT / "docs").as_posix(): path.read_text() for path in (ROOT / "docs").rglob("*.md")}
+ELSEWHERE = ("index.md", "notebooks/README.md", "tests/golden/README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+NAV = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+
+
+def ours(room: str) -> set[str]:
+    return {name for name, formula in FORMULAS.items() if formula.__module__.startswith(room)}
+
+
+def test_every_schedule_has_an_example():
+    assert EXAMPLES.keys() == ours("schedules.")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_of_its_schedule_and_moves(name):
+    text, steps = EXAMPLES[name]
+    assert re.search(rf"\b{name}\(", text)
+    schedule = eval(text, {"function": function, "jnp": jnp}) if name == "function" else parse(text)
+    values = tabulate(schedule, steps)
+    assert jnp.isfinite(values).all()
+    assert (jnp.ptp(values) == 0) == (name == "constant")
+
+
+@pytest.mark.parametrize("module", [schedules, optim])
+def test_every_public_name_is_documented_once(module):
+    public = [n for n, v in vars(module).items() if not n.startswith("_") and not inspect.ismodule(v)]
+    api = "\n".join(text for uri, text in PAGES.items() if uri.startswith("api/"))
+    assert sorted(re.findall(rf"^::: {module.__name__}\.(?:\w+\.)?(\w+)$", api, re.MULTILINE)) == sorted(public)
+
+
+def test_every_page_has_its_place():
+    outside = [*(ROOT / "experiments/results").rglob("*.md"), *(ROOT / "notebooks").glob("*.ipynb")]
+    pages = {path.relative_to(ROOT).as_posix().replace(".ipynb", ".md") for path in outside}
+    assert sorted(NAV) == sorted({*PAGES, *pages, *ELSEWHERE})
+
+
+@pytest.fixture(scope="module")
+def site():
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("griffe")
+    pytest.importorskip("nbconvert")
+    spec = importlib.util.spec_from_file_location("_site", ROOT / "docs" / "_site.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_links_are_those_of_the_site(site):
+    moved = site.rehomed("[a](../experiments/results/bench/bench.md#x) [b](https://c.d/e.md)", "docs/f.md", "f.md")
+    assert moved == "[a](experiments/results/bench/bench.md#x) [b](https://c.d/e.md)"
+    assert site.rehomed("[a](../docs/which.md)", "notebooks/n.md", "notebooks/n.md") == "[a](../which.md)"
+    assert site.rehomed("[a](../notebooks/n.ipynb)", "docs/f.md", "f.md") == "[a](notebooks/n.md)"
+
+
+def test_names_in_the_text_are_links(site):
+    assert site.linked("`cosine(1, 0, 9)`") == "[`cosine(1, 0, 9)`][schedules.cosine]"
+    assert site.linked("`optim.ema`, `@schedule`") == "[`optim.ema`][optim.ema], [`@schedule`][schedules.schedule]"
+    for untouched in ["`schedule(t)`", "`0.5 * cosine`", "# `cosine`", "```\n`cosine`\n```", "[`cosine`](a.md)"]:
+        assert site.linked(untouched) == untouched
+    assert site.linked("`table`", own=["table"]) == "`table`"
+
+
+def test_every_coefficient_has_an_example(site):
+    assert ours("optim.coefficients") <= site.COEFFICIENTS.keys()
+    for name, (text, steps) in site.COEFFICIENTS.items():
+        assert text.startswith(f"{name}(")
+        weights = site.weights(np.asarray(tabulate(site.evaluated(text), steps)))
+        np.testing.assert_allclose(weights.sum(), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(site.weights(np.asarray(tabulate(optim.polyak(), 8))), 1 / 8, rtol=1e-5)
+
+
+def test_a_plot_is_the_same_picture_every_time(site):
+    values = np.linspace(0.1, 0.0, 9)
+    assert site.drawn(values, "light") == site.drawn(values, "light") != site.drawn(values, "dark")
