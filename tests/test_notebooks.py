@@ -14,6 +14,7 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 TOY = {
     "2_comparison": "import tempfile; recorded, steps, seeds, out = None, 40, 2, tempfile.mkdtemp()",
     "4_finding_a_rate": "steps, seeds = 32, 4",
+    "5_averaging": "steps, seeds = 200, 2",
 }
 # For cells that need what the tests do not install; such a cell is tagged with the package's name.
 OPTIONAL = ("torch",)

@@ -1,0 +1,423 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3. A schedule in your training code
+#
+# A schedule is a function of t, the number of updates applied so far, and any optax optimizer takes one in place of a
+# number. Here is one small problem, handwritten digits and a network with one hidden layer, in optax alone, Flax linen,
+# Flax nnx, Equinox and PyTorch. Then what a training script needs besides: logs, checkpoints, gradient accumulation,
+# rates per layer.
+
+# %%
+import functools
+import json
+import logging
+import tempfile
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import linen, nnx
+from flax.training.train_state import TrainState
+from sklearn.datasets import load_digits
+
+from optim import adam, adamw, average, ema, hyperparameters, not_matching, per_parameter, scale_by_path
+from schedules import check, cosine, linear, parse, per_epoch, plot, step_decay, tabulate, warmup
+
+images, labels = load_digits(return_X_y=True)
+images, labels = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
+steps, size = 200, 64
+batches = jax.random.randint(jax.random.key(0), (steps, size), 0, len(labels))  # which examples update t sees
+
+
+def dense(seed, inputs, outputs):
+    kernel = jax.random.normal(jax.random.key(seed), (inputs, outputs)) / inputs**0.5
+    return {"kernel": kernel, "bias": jnp.zeros(outputs)}
+
+
+initial = {"hidden": dense(1, 64, 32), "head": dense(2, 32, 10)}  # in every framework, so that runs can be compared
+
+lr = warmup(cosine(0.02, 0.0, steps=160), steps=40)
+print(lr)
+print(*check(lr, steps), sep="\n")  # what a careful colleague would say of it
+
+# %% [markdown]
+# ## How does it go into a plain JAX loop?
+#
+# In place of the number. `optax.adam(lr)` would do; the `adam` of `optim` remembers what it used, for the log. This one
+# `optimizer` goes into all that follows.
+
+# %%
+optimizer = adam(lr)
+
+
+def cross_entropy(logits, batch):
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels[batch]).mean()
+
+
+def loss(params, batch):
+    hidden = jnp.tanh(images[batch] @ params["hidden"]["kernel"] + params["hidden"]["bias"])
+    return cross_entropy(hidden @ params["head"]["kernel"] + params["head"]["bias"], batch)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def step(optimizer, params, opt_state, batch):
+    value, grads = jax.value_and_grad(loss)(params, batch)
+    updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, {"loss": value, **hyperparameters(opt_state)}
+
+
+def train(optimizer, params, opt_state, batches):
+    log = []
+    for batch in batches:
+        params, opt_state, metrics = step(optimizer, params, opt_state, batch)
+        log.append(metrics)
+    return params, opt_state, log
+
+
+whole, whole_state, log = train(optimizer, initial, optimizer.init(initial), batches)
+logs = {"optax": log}
+
+# %% [markdown]
+# ## Into Flax linen?
+#
+# A `TrainState` takes the optimizer as `tx`.
+
+
+# %%
+class Linen(linen.Module):
+    @linen.compact
+    def __call__(self, x):
+        return linen.Dense(10, name="head")(jnp.tanh(linen.Dense(32, name="hidden")(x)))
+
+
+@jax.jit
+def linen_step(state, batch):
+    def loss(params):
+        return cross_entropy(state.apply_fn({"params": params}, images[batch]), batch)
+
+    value, grads = jax.value_and_grad(loss)(state.params)
+    state = state.apply_gradients(grads=grads)
+    return state, {"loss": value, **hyperparameters(state.opt_state)}
+
+
+state = TrainState.create(apply_fn=Linen().apply, params=initial, tx=optimizer)
+logs["Flax linen"] = []
+for batch in batches:
+    state, metrics = linen_step(state, batch)
+    logs["Flax linen"].append(metrics)
+
+# %% [markdown]
+# ## Into Flax nnx?
+#
+# An `nnx.Optimizer` takes it as well, and `wrt` says which variables it trains.
+
+
+# %%
+class Nnx(nnx.Module):
+    def __init__(self, rngs):
+        self.hidden, self.head = nnx.Linear(64, 32, rngs=rngs), nnx.Linear(32, 10, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(jnp.tanh(self.hidden(x)))
+
+
+@nnx.jit
+def nnx_step(model, nnx_optimizer, batch):
+    value, grads = nnx.value_and_grad(lambda model: cross_entropy(model(images[batch]), batch))(model)
+    nnx_optimizer.update(model, grads)
+    return {"loss": value, **hyperparameters(nnx_optimizer.opt_state)}
+
+
+model = Nnx(nnx.Rngs(0))
+nnx.update(model, initial)
+nnx_optimizer = nnx.Optimizer(model, optimizer, wrt=nnx.Param)
+logs["Flax nnx"] = [nnx_step(model, nnx_optimizer, batch) for batch in batches]
+
+# %% [markdown]
+# ## Into Equinox?
+#
+# A model is a pytree, and `eqx.filter` leaves what is trained of it.
+
+
+# %%
+class Equinox(eqx.Module):
+    hidden: eqx.nn.Linear
+    head: eqx.nn.Linear
+
+    def __call__(self, x):
+        return self.head(jnp.tanh(self.hidden(x)))
+
+
+@eqx.filter_jit
+def equinox_step(model, opt_state, batch):
+    value, grads = eqx.filter_value_and_grad(lambda model: cross_entropy(jax.vmap(model)(images[batch]), batch))(model)
+    updates, opt_state = optimizer.update(grads, opt_state, eqx.filter(model, eqx.is_inexact_array))
+    return eqx.apply_updates(model, updates), opt_state, {"loss": value, **hyperparameters(opt_state)}
+
+
+model = Equinox(eqx.nn.Linear(64, 32, key=jax.random.key(0)), eqx.nn.Linear(32, 10, key=jax.random.key(0)))
+for name, weights in initial.items():
+    where = [weights["kernel"].T, weights["bias"]]
+    model = eqx.tree_at(lambda m, n=name: [getattr(m, n).weight, getattr(m, n).bias], model, where)
+opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+logs["Equinox"] = []
+for batch in batches:
+    model, opt_state, metrics = equinox_step(model, opt_state, batch)
+    logs["Equinox"].append(metrics)
+
+# %% [markdown]
+# ## Do the four do the same?
+
+# %%
+plt.rcParams.update({"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False})
+black, blue, orange, green, red = "#000000", "#0072b2", "#e69f00", "#009e73", "#d55e00"
+
+
+def column(log, name):
+    return np.array([metrics[name] for metrics in log])
+
+
+# Wide and pale below, thin and dark above, so that curves that coincide stay visible.
+styles = dict(zip(logs, [(orange, 9, "-"), ("#56b4e9", 5, "-"), ("#ffffff", 2.5, "-"), (black, 1.2, ":")], strict=True))
+fig, axes = plt.subplots(1, 2, figsize=(10, 3.4))
+for name, (colour, width, dash) in styles.items():
+    axes[0].plot(column(logs[name], "loss"), color=colour, linewidth=width, linestyle=dash, label=name)
+    axes[1].plot(column(logs[name], "learning_rate"), color=colour, linewidth=width, linestyle=dash)
+axes[0].set(title="loss of the batch", xlabel="update")
+axes[1].set(title="rate used", xlabel="update")
+axes[0].legend(facecolor="#cccccc", framealpha=1)
+plt.show()
+
+for name, log in logs.items():
+    np.testing.assert_allclose(column(log, "learning_rate"), tabulate(lr, steps), rtol=1e-6)
+    apart = np.abs(column(log, "loss") - column(logs["optax"], "loss")).max()
+    print(f"{name:10} the rates of tabulate(lr, steps) to 1e-6; losses at most {apart:.0e} from those of optax")
+
+# %% [markdown]
+# **Four frameworks, one optimizer: the same rate at every update, and here the same losses to the last bit.**
+#
+# ## Into PyTorch?
+#
+# A scheduler of PyTorch gives multiples of the optimizer's own rate: that is 1, and `LambdaLR` gives the schedule.
+# `lambda t: float(lr(t))` is enough. A table of it spares a call of JAX at every update; it has one entry more than
+# there are updates, since `scheduler.step()` asks for the next rate after the last update, too.
+
+# %% tags=["torch"]
+import torch  # noqa: E402
+
+network = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.Tanh(), torch.nn.Linear(32, 10))
+for layer, weights in zip((network[0], network[2]), initial.values(), strict=True):
+    layer.weight.data = torch.tensor(np.array(weights["kernel"].T))
+    layer.bias.data = torch.tensor(np.array(weights["bias"]))
+
+rates = tabulate(lr, steps + 1).tolist()
+torch_optimizer = torch.optim.Adam(network.parameters(), lr=1.0)
+scheduler = torch.optim.lr_scheduler.LambdaLR(torch_optimizer, lambda t: rates[t])
+
+used, losses = [], []
+for x, y in zip(torch.tensor(np.array(images[batches])), torch.tensor(np.array(labels[batches])).long(), strict=True):
+    value = torch.nn.functional.cross_entropy(network(x), y)
+    torch_optimizer.zero_grad()
+    value.backward()
+    torch_optimizer.step()
+    used.append(torch_optimizer.param_groups[0]["lr"])
+    losses.append(value.item())
+    scheduler.step()
+
+np.testing.assert_array_equal(np.float32(used), tabulate(lr, steps))
+print(f"the same rates; losses at most {np.abs(losses - column(logs['optax'], 'loss')).max():.0e} from those of optax")
+
+# %% [markdown]
+# **PyTorch gets the same rates, and its losses are the same up to rounding.**
+#
+# ## What was the rate, for the log?
+#
+# `hyperparameters(opt_state)` has every number that the last update used, through any wrapper. It is what the steps
+# above return beside the loss. Optimizers of optax keep no such record; `optax.inject_hyperparams` makes them.
+
+# %%
+logged = average(adamw(lr, b1=linear(0.95, 0.85, steps), weight_decay=linear(0.0, 0.1, steps)), ema(0.95))
+_, _, log = train(logged, initial, logged.init(initial), batches)
+
+injected = optax.inject_hyperparams(optax.adam)(learning_rate=lr)
+params, opt_state, rates = initial, injected.init(initial), []
+for batch in batches:
+    params, opt_state, _ = step(injected, params, opt_state, batch)
+    rates.append(opt_state.hyperparams["learning_rate"])
+np.testing.assert_allclose(rates, column(log, "learning_rate"), rtol=1e-6)
+
+fig, axes = plt.subplots(1, 4, figsize=(12, 2.6))
+for ax, name in zip(axes, ("learning_rate", "b1", "weight_decay", "coefficient"), strict=True):
+    ax.plot(column(log, name), color=blue, linewidth=2)
+    ax.set(title=name, xlabel="update")
+axes[0].plot(rates, color=orange, linestyle=(0, (1, 2)), linewidth=3, label="inject_hyperparams")
+axes[0].set(ylim=(0, 0.026))
+axes[0].legend(frameon=False, loc="upper right", fontsize="small")
+axes[3].set(yscale="log")
+plt.show()
+print({name: f"{value:.4g}" for name, value in log[-1].items()})
+
+# %% [markdown]
+# **The log has the numbers that were used, not those that were meant; both ways of asking agree at every update.**
+#
+# ## What goes into a checkpoint?
+#
+# Parameters, the optimizer's state, which has the clock in it, and the schedule: `repr(lr)` in the config is all of it,
+# and `parse` reads it back. With Orbax:
+
+# %%
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save
+folder = tempfile.TemporaryDirectory()
+half = steps // 2
+
+params, opt_state, _ = train(optimizer, initial, optimizer.init(initial), batches[:half])
+with ocp.CheckpointManager(folder.name) as manager:
+    saved = ocp.args.Composite(
+        config=ocp.args.JsonSave({"lr": repr(lr), "steps": steps}),
+        state=ocp.args.StandardSave({"params": params, "opt_state": opt_state}),
+    )
+    manager.save(half, args=saved)
+
+# %%
+# In another process, which has the code and the folder.
+with ocp.CheckpointManager(folder.name) as manager:
+    at = manager.latest_step()
+    config = manager.restore(at, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+    optimizer = adam(parse(config["lr"]))
+    like = jax.eval_shape(lambda: {"params": initial, "opt_state": optimizer.init(initial)})
+    restored = manager.restore(at, args=ocp.args.Composite(state=ocp.args.StandardRestore(like)))["state"]
+folder.cleanup()
+print(json.dumps(config, indent=1))
+assert parse(config["lr"]) == lr
+
+params, opt_state, log = train(optimizer, restored["params"], restored["opt_state"], batches[at:])
+jax.tree.map(np.testing.assert_array_equal, (params, opt_state), (whole, whole_state))
+_, _, without = train(optimizer, restored["params"], optimizer.init(initial), batches[at:])
+
+fig, axes = plt.subplots(1, 2, figsize=(10, 3))
+axes[0].plot(column(logs["optax"], "learning_rate"), color="#56b4e9", linewidth=6, label="never interrupted")
+for run, dash, label in ((log, "-", "resumed"), (without, "--", "resumed without opt_state")):
+    apart = column(run, "loss") - column(logs["optax"], "loss")[at:]
+    for ax, values in zip(axes, (column(run, "learning_rate"), apart), strict=True):
+        ax.plot(range(at, steps), values, dash, color=black if run is log else red, label=label)
+axes[0].set(title="rate used", xlabel="update", ylim=(0, 0.031))
+axes[1].set(title="loss, less that of the run never interrupted", xlabel="update")
+axes[0].legend(frameon=False, loc="upper left", fontsize="small", ncols=2)
+plt.show()
+
+# %% [markdown]
+# **Resumed from parameters and optimizer state, the run is bit for bit the one that was never interrupted.**
+# From parameters alone, the schedule starts again at its warm-up.
+#
+# ## What counts under gradient accumulation?
+#
+# Updates. `optax.MultiSteps` calls the optimizer once for every k micro-batches, so a length is a number of
+# micro-batches divided by k, and so are the updates of an epoch for `per_epoch`.
+
+# %%
+k = 4
+micro_batches = batches.reshape(steps * k, size // k)
+optimizer = optax.MultiSteps(adam(lr), every_k_schedule=k).gradient_transformation()
+params, _, log = train(optimizer, initial, optimizer.init(initial), micro_batches)
+apart = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), params, whole)
+print(f"parameters at most {max(jax.tree.leaves(apart)):.0e} from those of whole batches")
+
+updates_per_epoch = len(labels) // size
+epochs = per_epoch(step_decay(0.02, 2, 0.5), updates_per_epoch)  # halved after every second epoch
+
+fig, axes = plt.subplots(1, 2, figsize=(10, 3))
+axes[0].plot(column(log, "learning_rate"), color=blue, linewidth=2, label="lengths in updates")
+too_long = warmup(cosine(0.02, 0.0, steps=160 * k), steps=40 * k)
+axes[0].plot(too_long(jnp.arange(steps * k) // k), "--", color=red, label="lengths in micro-batches: too long")
+axes[0].set(title=f"rate used, {k} micro-batches to an update", xlabel="micro-batch", ylim=(0, 0.026))
+axes[0].legend(frameon=False, loc="upper left", fontsize="small")
+plot(epochs, steps, axes[1])
+axes[1].set(title=f"per_epoch(step_decay(0.02, 2, 0.5), {updates_per_epoch})", xlabel="update", ylim=(0, 0.026))
+plt.show()
+
+# %% [markdown]
+# **The clock counts updates: four micro-batches of 16 train as one batch of 64 does, with the same schedule.**
+# One whose lengths are in micro-batches is a quarter through when the run ends.
+#
+# ## And a rate of its own for a layer?
+#
+# Parameters are named by their paths, `layer_0/kernel`, and patterns are regular expressions. `scale_by_path`
+# multiplies what the optimizer before it does, here for layer-wise decay of the rate; `per_parameter` gives each group
+# an optimizer of its own; a mask spares the biases weight decay.
+
+# %%
+deep = {f"layer_{i}": dense(i, 64, 64) for i in range(3)} | {"head": dense(3, 64, 10)}
+
+
+def layer_wise(lr):
+    return optax.chain(
+        adamw(lr, weight_decay=0.1, mask=not_matching(r"bias$")),
+        scale_by_path([(rf"^layer_{i}/", 0.3 ** (3 - i)) for i in range(3)]),
+    )
+
+
+fine_tuned = per_parameter(
+    [(r"^layer_[01]/", optax.set_to_zero()), (r"^head/", adam(lr))],
+    default=adam(0.1 * lr),
+)
+
+
+def deep_loss(params, batch):
+    x = images[batch]
+    for i in range(3):
+        x = jnp.tanh(x @ params[f"layer_{i}"]["kernel"] + params[f"layer_{i}"]["bias"])
+    return cross_entropy(x @ params["head"]["kernel"] + params["head"]["bias"], batch)
+
+
+def update_sizes(optimizer):
+    def step(carry, batch):
+        params, opt_state = carry
+        updates, opt_state = optimizer.update(jax.grad(deep_loss)(params, batch), opt_state, params)
+        sizes = {name: jnp.abs(layer["kernel"]).mean() for name, layer in updates.items()}
+        return (optax.apply_updates(params, updates), opt_state), sizes
+
+    return jax.jit(lambda: jax.lax.scan(step, (deep, optimizer.init(deep)), batches)[1])()
+
+
+looks = {"head": (black, "-"), "layer_2": (blue, "--"), "layer_1": (orange, "-"), "layer_0": (green, ":")}
+fig, axes = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True)
+for ax, optimizer, title in zip(axes, (layer_wise(lr), fine_tuned), ("scale_by_path", "per_parameter"), strict=True):
+    sizes = update_sizes(optimizer)
+    for name, (colour, dash) in looks.items():
+        ax.plot(sizes[name], color=colour, linestyle=dash, label=name)
+    ax.set(title=title, xlabel="update", yscale="log", ylim=(1e-6, 0.1))
+axes[0].set(ylabel="mean size of a weight's change")
+axes[1].legend(frameon=False)
+plt.show()
+
+# %%
+# Where the gradient is zero, weight decay is all that is left: here of parameters that are 1, at the rate 0.02.
+ones, zeros = jax.tree.map(jnp.ones_like, deep), jax.tree.map(jnp.zeros_like, deep)
+optimizer = layer_wise(0.02)
+updates, _ = optimizer.update(zeros, optimizer.init(ones), ones)
+for name, layer in updates.items():
+    print(f"{name}: kernel {layer['kernel'].mean():+.6f}, bias {layer['bias'].mean():+.6f}")
+
+# %% [markdown]
+# **Rates, decay and what is frozen follow the paths: the first layers move least, or not at all, and no bias decays.**
+#
+# ## And batch norm?
+#
+# Its running statistics belong to the parameters that training ran at. A model that is evaluated at an average of them
+# needs new ones, after training or before a validation:
+#
+#     nnx.update(model, eval_params(optimizer.opt_state, nnx.state(model, nnx.Param)))
+#     refresh_batch_stats_nnx(model, batches)  # of linen: refresh_batch_stats(apply_fn, variables, batches)
+#
+# [Averaging](5_averaging.ipynb) shows what it costs to forget that.
