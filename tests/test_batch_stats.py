@@ -146,7 +146,7 @@ def test_one_batch_gives_its_own_statistics_and_a_split_one_the_same_for_the_fir
     whole = refresh_batch_stats(training(model), variables, [IMAGES[2]])["batch_stats"]
     close(whole, expected(variables["params"], [IMAGES[2]]), rtol=1e-5)
     split = refresh_batch_stats(training(model), variables, np.split(IMAGES[2], 6))["batch_stats"]
-    close({"bn0": split["bn0"]}, {"bn0": jax.tree.map(np.asarray, whole["bn0"])}, rtol=1e-6)
+    close({"bn0": split["bn0"]}, {"bn0": jax.tree.map(np.asarray, whole["bn0"])}, rtol=3e-6)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
