@@ -1,7 +1,8 @@
 """What the site has beyond the pages of this folder, taken from where it lives when the site is built.
 
-The README as its first page; pages for the results, the notebooks, the changelog and CONTRIBUTING; a plot of every schedule; links between all of
-these. mkdocs calls the functions named `on_*`, mkdocstrings (of which griffe reads the sources) the class at the end.
+The README as its first page; pages for the results, the notebooks, the changelog and CONTRIBUTING; a plot of every
+schedule; links between all of these. mkdocs calls the functions named `on_*`, mkdocstrings (of which griffe reads the
+sources) the class at the end.
 """
 
 import inspect

@@ -6,16 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
+try:
+    import tyro
 
-from experiments.bench import Bench, bench
-from experiments.compare import Compare, compare
-from experiments.devices import use_all_cores
-from experiments.errors import UsageError, UserError
-from experiments.range_test import Range, find_range
-from experiments.report import new_report, save
-from experiments.results import Results, merged
-from experiments.sweep import Sweep, sweep
+    from experiments.bench import Bench, bench
+    from experiments.compare import Compare, compare
+    from experiments.devices import use_all_cores
+    from experiments.errors import UsageError, UserError
+    from experiments.range_test import Range, find_range
+    from experiments.report import new_report, save
+    from experiments.results import Results, merged
+    from experiments.sweep import Sweep, sweep
+except ModuleNotFoundError as error:
+    told = f"{error.name} is needed and not installed: pip install 'pure-schedules[experiments]'"
+    sys.exit(f"python -m experiments: {told}")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ is the average of all parameters after the first thousand updates.
 
 import math
 from decimal import Decimal
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array

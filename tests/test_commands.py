@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import runpy
+import sys
 from pathlib import Path
 
 import jax
@@ -172,6 +174,13 @@ def test_a_bad_value_is_one_sentence(arguments, message, capsys, tmp_path, monke
     assert error.startswith("python -m experiments: ")
     assert error.count("\n") == 1
     assert [*tmp_path.iterdir()] == []
+
+
+def test_a_missing_package_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    monkeypatch.delitem(sys.modules, "experiments.__main__")
+    with pytest.raises(SystemExit, match=r"^python -m experiments: tyro is needed and not installed: pip install '"):
+        runpy.run_module("experiments")
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

@@ -43,7 +43,9 @@ def test_it_runs_at_toy_size(path):
     assert len(tagged) == (path.stem in TOY)
     if tagged:
         notebook.cells.insert(tagged[0] + 1, nbformat.v4.new_code_cell(TOY[path.stem]))
-    strict = "import warnings; warnings.simplefilter('error'); warnings.simplefilter('ignore', PendingDeprecationWarning)"
+    strict = (
+        "import warnings; warnings.simplefilter('error'); warnings.simplefilter('ignore', PendingDeprecationWarning)"
+    )
     notebook.cells.insert(0, nbformat.v4.new_code_cell(strict))  # what is pending is the kernel's own, at its end
     # In the folder that it is in, as a user runs it; what it writes belongs elsewhere.
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
