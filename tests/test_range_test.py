@@ -533,7 +533,7 @@ EARLY = RangeTest(RATES, np.zeros(20), np.r_[np.zeros(8), np.full(12, np.nan)])
         (lambda: run(batches=2.0), f"{SEVEN} ()"),
         (lambda: run(batches={"x": np.ones((9, 2)), "y": np.ones(8)}), f"{SEVEN} {{'x': (9, 2), 'y': (8,)}}"),
         (lambda: run(optimizer=None), f"{FUNCTION} None"),
-        (lambda: run(optimizer=IDENTITY), f"{FUNCTION} {IDENTITY!r}"),
+        pytest.param(lambda: run(optimizer=IDENTITY), f"{FUNCTION} {IDENTITY!r}", id="identity"),  # else an address
         (lambda: run(optimizer=lambda lr: "adam"), f"{FUNCTION} a function to 'adam'"),
         (lambda: run(loss=lambda p, b: p * jnp.ones(3)), "range_test: `loss` must return one number, got the shapes (3,)"),
         (lambda: run(loss=lambda p, b: (p, {"a": b})), "range_test: `loss` must return one number, got the shapes ((), {'a': ()})"),
