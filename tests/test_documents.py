@@ -28,7 +28,7 @@ def test_there_are_examples():
     assert len(EXAMPLES) == 3
 
 
-PAGES = [page for page in sorted((ROOT / "docs").glob("*.md")) if "```python" in page.read_text()]
+PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "```python" in page.read_text()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -38,7 +38,7 @@ def test_the_examples_of_a_page_run_one_after_another(page):
         exec(compile(example, page.name, "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.stem)
 def test_every_measured_number_of_a_page_is_in_the_results(page):
     reports = "".join(path.read_text() for path in (ROOT / "experiments/results").rglob("*.md"))
     for number in re.findall(r"\d+\.\d+ ± \d+\.\d+", page.read_text()):
