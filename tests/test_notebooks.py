@@ -24,6 +24,11 @@ def read(path: Path) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
+def findings(path: Path) -> list[str]:
+    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    return re.findall(r"^\*\*.+\*\*", text, re.MULTILINE)
+
+
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
 def path(request) -> Path:
     return request.param
@@ -66,12 +71,19 @@ def test_it_is_the_run_of_its_script(path):
 def test_it_is_short_and_has_a_question_pictures_and_findings(path):
     cells = read(path).cells
     assert len(cells) <= 25
-    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-    assert re.match(rf"# {path.stem[0]}\. ", text)
+    assert cells[0].source.startswith(f"# {path.stem[0]}. ")
     pictures = [o for cell in cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-    findings = re.findall(r"^\*\*.+\*\*", text, re.MULTILINE)
     assert len(pictures) >= 3
-    assert len(findings) >= 3
+    assert len(findings(path)) >= 3
+
+
+def test_the_numbers_of_its_findings_are_those_it_printed(path):
+    code = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    outputs = [output for cell in code for output in cell.outputs]
+    said = [output.get("text") or output.get("data", {}).get("text/markdown", "") for output in outputs]
+    printed = "".join([*said, *(cell.source for cell in code)])
+    for finding in findings(path):
+        assert [n for n in re.findall(r"\d+\.\d+", finding) if n not in printed] == [], finding
 
 
 def test_it_names_no_path_of_the_machine_it_ran_on(path):
