@@ -67,7 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = words.pop(0) if words[:1] and words[0] in COMMANDS else ""
     options, command = COMMANDS.get(name, (Compare, compare))
     try:
-        return command(tyro.cli(options, prog=f"python -m experiments {name}".strip(), args=words))
+        prog = f"python -m experiments {name}".strip()
+        return command(tyro.cli(options, prog=prog, args=words, config=(tyro.conf.DisallowNone,)))
     except UserError as error:
         print(f"python -m experiments: {error}", file=sys.stderr)
         return 2
