@@ -18,6 +18,8 @@ try:
     from experiments.results import Results, merged
     from experiments.sweep import Sweep, sweep
 except ModuleNotFoundError as error:
+    if (error.name or "").partition(".")[0] in ("", "experiments", "optim", "schedules"):
+        raise
     told = f"{error.name} is needed and not installed: pip install 'pure-schedules[experiments]'"
     sys.exit(f"python -m experiments: {told}")
 

@@ -54,7 +54,7 @@ class Running(Sampling):
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints; there is one at the end in any case."""
     early_stopping: int | None = None
-    """End the run when no arm's validation loss has fallen in as many validations, of which a run has 20 or more."""
+    """End the run when no arm's validation loss has fallen in as many validations: 20 in a run, 4 in a short one."""
     tensorboard: bool = False
     """Write for TensorBoard as well, into the folder."""
     distributed: bool = False

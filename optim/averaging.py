@@ -23,7 +23,7 @@ from optim.numerics import (
     widen,
     zeros,
 )
-from schedules import Schedule, ScheduleLike, as_schedule
+from schedules import Formula, Schedule, ScheduleLike, as_schedule
 
 
 class AverageState(NamedTuple):
@@ -157,7 +157,8 @@ def _schedules(coefficient: Any) -> Any:
         return coefficient
     if isinstance(coefficient, Mapping):
         return {name: _schedules(each) for name, each in coefficient.items()}
-    if not callable(coefficient):  # not guessed: 0.999 may be meant as the decay of an EMA, and 0.001 as its c
+    # No number is guessed at: 0.999 may be meant as the decay of an EMA, and 0.001 as its c.
+    if not callable(coefficient) or isinstance(coefficient, Formula):
         expected = "a schedule such as polyak(), ema(0.999) or constant(c)"
         raise ValueError(f"average: `coefficient` must be {expected}, got {coefficient!r}")
     return as_schedule(coefficient)

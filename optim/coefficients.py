@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from optim.numerics import accumulate, one_minus_power, plain
+from optim.numerics import accumulate, one_minus_power, plain, scheduled
 from schedules import (
     Period,
     Positive,
@@ -242,7 +242,8 @@ def weighted(
     for name, value in (("r", r), ("weight_lr_power", weight_lr_power)):
         if isinstance(value, int | float) and not 0 <= value <= 4:
             raise ValueError(f"weighted: `{name}` must be a number from 0 to 4, got {value!r}")
-    return Weights(*map(as_schedule, (learning_rate, r, weight_lr_power, scale, start)))
+    numbers = {"r": r, "weight_lr_power": weight_lr_power, "scale": scale, "start": start}
+    return Weights(**scheduled("weighted", learning_rate=learning_rate, **numbers))
 
 
 def no_weights() -> WeightSum:

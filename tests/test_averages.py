@@ -322,6 +322,8 @@ def test_training_parameters_are_not_saved_by_mistake():
         (lambda: gpa(adam(0.1), 1.0), "gpa: `mu_x` must be a number from 0 to below 1 or a schedule, got 1.0"),
         (lambda: average(adam(0.1), polyak(), beta=1.5), "average: `beta` must be a number from 0 to 1 or a schedule, got 1.5"),
         (lambda: average(adam(0.1), 0.999), "average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got 0.999"),
+        (lambda: average(adam(0.1), polyak), "average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got polyak"),
+        (lambda: weighted(None), "weighted: `learning_rate` must be a number or a schedule (constant: `value` must be a finite number, got None)"),
         (lambda: average(adam(0.1), {"a": 0.999}), "average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got 0.999"),
         (lambda: average(adam(0.1), {"a": weighted(0.1, 1.0)}), "average: `coefficient` must have schedules by name, got 'a': " + repr(weighted(0.1, 1.0))),
         (lambda: average(adam(0.1), {0.9: ema(0.9)}), f"average: `coefficient` must have schedules by name, got 0.9: {ema(0.9)!r}"),
