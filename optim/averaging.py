@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from optim.coefficients import Weights, WeightSum, add_weight, no_weights
 from optim.numerics import (
+    as_named,
     is_zero,
     lerp,
     like,
@@ -19,7 +20,6 @@ from optim.numerics import (
     require_params,
     require_real,
     require_share,
-    scheduled,
     widen,
     zeros,
 )
@@ -84,7 +84,7 @@ def average(
     holds_live = is_zero(beta)
     require_share("average", "beta", beta)
     _require_together(coefficient, beta, decay_at, lean)
-    settings = _Settings(_schedules(coefficient), scheduled("average", beta=beta)["beta"])
+    settings = _Settings(_schedules(coefficient), as_named("average", "beta", beta))
 
     def init(params: Any) -> AverageState:
         require_real("average", params)

@@ -109,19 +109,20 @@ def fraction(optimizer: str, name: str, value: ScheduleLike) -> Any:
         if not 0 <= value < 1:
             raise ValueError(f"{optimizer}: `{name}` must be a number from 0 to below 1 or a schedule, got {value!r}")
         return value
-    return scheduled(optimizer, **{name: value})[name]
+    return as_named(optimizer, name, value)
+
+
+def as_named(optimizer: str, name: str, value: ScheduleLike) -> Schedule:
+    """`value` as a schedule; raises the ValueError that names the hyperparameter if it cannot be one."""
+    try:
+        return as_schedule(value)
+    except ValueError as error:
+        raise ValueError(f"{optimizer}: `{name}` must be a number or a schedule ({error})") from None
 
 
 def scheduled(optimizer: str, **hyperparameters: ScheduleLike) -> dict[str, Schedule]:
-    """Each as a schedule; raises the ValueError that names the first that cannot be one."""
-
-    def convert(name: str, value: ScheduleLike) -> Schedule:
-        try:
-            return as_schedule(value)
-        except ValueError as error:
-            raise ValueError(f"{optimizer}: `{name}` must be a number or a schedule ({error})") from None
-
-    return {name: convert(name, value) for name, value in hyperparameters.items()}
+    """Each `as_named`."""
+    return {name: as_named(optimizer, name, value) for name, value in hyperparameters.items()}
 
 
 def at(schedules: Any, count: ArrayLike) -> Any:

@@ -7,7 +7,7 @@ import optax
 from optim.adam import Mask, adam_with_rectification, adamw, rectification
 from optim.averaging import Coefficient, average
 from optim.coefficients import Weights, polyak, weighted
-from optim.numerics import fraction, is_zero, scheduled
+from optim.numerics import as_named, fraction, is_zero
 from optim.sgd import sgd
 from schedules import Schedule, ScheduleLike, advance, as_schedule, linear
 
@@ -102,7 +102,7 @@ def schedule_free_radam(
 
     Source: github.com/facebookresearch/schedule_free, `RAdamScheduleFree`.
     """
-    rate = scheduled("schedule_free_radam", learning_rate=learning_rate)["learning_rate"]
+    rate = as_named("schedule_free_radam", "learning_rate", learning_rate)
     rectified = rate * rectification(b2, 4.0, 0.0 if silent else 1.0)
     if silent:
         base = adamw(rectified, 0.0, b2, eps, weight_decay, mask)
@@ -130,5 +130,5 @@ def gpa(
 
 def warmed(learning_rate: ScheduleLike, warmup_steps: int) -> Schedule:
     """The rate times (t + 1) / warmup_steps: the warm-up of the schedule-free reference, whose first step counts."""
-    rate = scheduled("warmed", learning_rate=learning_rate)["learning_rate"]
+    rate = as_named("warmed", "learning_rate", learning_rate)
     return rate if is_zero(warmup_steps) else rate * advance(linear(0.0, 1.0, warmup_steps), 1)
