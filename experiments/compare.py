@@ -25,7 +25,7 @@ POLICIES = "policies"
 class Sampling:
     """Options of every command that draws batches."""
 
-    task: Literal["digits", "cifar10"] = "digits"
+    task: Literal["digits", "cifar10-small", "cifar10"] = "digits"
     """What to train on. cifar10 is the published experiment and wants an accelerator."""
     seeds: int | None = None
     """Runs of every arm, each from another initialization and with other batches. [digits 3, cifar10 1]"""
