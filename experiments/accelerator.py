@@ -1,18 +1,19 @@
-"""The suite for an accelerator, `python -m experiments.accelerator`: is it right, how fast is it, what does it find.
+"""The suite for an accelerator, `python -m experiments.accelerator`: what a minute on one is worth most, first.
 
-What is done is kept in one folder and written at once to another. A call that is stopped, at whatever moment, loses
-at most the part under way, and the next one goes on from there.
+Are its numbers right; how does the published comparison end there; how fast is it. What is done is kept in one folder
+and written at once to another. A call that is stopped, at whatever moment, loses at most the part under way, and the
+next one goes on from there.
 """
 
 import argparse
 import functools
 import gc
-import itertools
 import json
 import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -26,88 +27,60 @@ from experiments.compare import Running, Settings, settle
 from experiments.devices import use_all_cores
 from experiments.errors import UsageError, UserError
 from experiments.files import write_text
-from experiments.folder import CONFIG, HISTORY, Folder
+from experiments.folder import CONFIG, HISTORY, METRICS, Folder
 from experiments.machine import machine
-from experiments.program import Precision
+from experiments.metrics import Pace, pace
+from experiments.program import Precision, Program
 from experiments.report import save
 from experiments.results import Results, merged
-from experiments.run import run, stop_signals, until
+from experiments.run import Plan, run, stop_signals, until
 from experiments.tasks import TASKS
-from experiments.throughput import one_program, published_style, race, row_name
-
-# Correctness ------------------------------------------------------------------------------------------
-
-CORRECTNESS = "correctness"
-UPDATES = 20
-TOLERANCE = 1e-3  # sums in another order differ by 1e-6, and Adam divides by the root of what may be small
-
-
-def correctness(settings: Settings) -> Measurement:
-    """How far the published arms' training losses on all devices are from those on one device of the CPU."""
-    arms = published(settings.learning_rate, UPDATES)
-    plan = replace(settings.plan(arms, (0,)), steps=UPDATES, precision="float32")
-
-    def losses(devices: Sequence[jax.Device]) -> np.ndarray:
-        program = plan.program(devices)
-        return program.advance(program.start(), 0, UPDATES)[1]
-
-    ours, reference = losses(jax.devices()), losses(jax.devices("cpu")[:1])
-    apart = np.abs(ours - reference) / np.abs(reference)
-    largest = np.where(np.isfinite(apart), apart, 1.0).max()  # what is no number agrees with nothing
-    what = f"training losses of {len(arms)} arms over {UPDATES} updates, largest relative difference from one CPU"
-    return Measurement(what, float(largest), "tolerance", TOLERANCE, "", "at most 1")
-
-
-# All that is measured ---------------------------------------------------------------------------------
+from experiments.throughput import one_program, published_style, race, row_name, sustained
 
 PLAIN = ("constant", "linear-100", "cosine", "step-75", "step-25")
 AVERAGED = ("polyak", "ema-long", "ema-short", "sf-polyak", "sf-ema")
 MEASURED = "measured.json"
 Part = Callable[[], Iterable[Measurement]]
 Measured = dict[str, list[Measurement] | str]  # by the name of the part: its rows, or why there are none
+CORRECTNESS, IN_FLOAT32 = "correctness", "correctness, float32"
+UPDATES = 20
+# Of training losses. Sums in another order differ by 1e-6 and Adam divides by what may be small, which takes float32 to
+# about 1e-5 in 20 updates. Factors that were rounded as in the other precisions, on a CPU, took it to TOLERANCES.
+TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 5e-2}
+STYLE_SECONDS = 60.0
+SLACK = 1.1  # for validation and checkpoints
 
 
-def parts(settings: Settings, parameters: int) -> dict[str, Part]:
-    """By name, in their order."""
-    chosen = settings.options.precision
-    baseline = functools.cache(lambda: published_style(settings, chosen))
-
-    def throughput(names: Sequence[str], seeds: int, precision: Precision) -> list[Measurement]:
-        return [race(one_program(settings, names, seeds, precision), baseline())]
-
-    def averages() -> list[Measurement]:
-        averaged = one_program(settings, AVERAGED, 1, chosen, "averaged arm")
-        return [race(averaged, one_program(settings, PLAIN, 1, chosen, "plain arm"))]
-
-    rows: list[tuple[Sequence[str], int, Precision]] = [
-        *((PLAIN[:count], 1, chosen) for count in (1, 4)),
-        *((ARMS, seeds, chosen) for seeds in BLOCKS),
-        *((ARMS, 1, precision) for precision in get_args(Precision)),
-    ]
-    # Where an update of large arrays takes a millisecond, the time of a call would count.
-    calls = 1 if jax.default_backend() == "cpu" else 10
-    return {
-        CORRECTNESS: lambda: [correctness(settings)],
-        **{row_name(len(names) * seeds, p): functools.partial(throughput, names, seeds, p) for names, seeds, p in rows},
-        "averages": averages,
-        "optimizers": lambda: large_updates(parameters, calls),
-    }
+# Seeds in blocks -------------------------------------------------------------------------------------
 
 
-def measure(parts: Mapping[str, Part], work: Path, out: Path) -> Iterator[None]:
-    """Measures, one after the other, the parts that `work` does not hold; yields after each."""
-    measured = measured_in(work)
-    write_measured(measured, out)
-    for name in [name for name in parts if name not in measured]:
-        try:
-            measured[name] = [*parts[name]()]
-        except jax.errors.JaxRuntimeError as error:  # too little memory, say: what needs less goes on
-            measured[name] = str(error).splitlines()[0]
-        print("\n".join(lines(name, measured[name])), flush=True)
-        for folder in (work, out):
-            write_measured(measured, folder)
-        gc.collect()  # a program is a cycle, which would keep its data on the devices
-        yield
+class Block(NamedTuple):
+    """Seeds that are trained in one run, in a folder of their own."""
+
+    first: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        return f"seeds-{self.first}-{self.size}"
+
+
+def blocks_in(work: Path) -> dict[Block, Results | None]:
+    """What each has measured; None before its first checkpoint."""
+    folders = {Block(*map(int, path.name.split("-")[1:])): path / HISTORY for path in work.glob("seeds-*-*")}
+    return {block: Results.load(file) if file.exists() else None for block, file in sorted(folders.items())}
+
+
+def report(blocks: Mapping[Block, Results | None], out: Path) -> None:
+    """Of all finished blocks as one run; before there is any, of the one that was begun."""
+    begun = [results for results in blocks.values() if results and results.done]
+    if begun:
+        results = merged([each for each in begun if each.done == each.steps] or begun)
+        results.save(out / HISTORY)
+        print(f"\n{save(results, out)}", flush=True)
+
+
+# What was measured, in files --------------------------------------------------------------------------
 
 
 def measured_in(folder: Path) -> Measured:
@@ -141,74 +114,173 @@ def rows_of(name: str, measured: Measured) -> list[Measurement]:
 
 
 def passed(measured: Measured) -> bool:
-    return any(row.ratio <= 1 for row in rows_of(CORRECTNESS, measured))
+    checks = [rows_of(name, measured) for name in (CORRECTNESS, IN_FLOAT32) if name in measured]
+    return bool(checks) and all(rows and all(row.ratio <= 1 for row in rows) for rows in checks)
 
 
-# The comparison ---------------------------------------------------------------------------------------
-
-BLOCKS = (1, 2, 4)  # seeds in one run
-SLACK = 1.1  # for compilation, validation and checkpoints
+# Everything, part by part -----------------------------------------------------------------------------
 
 
-class Block(NamedTuple):
-    """Seeds that are trained in one run, in a folder of their own."""
+class Suite:
+    """Everything that is asked of the devices, in the order of what a minute of each is worth.
 
-    first: int
-    size: int
+    **Arguments:** `work`, `out`: folders for what is needed to go on and for the results; `deadline`: of
+    `time.monotonic()`, up to which something is begun; `parameters`: how many the optimizers update.
+    """
 
-    @property
-    def name(self) -> str:
-        return f"seeds-{self.first}-{self.size}"
+    def __init__(
+        self,
+        settings: Settings,
+        work: Path,
+        out: Path,
+        parameters: int,
+        deadline: float = math.inf,
+        stopped: Callable[[], bool] = lambda: False,
+    ):
+        self.settings, self.work, self.out, self.parameters = settings, work, out, parameters
+        self.deadline, self.stopped = deadline, stopped
+        self.precision = settings.options.precision
+        self.arms = published(settings.learning_rate, settings.steps)
+        self.wanted = len(settings.sample.seeds)
+        self.first = next(iter(blocks_in(work)), Block(0, self.block_size(0)))
+        self.comparison = row_name(len(ARMS) * self.first.size, self.precision)
+        self.program = functools.cache(self._program)
+        self.baseline = functools.cache(lambda: published_style(settings, self.precision))
 
+    def __iter__(self) -> Iterator[None]:
+        """Goes on from what `work` holds, and yields after each part."""
+        report(blocks_in(self.work), self.out)
+        yield from self.measure({CORRECTNESS: functools.partial(self.correctness, self.precision)})
+        yield from self.train(lambda block: block.first == 0)
+        yield from self.measure({self.comparison: self.compared})
+        yield from self.train(lambda block: self.seconds() <= self.left())
+        yield from self.measure(self.parts())
+        yield from self.train(lambda block: True)
 
-def train(settings: Settings, work: Path, out: Path, deadline: float, stopped: Callable[[], bool]) -> Iterator[None]:
-    """All arms with all seeds, block after block; yields after each, and after one that is stopped."""
+    def unfinished(self) -> bool:
+        wanted = {CORRECTNESS, self.comparison, *self.parts()}
+        return self.following() is not None or not wanted <= measured_in(self.work).keys()
 
-    def fits(seeds: int) -> bool:
-        return seconds(seeds, settings, measured_in(work)) < deadline - time.monotonic()
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
 
-    report(blocks_in(work), out)
-    arms = published(settings.learning_rate, settings.steps)
-    wanted = len(settings.plan(arms).seeds)
-    while block := following(blocks_in(work), wanted, fits):
-        plan = settings.plan(arms, range(block.first, block.first + block.size))
-        run(plan, work / block.name, stopped=stopped)
-        report(blocks_in(work), out)
-        yield
+    def plan(self, block: Block) -> Plan:
+        return self.settings.plan(self.arms, range(block.first, block.first + block.size))
 
+    def _program(self, size: int) -> Program:
+        return self.plan(Block(0, size)).program()
 
-def seconds(seeds: int, settings: Settings, measured: Measured) -> float:
-    """How long a block takes, by the throughput; infinite where that is not known, as where memory did not suffice."""
-    arms = len(ARMS) * seeds
-    rows = rows_of(row_name(arms, settings.options.precision), measured)
-    return SLACK * arms * settings.steps / rows[0].ours if rows else math.inf
+    # Parts that are measured
 
+    def measure(self, parts: Mapping[str, Part]) -> Iterator[None]:
+        """Those that `work` does not hold, one after the other."""
+        measured = measured_in(self.work)
+        write_measured(measured, self.out)
+        for name in [name for name in parts if name not in measured]:
+            try:
+                measured[name] = [*parts[name]()]
+            except jax.errors.JaxRuntimeError as error:  # too little memory, say: what needs less goes on
+                measured[name] = str(error).splitlines()[0]
+            print("\n".join(lines(name, measured[name])), flush=True)
+            for folder in (self.work, self.out):
+                write_measured(measured, folder)
+            gc.collect()  # a program is a cycle, which would keep its data on the devices
+            yield
 
-def blocks_in(work: Path) -> dict[Block, Results | None]:
-    """What each has measured; None before its first checkpoint."""
-    folders = {Block(*map(int, path.name.split("-")[1:])): path / HISTORY for path in work.glob("seeds-*-*")}
-    return {block: Results.load(file) if file.exists() else None for block, file in sorted(folders.items())}
+    def correctness(self, precision: Precision) -> list[Measurement]:
+        """How far the first training losses of the comparison are from those on one device of the CPU.
 
+        The program is that of the comparison, so that what it compiles is used again.
+        """
+        plan = replace(self.plan(self.first), precision=precision)
+        program = self.program(self.first.size) if precision == self.precision else plan.program()
+        reference = replace(plan, precision="float32").program(jax.devices("cpu")[:1])
 
-def following(
-    blocks: Mapping[Block, Results | None], wanted: int, fits: Callable[[int], bool] = lambda seeds: True
-) -> Block | None:
-    """The block that is unfinished; else the largest that fits, of the seeds still wanted; None if there are none."""
-    for block, results in blocks.items():
-        if results is None or results.done < results.steps:
-            return block
-    first = sum(block.size for block in blocks)
-    sizes = [size for size in BLOCKS if size <= wanted - first and fits(size)]
-    return Block(first, max(sizes, default=1)) if first < wanted else None
+        def losses(program: Program) -> np.ndarray:
+            return program.advance(program.start(), 0, UPDATES)[1]
 
+        with ThreadPoolExecutor() as both:
+            ours, theirs = both.map(losses, (program, reference))
+        apart = np.abs(ours - theirs) / np.abs(theirs)
+        apart = np.where(np.isfinite(apart), apart, 1.0)  # what is no number agrees with nothing
+        what = f"{row_name(len(ARMS) * self.first.size, precision)}, training loss, largest difference from one CPU"
+        return [
+            Measurement(f"{what}, {when}", float(largest), "tolerance", tolerance, "", "at most 1")
+            for when, largest, tolerance in (
+                ("before the first update", apart[..., 0].max(), 1e-3),
+                (f"over {UPDATES} updates", apart.max(), TOLERANCE[precision]),
+            )
+        ]
 
-def report(blocks: Mapping[Block, Results | None], out: Path) -> None:
-    """Of all finished blocks as one run; before there is any, of the one that was begun."""
-    begun = [results for results in blocks.values() if results and results.done]
-    if begun:
-        results = merged([each for each in begun if each.done == each.steps] or begun)
-        results.save(out / HISTORY)
-        print(f"\n{save(results, out)}", flush=True)
+    def compared(self) -> list[Measurement]:
+        """How fast the comparison has been, against one arm as it was published."""
+        ran, steps = self.pace(), self.settings.steps
+        assert ran  # the first block has ended, or this part would not have come
+        style = sustained(self.baseline(), min(STYLE_SECONDS, max(self.left(), 0.0)))
+        rate = len(ARMS) * self.first.size * ran.updates_per_second
+        whole = f"{self.comparison}, {steps:,} updates with validation and checkpoints"
+        return [
+            Measurement(self.comparison, rate, self.baseline().name, style, "arm-updates/s", "at least 8"),
+            Measurement(whole, ran.seconds, "the updates alone", steps / ran.updates_per_second, "s"),
+        ]
+
+    def parts(self) -> dict[str, Part]:
+        """What may be measured when the comparison is there, by name, in their order."""
+        rows: list[tuple[Sequence[str], int, Precision]] = [
+            *((PLAIN[:count], 1, self.precision) for count in (1, 4)),
+            *((ARMS, seeds, self.precision) for seeds in (1, 2, 4)),
+            *((ARMS, 1, precision) for precision in get_args(Precision) if precision != self.precision),
+        ]
+
+        def throughput(names: Sequence[str], seeds: int, precision: Precision) -> list[Measurement]:
+            return [race(one_program(self.settings, names, seeds, precision), self.baseline())]
+
+        def averages() -> list[Measurement]:
+            averaged = one_program(self.settings, AVERAGED, 1, self.precision, "averaged arm")
+            return [race(averaged, one_program(self.settings, PLAIN, 1, self.precision, "plain arm"))]
+
+        exactly = {} if self.precision == "float32" else {IN_FLOAT32: lambda: self.correctness("float32")}
+        # Where an update of large arrays takes a millisecond, the time of a call would count.
+        calls = 1 if jax.default_backend() == "cpu" else 10
+        return {
+            **{row_name(len(a) * s, p): functools.partial(throughput, a, s, p) for a, s, p in rows},
+            **exactly,
+            "averages": averages,
+            "optimizers": lambda: large_updates(self.parameters, calls),
+        }
+
+    # The comparison
+
+    def block_size(self, first: int) -> int:
+        """A seed for each device: more would not be faster, and all blocks are one program."""
+        return min(jax.device_count(), self.wanted - first)
+
+    def train(self, begins: Callable[[Block], bool]) -> Iterator[None]:
+        """The block that was not finished, and then those that `begins` says, one after the other."""
+        while block := self.following():
+            if block not in blocks_in(self.work) and not begins(block):
+                return
+            program = self.program(block.size).with_seeds(self.plan(block).seeds)
+            run(self.plan(block), self.work / block.name, stopped=self.stopped, program=program)
+            report(blocks_in(self.work), self.out)
+            yield
+
+    def following(self) -> Block | None:
+        """The block that is unfinished; else the next of the seeds that are wanted; None if there are none."""
+        blocks = blocks_in(self.work)
+        for block, results in blocks.items():
+            if results is None or results.done < results.steps:
+                return block
+        first = sum(block.size for block in blocks)
+        return Block(first, self.block_size(first)) if first < self.wanted else None
+
+    def seconds(self) -> float:
+        """How long a block takes, if it goes as fast as the first."""
+        ran = self.pace()
+        return SLACK * self.settings.steps / ran.updates_per_second if ran else math.inf
+
+    def pace(self) -> Pace | None:
+        return pace(self.work / self.first.name / METRICS)
 
 
 # The command ------------------------------------------------------------------------------------------
@@ -233,16 +305,24 @@ def parser() -> argparse.ArgumentParser:
     # Not tyro, as elsewhere: a machine with an accelerator often has JAX and what goes with it, and no network.
     made = argparse.ArgumentParser(
         prog="python -m experiments.accelerator",
-        description="Check the devices against one CPU, measure throughput and optimizers, then train the 13 arms with "
-        "as many seeds as there is time for. The same command goes on from where it was stopped.",
+        description="Check the devices against one CPU, train the 13 arms, measure the published style, train more "
+        "seeds while there is time, and measure other numbers of arms, other precisions and the optimizers. The same "
+        "command goes on from where it was stopped.",
     )
     made.add_argument("--work", type=Path, required=True, help="folder for what is needed to go on")
     made.add_argument("--out", type=Path, required=True, help="folder for the results: at most 8 files")
     made.add_argument("--data", type=Path, help="folder that holds cifar-10-batches-bin, or a packed JPEG copy (.npz)")
-    made.add_argument("--minutes", type=float, default=math.inf, help="time for this call [no limit]")
+    made.add_argument(
+        "--minutes",
+        type=float,
+        default=math.inf,
+        help="in which this call begins something; what is under way then is kept [no limit]",
+    )
     made.add_argument("--seeds", type=int, default=5, help="of every arm, at most [5]")
-    made.add_argument("--steps", type=int, help="updates of every run [cifar10 100000, digits 2400]")
-    made.add_argument("--batch-size", type=int, help="images in a batch [cifar10 128, digits 24]")
+    made.add_argument(
+        "--steps", type=int, help="updates of every run [cifar10 100000, cifar10-small 20000, digits 2400]"
+    )
+    made.add_argument("--batch-size", type=int, help="images in a batch [cifar10 128, small 64, digits 24]")
     made.add_argument(
         "--precision",
         choices=get_args(Precision),
@@ -260,16 +340,17 @@ def suite(options: argparse.Namespace, deadline: float, stopped: Callable[[], bo
     """Everything, until `stopped` says so after some part; returns the exit status."""
     if options.parameters < 1:
         raise UsageError(f"--parameters must be 1 or more, got {options.parameters}")
+    require_devices()
     chosen = {name: getattr(options, name) for name in CHOSEN}
     settings, work, out = settle(Running(**chosen)), options.work, options.out
     with Folder(work, described(settings, options.parameters)):
         prepare(work, out)
         print(HEAD)
-        measuring = measure(parts(settings, options.parameters), work, out)
-        for _ in itertools.chain(measuring, train(settings, work, out, deadline, stopped)):
+        parts = Suite(settings, work, out, options.parameters, deadline, stopped)
+        for _ in parts:
             if stopped():
                 break
-        unfinished = following(blocks_in(work), options.seeds)
+        unfinished = parts.unfinished()
     print(f"In {out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
     if unfinished:
         print("Stopped early: the same command goes on from there.", file=sys.stderr)
@@ -287,17 +368,25 @@ def described(settings: Settings, parameters: int) -> dict[str, Any]:
     return {**plan, "parameters": parameters, "device": jax.devices()[0].device_kind, "devices": jax.device_count()}
 
 
+def require_devices() -> None:
+    """**Raises:** `UsageError` where JAX has none, or none to compare them with."""
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise UsageError(f"JAX_PLATFORMS must name devices that JAX can use: {str(error).splitlines()[0]}") from None
+    try:
+        jax.devices("cpu")
+    except RuntimeError:
+        raise UsageError("JAX_PLATFORMS must include cpu, which the other devices are compared with") from None
+
+
 def prepare(work: Path, out: Path) -> None:
-    """**Raises:** `UsageError` where results cannot be written or compared."""
+    """**Raises:** `UsageError` where results cannot be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / CONFIG, (work / CONFIG).read_text())
     except OSError as error:
         raise UsageError(f"--out must be a folder that can be written, got {out} ({error.strerror})") from None
-    try:
-        jax.devices("cpu")
-    except RuntimeError:
-        raise UsageError("JAX_PLATFORMS must include cpu, which the other devices are compared with") from None
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         # The next call compiles the same.
         jax.config.update("jax_compilation_cache_dir", str(work / "compiled"))

@@ -26,13 +26,15 @@ class Sampling:
     """Options of every command that draws batches."""
 
     task: Literal["digits", "cifar10-small", "cifar10"] = "digits"
-    """What to train on. cifar10 is the published experiment and wants an accelerator."""
+    """What to train on. cifar10 is the published experiment and wants an accelerator; cifar10-small takes two CPU cores
+    half an hour a seed."""
     seeds: int | None = None
-    """Runs of every arm, each from another initialization and with other batches. [digits 3, cifar10 1]"""
+    """Runs of every arm, each from another initialization and with other batches. [digits 3, cifar10-small 5,
+    cifar10 1]"""
     first_seed: int = 0
     """The first of the seeds; runs with others can be merged by `report`."""
     batch_size: int | None = None
-    """Images in a batch. [digits 24, cifar10 128]"""
+    """Images in a batch. [digits 24, cifar10-small 64, cifar10 128]"""
     data: Path | None = None
     """The folder that holds cifar-10-batches-bin, or a packed JPEG copy (.npz). [downloaded once, with a check]"""
     title: str | None = None
@@ -46,9 +48,10 @@ class Running(Sampling):
     """Options of every command that trains. Its folder is new, or of this very run, which then goes on."""
 
     steps: int | None = None
-    """Updates of every run; schedules and averaging windows scale with it. [digits 2400, cifar10 100000]"""
+    """Updates of every run; schedules and averaging windows scale with it. [digits 2400, cifar10-small 20000,
+    cifar10 100000]"""
     learning_rate: float | None = None
-    """The peak rate. [digits 0.014, cifar10 0.001]"""
+    """The peak rate. [digits 0.014, cifar10-small and cifar10 0.001]"""
     precision: Precision = "float32"
     """Of matrix products. tf32 where a device has it; bfloat16 with sums in float32; weights are always float32."""
     checkpoint_seconds: float = 60.0
@@ -169,7 +172,7 @@ def sampled(options: Sampling, name: str = "") -> Sample:
     require_least(0, first_seed=options.first_seed)
     every = tuple(range(options.first_seed, options.first_seed + seeds))
     out = options.out or Path("runs") / "-".join(filter(None, (options.task, name)))
-    title = options.title or ("CIFAR-10 (JPEG copy)" if is_jpeg_copy(options.data) else task.title)
+    title = options.title or task.title.format(copy=" (JPEG copy)" if is_jpeg_copy(options.data) else "")
     return Sample(task, every, batch_size, task.load(options.data), title, out)
 
 

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -14,6 +14,25 @@ from experiments.errors import UserError
 from experiments.files import write_text
 from experiments.results import record_length
 from experiments.train import Progress
+
+
+class Pace(NamedTuple):
+    """How fast a run went: updates a second, in the median of its pieces; and seconds in all, compilation included."""
+
+    updates_per_second: float
+    seconds: float
+
+
+def pace(log: Path) -> Pace | None:
+    """From the lines that a run has logged; None if there are none."""
+    lines = (
+        [json.loads(line) for line in log.read_text().splitlines() if _step_of(line) < math.inf] if log.exists() else []
+    )
+    if not lines:
+        return None
+    rates = np.array([line["updates_per_second"] for line in lines])
+    updates = np.diff([line["step"] for line in lines], prepend=0)
+    return Pace(float(np.median(rates)), float(np.sum(updates / rates)))
 
 
 class Watch:

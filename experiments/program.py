@@ -6,9 +6,11 @@ parameters an arm is evaluated at, before the update, on the batch about to be u
 data it has just fitted.
 """
 
+import copy
 import functools
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -161,6 +163,7 @@ class Program:
     ):
         self.model, self.batch_size, self.precision = model, batch_size, precision
         self.longest = max(1_000 // record_length(steps), 1) * record_length(steps)
+        self.inner = math.gcd(record_length(steps), 10)
         self.arms, self.steps = [*arms], steps
         families: dict[Any, list[int]] = {}
         for i, arm in enumerate(arms):
@@ -173,15 +176,17 @@ class Program:
         self.data = jax.tree.map(lambda array: self._place(array, REPLICATED), data)
         self.numbers = [self._tabulated([arms[i] for i in group]) for group in self.groups]
         self.one_by_one = self.mesh.devices.flat[0].platform == "cpu" and self._bytes_kept() > CACHE
-        self._advance = self._compiled(
-            self._advance_some,
-            (BY_ARM, REPLICATED, BY_SEED, BY_RUN, REPLICATED, REPLICATED),
-            (BY_RUN, BY_STEP_AND_RUN),
-            donate_argnums=3,
-        )
+        self._advance = functools.cache(self._advance_by)
         self._start = self._compiled(self._start_some, (BY_ARM, REPLICATED, BY_SEED), BY_RUN)
         self._validate = self._compiled(self._validate_some, (REPLICATED, BY_RUN), (BY_RUN, BY_RUN), donate_argnums=1)
         self._gather = jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, REPLICATED))
+
+    def with_seeds(self, seeds: Sequence[int]) -> Self:
+        """The same program for as many other seeds: nothing is compiled again."""
+        other = copy.copy(self)
+        other.logical_seeds = np.asarray(seeds)
+        other.seeds = self._place(_filled(other.logical_seeds, 0, self.mesh.shape["seeds"]), BY_SEED)
+        return other
 
     def start(self) -> list[Run]:
         return self._start(self.numbers, self.data, self.seeds)
@@ -190,8 +195,22 @@ class Program:
         """`count` more updates after `step` of them, at most `longest`.
 
         **Returns:** the runs, and the losses (arms, seeds, count)."""
-        runs, losses = self._advance(self.numbers, self.data, self.seeds, runs, np.int32(step), np.int32(count))
-        return runs, self._in_order([np.moveaxis(array, 0, -1) for array in self._host(losses)])[..., :count]
+        rest, measured = count % self.inner, []
+        for inner, part in ((self.inner, count - rest), (1, rest)):
+            if part:
+                some = np.int32(step), np.int32(part)
+                runs, losses = self._advance(inner)(self.numbers, self.data, self.seeds, runs, *some)
+                measured.append(self._in_order([np.moveaxis(array, 0, -1) for array in self._host(losses)])[..., :part])
+                step += part
+        return runs, np.concatenate(measured, axis=-1)
+
+    def lowered(self, platform: str) -> list[jax.stages.Lowered]:
+        """What is compiled to start, to advance and to validate, as it is lowered for "cuda" or "tpu", say."""
+        given = self.numbers, self.data, self.seeds
+        runs, some = jax.eval_shape(self._start, *given), jax.ShapeDtypeStruct((), np.int32)
+        calls = ((self._start, given), (self._advance(self.inner), (*given, runs, some, some)),
+                 (self._validate, (self.data, runs)))  # fmt: skip
+        return [function.trace(*arguments).lower(lowering_platforms=(platform,)) for function, arguments in calls]
 
     def validate(self, runs: list[Run]) -> tuple[list[Run], np.ndarray, np.ndarray]:
         """**Returns:** the runs, which have been told; validation loss and accuracy, each (arms, seeds)."""
@@ -285,8 +304,16 @@ class Program:
 
         return jax.vmap(one_seed)(seeds)
 
+    def _advance_by(self, inner: int) -> Any:
+        return self._compiled(
+            functools.partial(self._advance_some, inner),
+            (BY_ARM, REPLICATED, BY_SEED, BY_RUN, REPLICATED, REPLICATED),
+            (BY_RUN, BY_STEP_AND_RUN),
+            donate_argnums=3,
+        )
+
     def _advance_some(
-        self, numbers: list[Numbers], data: Any, seeds: Array, runs: list[Run], step: Array, count: Array
+        self, inner: int, numbers: list[Numbers], data: Any, seeds: Array, runs: list[Run], step: Array, count: Array
     ) -> tuple[list[Run], list[Array]]:
         over = one_by_one if self.one_by_one else jax.vmap
 
@@ -304,10 +331,14 @@ class Program:
             runs, now = over(functools.partial(one_seed, step + i))((seeds, runs))
             return runs, [array.at[i].set(loss) for array, loss in zip(losses, now, strict=True)]
 
-        # A loop of a length known at run time: the pieces between two validations need not be alike.
+        def some_steps(i: Array, carry: Any) -> Any:
+            return jax.lax.fori_loop(0, inner, lambda j, carry: one_step(inner * i + j, carry), carry)
+
+        # The outer loop has a length known at run time, as the pieces between two validations are not alike. An
+        # accelerator asks the host about such a loop in every round; the inner loop has a length known beforehand.
         losses = [jnp.full((self.longest, *run.valid_loss.shape), jnp.nan) for run in runs]
         with jax.default_matmul_precision(MATMULS[self.precision]):
-            return jax.lax.fori_loop(0, count, one_step, (runs, losses))
+            return jax.lax.fori_loop(0, count // inner, some_steps, (runs, losses))
 
     def _validate_some(self, data: Any, runs: list[Run]) -> tuple[list[Run], list[tuple[Array, Array]]]:
         one = functools.partial(validate, self.model, data.valid_images, data.valid_labels)

@@ -84,8 +84,8 @@ def one_rate(results: Results) -> bool:
 
 
 def heading(results: Results) -> str:
-    stopped = f", stopped after {results.done:,}" if results.done < results.steps else ""
-    return heading_of(results.title, f"{results.steps:,} updates{stopped}", len(results.seeds))
+    done = f"{results.done:,} of " if results.done < results.steps else ""
+    return heading_of(results.title, f"{done}{results.steps:,} updates", len(results.seeds))
 
 
 def heading_of(title: str, length: str, seeds: int) -> str:

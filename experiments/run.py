@@ -78,17 +78,18 @@ def run(
     checkpoint_seconds: float = 60.0,
     tensorboard: bool = False,
     stopped: Callable[[], bool] = lambda: False,
-    devices: Sequence[jax.Device] | None = None,
+    program: Program | None = None,
 ) -> Results:
     """Trains as planned and keeps everything in the folder `path`, from where the same call goes on if it is killed.
 
-    Stops early, with what has been measured, if `stopped` says so.
+    Stops early, with what has been measured, if `stopped` says so. `program`: that of the plan on all devices, unless
+    given.
 
     **Raises:** `FolderError`.
     """
     folder = by_first(lambda: Folder(path, plan.record()))
     with folder or contextlib.nullcontext():
-        program = plan.program(devices)
+        program = program or plan.program()
         progress = _where_it_was(folder, program, beginning(program, plan.evaluations))
         watch = by_first(lambda: _watch(plan, path, progress.step, tensorboard))
         saved = progress.step

@@ -10,7 +10,7 @@ from experiments.model import TinyViT
 
 @dataclass(frozen=True)
 class Task:
-    """Defaults for one data set; lengths are in updates."""
+    """Defaults for one data set; lengths are in updates. `title` says with `{copy}` where data are a lossy copy."""
 
     title: str
     load: Callable[[Path | None], Dataset]
@@ -38,9 +38,9 @@ TASKS = {
         steps=2_400,
         seeds=3,
     ),
-    # The published experiment at a size that two CPU cores carry: a smaller network, a smaller batch, a fifth of the run.
+    # The published experiment at a size that two CPU cores carry: a smaller network and batch, a fifth of the run.
     "cifar10-small": Task(
-        "CIFAR-10, small",
+        "CIFAR-10{copy}, small",
         cifar10,
         TinyViT(features=64, layers=2, heads=4, dropout=0.1),
         learning_rate=1e-3,
@@ -49,7 +49,7 @@ TASKS = {
         seeds=5,
     ),
     # The published setting: Adam 1e-3, batch 128, 100,000 updates.
-    "cifar10": Task("CIFAR-10", cifar10, TinyViT(), learning_rate=1e-3, batch_size=128, steps=100_000, seeds=1),
+    "cifar10": Task("CIFAR-10{copy}", cifar10, TinyViT(), learning_rate=1e-3, batch_size=128, steps=100_000, seeds=1),
 }
 
 EVALUATIONS = 20  # of the validation set, evenly over the run: among them its quarters and its tenths

@@ -16,14 +16,14 @@ from experiments.compare import Settings
 from experiments.program import MATMULS, Precision, as_floats, batch_loss, draw
 
 SECONDS, ROUNDS = 0.5, 5  # of one timing, and how many timings, of which the median counts
-MOST = 256  # updates in one timing
+MOST = 64  # rounds in one timing
 
 
 class Trainee(NamedTuple):
-    """Arms in training: `advance` makes so many more updates of each, and has their losses when it returns."""
+    """Arms in training: `advance` makes so many more rounds of updates, and has their losses when it returns."""
 
     name: str
-    arms: int
+    arm_updates: int  # in a round
     advance: Callable[[int], Any]
 
 
@@ -33,12 +33,22 @@ def race(ours: Trainee, theirs: Trainee) -> Measurement:
     counts = [paced(each.advance) for each in pair]
     calls = [functools.partial(each.advance, count) for each, count in zip(pair, counts, strict=True)]
     seconds = in_turn(*calls, rounds=ROUNDS)
-    rates = [each.arms * count / s for each, count, s in zip(pair, counts, seconds, strict=True)]
+    rates = [each.arm_updates * count / s for each, count, s in zip(pair, counts, seconds, strict=True)]
     return Measurement(ours.name, rates[0], theirs.name, rates[1], "arm-updates/s")
 
 
+def sustained(trainee: Trainee, seconds: float) -> float:
+    """Its arm-updates per second over about as many seconds."""
+    count = paced(trainee.advance)
+    begun, calls = time.perf_counter(), 0
+    while (spent := time.perf_counter() - begun) < seconds or not calls:
+        trainee.advance(count)
+        calls += 1
+    return trainee.arm_updates * count * calls / spent
+
+
 def paced(advance: Callable[[int], Any]) -> int:
-    """How many updates take about `SECONDS`."""
+    """How many rounds take about `SECONDS`."""
     advance(1)  # compiles
     count = 1
     while count < MOST and took(advance, count) < SECONDS / 2:
@@ -63,9 +73,10 @@ def one_program(
 
     def advance(count: int) -> None:
         nonlocal runs
-        runs, _ = program.advance(runs, 0, count)
+        runs, _ = program.advance(runs, 0, count * program.inner)
 
-    return Trainee(row_name(len(names) * seeds, precision, kind), len(names) * seeds, advance)
+    count = len(names) * seeds
+    return Trainee(row_name(count, precision, kind), count * program.inner, advance)
 
 
 def row_name(arms: int, precision: Precision, kind: str = "arm") -> str:

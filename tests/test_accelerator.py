@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,11 +22,12 @@ from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from experiments import accelerator, bench, tasks, throughput
-from experiments.accelerator import Block, correctness, following, main, seconds
+from experiments.accelerator import Block, Suite, main
 from experiments.arms import ARMS, published
 from experiments.bench import Measurement
 from experiments.compare import Running, settle
-from experiments.data import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, DataError, cifar10
+from experiments.data import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, DataError, Dataset, cifar10
+from experiments.model import TinyViT
 from experiments.program import Program
 from experiments.results import Results
 from experiments.throughput import Trainee, paced, race
@@ -34,8 +37,8 @@ FILES = {
     "validation.png",
 }  # fmt: skip
 PARTS = [
-    "correctness", "1 arm, tf32", "4 arms, tf32", "13 arms, tf32", "13 arms, float32", "13 arms, bfloat16", "averages",
-    "optimizers",
+    "correctness", "13 arms, tf32", "1 arm, tf32", "4 arms, tf32", "26 arms, tf32", "52 arms, tf32", "13 arms, float32",
+    "13 arms, bfloat16", "correctness, float32", "averages", "optimizers",
 ]  # fmt: skip
 STEPS = 20
 ROOT = Path(__file__).parent.parent
@@ -58,10 +61,14 @@ COMPILING = {
 }
 
 
+BLOCK_SIZE = Suite.block_size
+
+
 def small():
-    """Everything as quick as it can be; blocks of one seed, so that a history does not depend on the time there is."""
+    """Everything as quick as it can be; a seed after the other, as on one device."""
     tasks.TASKS["cifar10"] = dataclasses.replace(tasks.TASKS["cifar10"], model=Small())
-    throughput.SECONDS, throughput.ROUNDS, accelerator.BLOCKS, bench.ARRAYS = 1e-4, 1, (1,), 2
+    throughput.SECONDS, throughput.ROUNDS, accelerator.STYLE_SECONDS, bench.ARRAYS = 1e-4, 1, 1e-4, 2
+    Suite.block_size = lambda suite, first: 1
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +92,8 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tasks.TASKS, "cifar10", tasks.TASKS["cifar10"])
         for module, name in (
-            (throughput, "SECONDS"), (throughput, "ROUNDS"), (accelerator, "BLOCKS"), (bench, "ARRAYS"),
+            (throughput, "SECONDS"), (throughput, "ROUNDS"), (accelerator, "STYLE_SECONDS"), (bench, "ARRAYS"),
+            (Suite, "block_size"),
         ):  # fmt: skip
             patch.setattr(module, name, getattr(module, name))
         small()
@@ -142,13 +150,13 @@ def test_everything_is_measured_and_written(whole):
     assert [*found["parts"]] == PARTS
     assert found["passed"]
     assert found["devices"] == 8
-    assert all(row["ours"] > 0 for name, rows in found["parts"].items() if name != "correctness" for row in rows)
+    assert all(row["ours"] > 0 for name, rows in found["parts"].items() if "correctness" not in name for row in rows)
     text = (out / "measured.md").read_text()
     assert "8 x cpu. Correctness: passed." in text
     assert all(f"| {name} |" in text for name in PARTS if "arm" in name)
     assert "| 5 averaged arms, tf32 |" in text
     assert "| one arm in the published style, tf32 |" in text
-    assert len(text.splitlines()) == 4 + 2 + 8 + 7
+    assert len(text.splitlines()) == 4 + 2 + 2 * 2 + 2 + 7 + 8
     assert (out / "report.md").read_text().startswith("# CIFAR-10: 20 updates, 2 seeds\n")
     plan = json.loads((out / "config.json").read_text())["plan"]
     assert plan["precision"] == "tf32"
@@ -157,23 +165,66 @@ def test_everything_is_measured_and_written(whole):
     assert "seeds" not in plan
 
 
-def test_a_call_that_is_stopped_after_every_part_ends_alike(data, whole, tmp_path, capsys):
-    for done in range(len(PARTS)):
-        assert main(words(data, tmp_path, "--minutes", "0", "--seeds", "1")) == 130
-        assert [*measured(tmp_path)["parts"]] == PARTS[: done + 1]
-    assert not (tmp_path / "out" / "report.md").exists()
-    assert main(words(data, tmp_path, "--minutes", "0", "--seeds", "1")) == 130
+def suite(settings, folder, **options):
+    for name in ("work", "out"):
+        (folder / name).mkdir(exist_ok=True)
+    return Suite(settings, folder / "work", folder / "out", parameters=1000, **options)
+
+
+def seen(folder):
+    """What there is in the folder of the results: parts, seeds and updates."""
+    out = folder / "out"
+    results = history(folder) if (out / "history.npz").exists() else None
+    return [*measured(folder)["parts"]], results.seeds if results else (), results.done if results else 0
+
+
+def test_what_a_minute_is_worth_most_comes_first(data, whole, tmp_path, monkeypatch):
+    quick = Trainee("other", 1, lambda count: None)
+    for name, value in (("one_program", quick), ("published_style", quick), ("large_updates", []), ("save", "")):
+        monkeypatch.setattr(accelerator, name, lambda *about, value=value: value)
+    settings = settle(Running(task="cifar10", data=data, steps=STEPS, seeds=2, batch_size=8, precision="tf32"))
+    met = []
+    # Made anew for each part, as by a call that is stopped after it, when there is no time left for another seed.
+    while [*itertools.islice(parts := suite(settings, tmp_path, deadline=0.0), 1)]:
+        assert parts.unfinished() == (len(met) < len(PARTS) + 1)
+        met.append(seen(tmp_path))
+    assert met == [
+        (PARTS[:1], (), 0),
+        (PARTS[:1], (0,), STEPS),
+        *((PARTS[:done], (0,), STEPS) for done in range(2, len(PARTS) + 1)),
+        (PARTS, (0, 1), STEPS),
+    ]
+    assert_same(history(tmp_path), history(whole))
+
+
+def test_another_seed_is_trained_before_the_rest_is_measured_where_it_fits(settings, data, tmp_path, whole):
+    shutil.copytree(whole / "work", tmp_path / "work")
+    (tmp_path / "work" / "measured.json").unlink()
+    more = settle(Running(task="cifar10", data=data, steps=STEPS, seeds=3, batch_size=8, precision="tf32"))
+    met = []
+    for _ in itertools.islice(suite(more, tmp_path), 3):
+        met.append(seen(tmp_path))
+    assert met == [(PARTS[:1], (0, 1), STEPS), (PARTS[:2], (0, 1), STEPS), (PARTS[:2], (0, 1, 2), STEPS)]
+
+
+def test_what_is_under_way_at_the_limit_is_kept(data, whole, tmp_path, capsys):
+    assert main(words(data, tmp_path, "--minutes", "0")) == 130
+    assert seen(tmp_path) == (["correctness"], (), 0)
+    assert main(words(data, tmp_path, "--minutes", "0")) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
-    assert "stopped after 1, 1 seed" in (tmp_path / "out" / "report.md").read_text()
+    assert seen(tmp_path) == (["correctness"], (0,), 1)
+    assert (tmp_path / "out" / "report.md").read_text().startswith("# CIFAR-10: 1 of 20 updates, 1 seed\n")
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
-    assert main(words(data, tmp_path)) == 0  # more seeds may be wanted later
+    assert main(words(data, tmp_path)) == 0
+    assert seen(tmp_path) == (PARTS, (0, 1), STEPS)
     assert_same(history(tmp_path), history(whole))
 
 
 def test_a_call_with_nothing_left_to_do_writes_the_results_again(data, whole, tmp_path, monkeypatch, capsys):
     shutil.copytree(whole / "work", tmp_path / "work")
-    for name in ("run", "correctness", "one_program", "large_updates"):
+    for name in ("run", "published_style", "one_program", "large_updates"):
         monkeypatch.delattr(accelerator, name)
+    monkeypatch.setattr(Suite, "_program", lambda suite, size: pytest.fail("nothing is left to do"))
     assert main(words(data, tmp_path)) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
     assert_same(history(tmp_path), history(whole))
@@ -183,11 +234,11 @@ def test_a_call_with_nothing_left_to_do_writes_the_results_again(data, whole, tm
 
 
 def test_a_signal_stops_it_in_order(data, tmp_path, monkeypatch, capsys):
-    def told_to_stop(settings):
+    def told_to_stop(suite, precision):
         os.kill(os.getpid(), signal.SIGTERM)
-        return Measurement("losses", 1e-6, "tolerance", 1e-3, "")
+        return [Measurement("losses", 1e-6, "tolerance", 1e-3, "")]
 
-    monkeypatch.setattr(accelerator, "correctness", told_to_stop)
+    monkeypatch.setattr(Suite, "correctness", told_to_stop)
     assert main(words(data, tmp_path)) == 130
     assert [*measured(tmp_path)["parts"]] == ["correctness"]
     assert capsys.readouterr().out.endswith(": config.json, measured.json, measured.md\n")
@@ -243,7 +294,7 @@ def settings(data):
     return settle(Running(task="cifar10", data=data, steps=STEPS, batch_size=8, precision="tf32"))
 
 
-def test_correctness_fails_where_devices_differ(settings, monkeypatch):
+def test_correctness_fails_where_devices_differ(settings, monkeypatch, tmp_path):
     class Wrong(Program):
         """Another number, or none, on several devices."""
 
@@ -255,11 +306,14 @@ def test_correctness_fails_where_devices_differ(settings, monkeypatch):
     monkeypatch.setattr("experiments.run.Program", Wrong)
     for factor, expected in ((1.0, 0.0), (1.1, 0.1), (np.nan, 1.0)):
         Wrong.factor = factor
-        row = correctness(settings)
-        np.testing.assert_allclose(row.ours, expected, atol=1e-5)
-        assert accelerator.passed({"correctness": [row]}) == (factor == 1.0)
+        first, all_of_them = suite(settings, tmp_path).correctness("tf32")
+        np.testing.assert_allclose([first.ours, all_of_them.ours], [0.0, expected], atol=1e-5)
+        rows = [first, all_of_them]
+        assert accelerator.passed({"correctness": rows}) == (factor == 1.0)
+        assert accelerator.passed({"correctness": [first], "correctness, float32": rows}) == (factor == 1.0)
     assert not accelerator.passed({})
     assert not accelerator.passed({"correctness": "RESOURCE_EXHAUSTED: out of memory"})
+    assert not accelerator.passed({"correctness": [first], "correctness, float32": "RESOURCE_EXHAUSTED"})
 
 
 def test_the_published_style_trains_as_the_program_does(settings, data):
@@ -286,20 +340,18 @@ def test_a_race_counts_the_updates_of_all_arms(monkeypatch):
     assert row.theirs <= 1 / 0.004
 
 
-def test_what_a_device_cannot_do_is_recorded_and_the_rest_goes_on(tmp_path, capsys):
+def test_what_a_device_cannot_do_is_recorded_and_the_rest_goes_on(settings, tmp_path, capsys):
     def fails():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory\nand more")
 
     row = Measurement("one", 12_345.6, "other", 2.0, "s")
     parts = {"52 arms, tf32": fails, "optimizers": lambda: iter([row])}
-    for folder in ("work", "out"):
-        (tmp_path / folder).mkdir()
-    assert len([*accelerator.measure(parts, tmp_path / "work", tmp_path / "out")]) == 2
+    assert len([*suite(settings, tmp_path).measure(parts)]) == 2
     assert measured(tmp_path)["parts"]["52 arms, tf32"] == "RESOURCE_EXHAUSTED: out of memory"
     assert accelerator.measured_in(tmp_path / "work")["optimizers"] == [row]
     assert "| 52 arms, tf32 | failed | RESOURCE_EXHAUSTED: out of memory | | | |" in capsys.readouterr().out
     assert "| one | 12,346 s | other | 2 s |" in (tmp_path / "out" / "measured.md").read_text()
-    assert [*accelerator.measure(parts, tmp_path / "work", tmp_path / "out")] == []
+    assert [*suite(settings, tmp_path).measure(parts)] == []
 
 
 def test_optimizers_are_timed_against_others_and_a_copy():
@@ -310,32 +362,54 @@ def test_optimizers_are_timed_against_others_and_a_copy():
     assert all(row.ours > 0 and row.theirs > 0 for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("precision", "how"), [("tf32", "precision = [HIGH, HIGH]"), ("bfloat16", "lhs_precision_type = bf16")]
+)
+def test_the_published_size_lowers_for_gpus_and_costs_what_is_said(precision, how, monkeypatch):
+    monkeypatch.setattr("experiments.program.CACHE", np.inf)  # as where the devices are none of a CPU
+    images, labels = np.zeros((16, 32, 32, 3), np.uint8), np.zeros(16, np.int32)
+    arms = [*published(1e-3, 100_000).values()]
+    program = Program(
+        TinyViT(), Dataset(images, labels, images, labels), arms, [0], 100_000, 128, precision, jax.devices()[:1]
+    )
+    start, advance, validate = program.lowered("cuda")
+    said = re.search(r"an update of 13 arms takes (\d+) GFLOP", (ROOT / "docs" / "accelerator.md").read_text())
+    assert advance.cost_analysis()["flops"] / 1e9 == pytest.approx(float(said[1]), abs=1)
+    for lowered in (advance, validate):
+        products = re.findall(r"stablehlo.dot_general.*", lowered.as_text())
+        assert len(products) > 30
+        assert [line for line in products if how not in line] == []
+    assert "dot_general" not in start.as_text()
+
+
 # Blocks of seeds --------------------------------------------------------------------------------------
 
 
-def test_the_next_block_is_the_largest_that_fits(monkeypatch, results):
-    monkeypatch.setattr(accelerator, "BLOCKS", (1, 2, 4))
-    ended, stopped = results, dataclasses.replace(results, done=3)
-    assert following({}, 5) == Block(0, 4)
-    assert following({}, 3) == Block(0, 2)
-    assert following({}, 5, lambda seeds: seeds <= 2) == Block(0, 2)
-    assert following({}, 5, lambda seeds: False) == Block(0, 1)
-    assert following({Block(0, 4): ended}, 5) == Block(4, 1)
-    assert following({Block(0, 4): ended, Block(4, 1): ended}, 5) is None
-    assert following({Block(0, 4): ended}, 2) is None
-    for unfinished in (stopped, None):
-        assert following({Block(0, 2): ended, Block(2, 4): unfinished}, 9, lambda seeds: False) == Block(2, 4)
+def test_a_block_has_a_seed_for_each_device_and_an_unfinished_one_goes_first(data, tmp_path, monkeypatch, whole):
+    monkeypatch.setattr(Suite, "block_size", BLOCK_SIZE)
+    five = settle(Running(task="cifar10", data=data, steps=STEPS, seeds=11, batch_size=8, precision="tf32"))
+    ended, stopped = history(whole), dataclasses.replace(history(whole), done=3)
+    for blocks, expected in (
+        ({}, Block(0, 8)),
+        ({Block(0, 8): ended}, Block(8, 3)),
+        ({Block(0, 8): ended, Block(8, 3): ended}, None),
+        ({Block(0, 13): ended}, None),
+        ({Block(0, 2): ended, Block(2, 4): stopped}, Block(2, 4)),
+        ({Block(0, 2): ended, Block(2, 4): None}, Block(2, 4)),
+    ):
+        monkeypatch.setattr(accelerator, "blocks_in", lambda work, blocks=blocks: blocks)
+        assert Suite(five, tmp_path, tmp_path, 1000).following() == expected
 
 
-@pytest.fixture
-def results(whole):
-    return history(whole)
-
-
-def test_the_time_of_a_block_follows_from_the_throughput(settings):
-    rows = {"26 arms, tf32": [Measurement("26 arms, tf32", 1000.0, "one", 1.0, "")], "52 arms, tf32": "failed"}
-    assert seconds(2, settings, rows) == pytest.approx(1.1 * 26 * STEPS / 1000)
-    assert seconds(1, settings, rows) == seconds(4, settings, rows) == np.inf
+def test_the_time_of_a_block_is_what_the_first_took(settings, tmp_path):
+    folder = tmp_path / "work" / "seeds-0-1"
+    folder.mkdir(parents=True)
+    assert suite(settings, tmp_path).seconds() == np.inf
+    lines = [(1, 0.1), (101, 50.0), (201, 200.0), (401, 100.0)]  # compilation, and a validation in the second
+    log = [json.dumps({"step": step, "updates_per_second": rate}) for step, rate in lines]
+    (folder / "metrics.jsonl").write_text("\n".join([*log, '{"step": 4']))
+    assert suite(settings, tmp_path).pace() == (75.0, pytest.approx(10 + 2 + 0.5 + 2))
+    assert suite(settings, tmp_path).seconds() == pytest.approx(1.1 * STEPS / 75)
 
 
 # The command ------------------------------------------------------------------------------------------
@@ -369,6 +443,21 @@ def test_without_a_cpu_to_compare_with_it_says_so(data, tmp_path, capsys, monkey
     monkeypatch.setattr(jax, "devices", devices)
     assert main(words(data, tmp_path)) == 2
     assert "JAX_PLATFORMS must include cpu" in capsys.readouterr().err
+
+
+def test_without_the_devices_that_are_asked_for_it_says_so(data, tmp_path, compiled):
+    script = ["bash", "experiments/accelerator.sh", data, tmp_path / "out"]
+    environment = {**compiled, "JAX_PLATFORMS": "none,cpu", "PYTHON": sys.executable}
+    ended = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert ended.returncode == 2
+    (said,) = ended.stderr.splitlines()
+    assert said.startswith("python -m experiments.accelerator: JAX_PLATFORMS must name devices that JAX can use: ")
+
+
+def test_the_script_says_how_it_is_called(compiled):
+    ended = subprocess.run(["bash", "experiments/accelerator.sh"], cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "accelerator.sh DATA OUT" in ended.stderr
 
 
 BARE = """

@@ -194,7 +194,37 @@ def test_pieces_of_any_length_give_the_same_run_and_one_compilation(data):
     np.testing.assert_array_equal(np.concatenate(parts, axis=-1), losses)
     jax.tree.map(np.testing.assert_array_equal, broken, runs)
     np.testing.assert_array_equal(finished(p, evaluations=7).train_loss, losses)
-    assert (p._advance._cache_size(), p._validate._cache_size(), p._start._cache_size()) == (1, 1, 1)
+    assert (p._advance(1)._cache_size(), p._validate._cache_size(), p._start._cache_size()) == (1, 1, 1)
+
+
+def test_long_runs_advance_in_rounds_and_by_single_updates_to_an_end_between(data):
+    p = program(data, "cosine", steps=10_001)  # a loss is kept of 5 updates
+    runs, losses = p.advance(p.start(), 0, 12)
+    assert losses.shape == (1, 2, 12)
+    other, parts = p.start(), []
+    for step, count in ((0, 5), (5, 1), (6, 6)):
+        other, part = p.advance(other, step, count)
+        parts.append(part)
+    np.testing.assert_allclose(np.concatenate(parts, axis=-1), losses, rtol=1e-6)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), other, runs)
+
+
+def test_runs_one_after_the_other_are_those_that_run_together(data, monkeypatch, everything):
+    monkeypatch.setattr("experiments.program.CACHE", 0)
+    one_by_one = finished(program(data, *ARMS))
+    for ours, theirs in zip(one_by_one, everything, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4)
+
+
+def test_a_program_serves_other_seeds_and_compiles_nothing_for_them(data):
+    first = program(data, "cosine", "ema-long")
+    first.advance(first.start(), 0, 3)
+    other = Program(TINY, data, first.arms, (5, 7), STEPS, batch_size=8, devices=jax.devices()[:1])
+    found = first.with_seeds((5, 7))
+    ours, theirs = (p.advance(p.start(), 0, 3) for p in (found, other))
+    jax.tree.map(np.testing.assert_array_equal, found.save(ours[0]), other.save(theirs[0]))
+    np.testing.assert_array_equal(ours[1], theirs[1])
+    assert (first._advance(1)._cache_size(), first._start._cache_size()) == (1, 1)
 
 
 def test_history_is_measured_where_it_says(data):

@@ -267,7 +267,7 @@ def test_a_signal_stops_in_order_and_the_same_command_goes_on(number, whole, cac
     assert "Traceback" not in said
     done = Results.load(folder / "history.npz").done
     assert 0 < done == checkpoints(folder)[-1] == logged(folder)[-1]["step"] < engine.STEPS
-    assert f"200 updates, stopped after {done}, 1 seed" in (folder / "report.md").read_text()
+    assert f"{done} of 200 updates, 1 seed" in (folder / "report.md").read_text()
     again = Fork(words(folder), cache).finish()
     assert again.resumed_from == done
     same(folder, whole)
@@ -395,7 +395,7 @@ def test_a_run_that_stalled_ends_and_does_not_go_on(cache, tmp_path):
     still = words(folder, "--early-stopping", "1", "--learning-rate", "1e-30")
     status, said = Fork(still, cache).wait()
     assert status == 0
-    assert "stopped after 100" in said
+    assert "100 of 200 updates" in said
     held, history = logged(folder), Results.load(folder / "history.npz")
     assert history.done == held[-1]["step"] == 100
     again = Fork(still, cache).finish()
@@ -410,7 +410,7 @@ def test_an_arm_that_diverges_is_marked_and_touches_no_other(tmp_path):
     found = {}
     for name, first in {"with": lost, "without": arms["step-25"]}.items():
         those = engine.plan([first, arms["step-75"]], seeds=(0, 1), steps=40)
-        found[name] = run(those, tmp_path / name, devices=jax.devices()[:1])
+        found[name] = run(those, tmp_path / name, program=those.program(jax.devices()[:1]))
     assert found["with"].done == found["without"].done == 40
     assert found["with"].diverged("step-25") == 2
     assert np.isnan(found["with"].history.valid_loss[0, :, -1]).all()

@@ -272,7 +272,7 @@ def test_what_cannot_be_merged_is_one_sentence(change, message):
 
 def test_the_table_and_the_heading_tell_what_was_measured():
     r = results({"cosine": [0.2, 0.4], "linear-50": [0.5, 0.5]}, done=60)
-    assert heading(r) == "toy: 100 updates, stopped after 60, 2 seeds"
+    assert heading(r) == "toy: 60 of 100 updates, 2 seeds"
     lines = table(r).splitlines()
     assert lines[2] == "| linear-50 |      50 | 0.500 ± 0.000 |   1.000 ± 0.000 |        50.0 ± 0.0 % |"
     assert lines[3] == "| cosine    |      60 | 0.300 ± 0.100 |   1.000 ± 0.000 |        50.0 ± 0.0 % |"
