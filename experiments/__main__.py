@@ -1,5 +1,6 @@
 """`python -m experiments`: the comparison; `sweep`, `range-test`, `report` and `bench` are its other commands."""
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ try:
     from experiments.compare import Compare, compare
     from experiments.devices import use_all_cores
     from experiments.errors import UsageError, UserError
+    from experiments.files import write_text
     from experiments.range_test import Range, find_range
     from experiments.report import new_report, save
     from experiments.results import Results, merged
@@ -28,7 +30,8 @@ except ModuleNotFoundError as error:
 class Report:
     """Remake the tables, figures and claims of a run from its saved history, without training.
 
-    Several runs are merged, of other seeds or of other arms, and their report goes to --out.
+    Several runs are merged, of other seeds or of other arms, and their report goes to --out, with runs.json: the
+    config.json of each.
     """
 
     folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -38,7 +41,7 @@ class Report:
 
 
 def report(options: Report) -> int:
-    from experiments.folder import HISTORY
+    from experiments.folder import CONFIG, HISTORY
 
     if not options.folders:
         raise UsageError("report needs the folder of one run or more")
@@ -50,6 +53,8 @@ def report(options: Report) -> int:
     if options.out:
         new_report(out)
         results.save(out / HISTORY)
+        configs = [json.loads(c.read_text()) for file in files if (c := file.with_name(CONFIG)).exists()]
+        write_text(out / "runs.json", json.dumps(configs, indent=1) + "\n")
     print(save(results, out))
     return 0
 

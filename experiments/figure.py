@@ -1,7 +1,7 @@
 """The figures of a comparison: small multiples, each a question, and where all arms end."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator
 
-from experiments.results import Results
+from experiments.results import Loss, Results
 
 LINEAR = ("linear-25", "linear-50", "linear-75", "linear-100")
 # The five published figures; the last of them has three panels.
@@ -43,7 +43,6 @@ STYLES: dict[str, dict[str, Any]] = {
     "sf-ema": {"color": "#D55E00"},
 }
 
-Loss = Literal["training", "validation"]
 LOOK: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 

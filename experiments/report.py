@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ from experiments.claims import FOOTNOTE, QUARTERS, Finding, as_json, judge, stan
 from experiments.errors import UserError
 from experiments.figure import plot, plot_grid
 from experiments.files import write_bytes, write_text
-from experiments.results import CYCLE, STEPPED, Results
+from experiments.results import CYCLE, STEPPED, Loss, Results
 
 Measure = Callable[[str, int], np.ndarray]
 
@@ -117,24 +118,31 @@ def table(results: Results) -> str:
 
 
 def grid(results: Results) -> str:
-    """A Markdown table: policies against rates, with the validation loss at the end, the lowest of each in bold."""
+    """Markdown tables: policies against rates, with the losses at the end, the lowest of each policy in bold."""
+    parts = []
+    for of in reversed(get_args(Loss)):
+        rows = _grid(results, of)
+        parts += [f"{of.capitalize()} loss at the end, by rate in multiples of the policy's own.", markdown(rows)]
+        parts += ["* the lowest or the highest tried"] * any(row[-1].endswith("*") for row in rows)
+    return "\n\n".join(parts)
+
+
+def _grid(results: Results, of: Loss) -> list[Sequence[str]]:
     factors = sorted({float(arm.split("@")[1]) for arm in results.horizons})
     rows: list[Sequence[str]] = [("policy", *(f"x {factor:g}" for factor in factors), "best rate")]
     for policy, arms in results.grid().items():
-        shown = {arm: _shown(results, arm) for arm in arms}
-        best = results.best(arms)
+        shown = {arm: _shown(results, arm, of) for arm in arms}
+        best = results.best(arms, of)
         if best:
             shown[best] = f"**{shown[best]}**"
         edge = "*" if best in (arms[0], arms[-1]) else ""
         cells = [shown.get(f"{policy}@{factor:g}", "-") for factor in factors]
         rows.append((policy, *cells, f"{results.rates[best]:.3g}{edge}" if best else "-"))
-    head = "Validation loss at the end, by rate in multiples of the policy's own."
-    note = ["* the lowest or the highest tried"] * any(row[-1].endswith("*") for row in rows)
-    return "\n\n".join([head, markdown(rows), *note])
+    return rows
 
 
-def _shown(results: Results, arm: str) -> str:
-    loss = float(results.valid_loss(arm).mean())
+def _shown(results: Results, arm: str, of: Loss) -> str:
+    loss = float((results.valid_loss if of == "validation" else results.train_loss)(arm).mean())
     return f"{loss:.3f}" if math.isfinite(loss) else "diverged" if results.diverged(arm) else "-"
 
 

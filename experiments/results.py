@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from experiments.files import write_bytes
 
 STEPPED, CYCLE = "sgd-step", "sgd-one-cycle-"  # arms by whose names super-convergence is measured
 RECORDS = 2_000  # training losses kept for each run: as many, up to twice as many, or one an update
+
+
+Loss = Literal["training", "validation"]
 
 
 class ResultsError(UserError):
@@ -94,9 +97,10 @@ class Results:
         ascending = sorted(self.horizons, key=self.rates.__getitem__)
         return {policy: [arm for arm in ascending if arm.split("@")[0] == policy] for policy in policies}
 
-    def best(self, arms: Sequence[str]) -> str | None:
-        """The one with the lowest validation loss at its end, in the mean over seeds; None if none has one."""
-        losses = {arm: float(self.valid_loss(arm).mean()) for arm in arms}
+    def best(self, arms: Sequence[str], of: Loss = "validation") -> str | None:
+        """The one with the lowest loss at its end, in the mean over seeds; None if none has one."""
+        loss = self.valid_loss if of == "validation" else self.train_loss
+        losses = {arm: float(loss(arm).mean()) for arm in arms}
         finite = [arm for arm in arms if np.isfinite(losses[arm])]
         return min(finite, key=losses.__getitem__, default=None)
 

@@ -80,6 +80,7 @@ def test_reports_are_remade_and_merged_without_training(tmp_path, capsys, tiny, 
     both = Results.load(tmp_path / "both" / "history.npz")
     assert both.seeds == (0, 5)
     assert "2 seeds" in capsys.readouterr().out
+    assert [run["plan"]["seeds"] for run in json.loads((tmp_path / "both" / "runs.json").read_text())] == [[0], [5]]
     assert (
         main(["report", str(tmp_path / "0"), str(tmp_path / "cosine" / "history.npz"), "--out", str(tmp_path / "c")])
         == 0

@@ -380,12 +380,19 @@ def test_where_no_rate_is_best_there_is_none(tmp_path):
     r.history.train_loss[:] = 1.0
     assert best_factors(r) == {}
     text = save(r, tmp_path)
-    assert "**" not in text
+    assert "**" not in text.partition("Training loss")[0]
     assert "diverged" not in text
 
 
 def test_the_best_rate_is_that_of_the_lowest_loss_that_is_a_number():
     assert best_factors(swept()) == {"linear": 0.5, "cosine": 2.0}
+
+
+def test_the_best_by_training_loss_may_be_another():
+    r = swept()
+    r.history.train_loss[3:, :, :] = np.array([0.5, 0.4, 0.6], np.float32)[:, None, None]
+    assert r.best(r.grid()["cosine"], "training") == "cosine@1"
+    assert r.best(r.grid()["cosine"]) == "cosine@2"
 
 
 def test_a_sweep_is_a_table_of_policies_against_rates(tmp_path):
@@ -394,6 +401,8 @@ def test_a_sweep_is_a_table_of_policies_against_rates(tmp_path):
     assert lines[0] == ["policy", "x 0.5", "x 1", "x 2", "best rate"]
     assert lines[2] == ["linear", "**0.300**", "0.400", "diverged", "0.05*"]
     assert lines[3] == ["cosine", "0.900", "0.800", "**0.700**", "0.2*"]
+    assert lines[4:] == lines[:4]  # of the training losses, which are the same here
+    assert text.count("* the lowest or the highest tried") == 2
     assert {p.name for p in tmp_path.iterdir()} == {"report.md", "results.json", "figure.png"}
 
 
