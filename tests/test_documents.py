@@ -6,7 +6,11 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from experiments.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,6 +47,32 @@ def test_every_measured_number_of_a_page_is_in_the_results(page):
     reports = "".join(path.read_text() for path in (ROOT / "experiments/results").rglob("*.md"))
     for number in re.findall(r"\d+\.\d+ ± \d+\.\d+", page.read_text()):
         assert number in reports, number
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip(" *") for cell in line.split("|")[2:-1]]
+
+
+def test_the_sweep_of_cifar10_is_that_of_the_results():
+    page = (ROOT / "docs/experiments.md").read_text()
+    report = (ROOT / "experiments/results/cifar10-small/sweep/report.md").read_text()
+    validation, training = (cells(line)[:-1] for line in re.findall(r"^\| constant \|.*", report, re.MULTILINE))
+    for name, expected in (("training", training), ("validation", validation)):
+        assert cells(re.search(rf"^\| {name} loss \|.*", page, re.MULTILINE)[0]) == expected
+    best = min(zip(map(float, training), (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), strict=True))[1]
+    assert best == TASKS["cifar10-small"].learning_rate
+
+
+def test_the_sizes_of_the_tasks_are_those_that_are_said():
+    page = (ROOT / "docs/experiments.md").read_text()
+    for name, size in (("digits", 8), ("cifar10-small", 32), ("cifar10", 32)):
+        task = TASKS[name]
+        images = jax.ShapeDtypeStruct((1, size, size, 1 if size == 8 else 3), jnp.float32)
+        params = jax.eval_shape(lambda k, i, t=task: t.model.init(k, i, True), jax.random.key(0), images)
+        count = sum(leaf.size for leaf in jax.tree.leaves(params))
+        (row,) = re.findall(rf"^\| `{name}`.*", page, re.MULTILINE)
+        for said in (f"{count:,} parameters", f"batch {task.batch_size}", f"{task.steps:,} updates"):
+            assert said in row
 
 
 def test_links_and_pictures_exist():
