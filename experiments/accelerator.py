@@ -188,13 +188,15 @@ class Suite:
             yield
 
     def correctness(self, precision: Precision) -> list[Measurement]:
-        """How far the first training losses of the comparison are from those on one device of the CPU.
+        """How far the first training losses of the comparison are from those on the CPU, computed at the same time.
 
-        The program is that of the comparison, so that what it compiles is used again.
+        The program is that of the comparison, so that what it compiles is used again. Devices of the CPU are compared
+        with one of them.
         """
         plan = replace(self.plan(self.first), precision=precision)
         program = self.program(self.first.size) if precision == self.precision else plan.program()
-        reference = replace(plan, precision="float32").program(jax.devices("cpu")[:1])
+        cpu = jax.devices("cpu")[: 1 if jax.default_backend() == "cpu" else None]
+        reference = replace(plan, precision="float32").program(cpu)
 
         def losses(program: Program) -> np.ndarray:
             return program.advance(program.start(), 0, UPDATES)[1]
@@ -203,7 +205,7 @@ class Suite:
             ours, theirs = both.map(losses, (program, reference))
         apart = np.abs(ours - theirs) / np.abs(theirs)
         apart = np.where(np.isfinite(apart), apart, 1.0)  # what is no number agrees with nothing
-        what = f"{row_name(len(ARMS) * self.first.size, precision)}, training loss, largest difference from one CPU"
+        what = f"{row_name(len(ARMS) * self.first.size, precision)}, training loss, largest difference from the CPU's"
         return [
             Measurement(f"{what}, {when}", float(largest), "tolerance", tolerance, "", "at most 1")
             for when, largest, tolerance in (

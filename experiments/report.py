@@ -10,7 +10,7 @@ from typing import get_args
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.claims import FOOTNOTE, QUARTERS, Finding, as_json, judge, standard_error
+from experiments.claims import CLAIMS, FOOTNOTE, QUARTERS, Finding, as_json, judge, standard_error
 from experiments.errors import UserError
 from experiments.figure import plot, plot_grid
 from experiments.files import write_bytes, write_text
@@ -33,7 +33,7 @@ def save(results: Results, folder: Path) -> str:
 
 
 def _save(results: Results, folder: Path) -> str:
-    findings = judge(results.train_loss) if results.done == results.steps and one_rate(results) else []
+    findings = judged(results)
     parts = [
         heading(results),
         table(results),
@@ -226,10 +226,30 @@ def margins(findings: Sequence[Finding]) -> list[str]:
     return ["## Claims, in parts\n\n" + markdown(rows, left=2)]
 
 
+def verdicts(*several: Results) -> str:
+    """A Markdown table: what each run says of each claim, with the margin that decides."""
+    heads = [f"{results.title}, {_count(len(results.seeds), 'seed')}" for results in several]
+    found = [{finding.name: finding for finding in judged(results)} for results in several]
+    rows: list[Sequence[str]] = [("", "published conclusion", *heads)]
+    for claim in CLAIMS:
+        told = [f"{f.verdict} ({_decides(f)})" if (f := each.get(claim.name)) else "-" for each in found]
+        rows.append((claim.name, claim.statement, *told))
+    return markdown(rows, left=2 + len(several))
+
+
+def judged(results: Results) -> list[Finding]:
+    """The claims, where the run has ended and all arms have one peak rate."""
+    return judge(results.train_loss) if results.done == results.steps and one_rate(results) else []
+
+
 def _margin(finding: Finding) -> str:
+    return f"margin {_decides(finding)}"
+
+
+def _decides(finding: Finding) -> str:
     weakest = finding.weakest
     error = "" if weakest.error is None else f" ± {weakest.error:.3f}"
-    return f"margin {_signed(weakest.mean, 3)}{error}"
+    return f"{_signed(weakest.mean, 3)}{error}"
 
 
 def _signed(number: float | None, digits: int) -> str:

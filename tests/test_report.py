@@ -11,7 +11,7 @@ from experiments.arms import ARMS, published
 from experiments.claims import CLAIMS, judge
 from experiments.figure import PANELS, STYLES, moving_average, plot, plot_grid, plot_questions
 from experiments.policies import POLICIES, best_factors, grid
-from experiments.report import courses, heading, margins, numbers, save, super_convergence, table
+from experiments.report import courses, heading, margins, numbers, save, super_convergence, table, verdicts
 from experiments.results import History, Results, ResultsError, merged, record_length
 from experiments.train import validated_after
 
@@ -55,6 +55,18 @@ def test_claims_hold_where_they_hold():
     findings = judge(results(shaken(AS_PUBLISHED)).train_loss)
     assert [f.name for f in findings] == ["C1", "C2", "C3", "C4", "C5", "C6", "C7"]
     assert {f.verdict for f in findings} == {"holds"}
+
+
+def test_verdicts_of_several_runs_stand_beside_each_other():
+    whole = results(shaken(AS_PUBLISHED))
+    part = results({"constant": [0.2, 0.2, 0.2], "polyak": [0.1, 0.101, 0.1]}, seeds=(3, 4, 5))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in verdicts(whole, part).splitlines()]
+    assert rows[0] == ["", "published conclusion", "toy, 3 seeds", "toy, 3 seeds"]
+    assert [row[0] for row in rows[2:]] == [claim.name for claim in CLAIMS]
+    assert all(row[2].startswith("holds (+0.") for row in rows[2:])
+    assert [row[3] for row in rows[2:]] == ["-", "-", "-", "-", "fails (-0.100 ± 0.000)", "-", "-"]
+    stopped = verdicts(results(shaken(AS_PUBLISHED), done=90))
+    assert "holds" not in stopped
 
 
 @pytest.mark.parametrize(
@@ -458,6 +470,15 @@ def test_figures_of_other_arms_and_of_sweeps_have_names_and_marks():
     assert labels == ["linear", "cosine"]
     best = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
     np.testing.assert_allclose(np.ravel(best), [0.05, 0.2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("shift", "from_zero"), [(0.0, True), (1.0, False)])
+def test_an_axis_begins_at_zero_unless_losses_could_not_be_told_apart(shift, from_zero):
+    losses = {name: [loss + shift, loss + shift + 0.01] for name, loss in AS_PUBLISHED.items()}
+    first, *_, last = plot(results(losses)).axes
+    lowest = min(map(min, losses.values()))
+    for begins in (first.get_ylim()[0], last.get_xlim()[0]):
+        assert begins == 0 if from_zero else 0.9 * lowest < begins < lowest
 
 
 def test_nothing_measured_yet_is_drawn_without_a_warning():
