@@ -51,7 +51,7 @@ class Running(Sampling):
     """Updates of every run; schedules and averaging windows scale with it. [digits 2400, cifar10-small 20000,
     cifar10 100000]"""
     learning_rate: float | None = None
-    """The peak rate. [digits 0.014, cifar10-small and cifar10 0.001]"""
+    """The peak rate. [digits 0.014, cifar10-small 0.001, cifar10 0.001]"""
     precision: Precision = "float32"
     """Of matrix products. tf32 where a device has it; bfloat16 with sums in float32; weights are always float32."""
     checkpoint_seconds: float = 60.0

@@ -110,10 +110,9 @@ def test_eight_devices_give_the_numbers_of_one(names, seeds, batch_size, laid):
     near(second_half(eight, eight.load(halfway[1][-1])), ends[0], rtol=1e-5)
     # All that was compiled once.
     for program in programs:
-        assert [f._cache_size() for f in (program._start, program._advance, program._validate)] == [1, 1, 1]
-    text = eight._advance.lower(
-        eight.numbers, eight.data, eight.seeds, eight.start(), np.int32(0), np.int32(1)
-    ).compile().as_text()  # fmt: skip
+        compiled = (program._start, program._advance(program.inner), program._validate)
+        assert [function._cache_size() for function in compiled] == [1, 1, 1]
+    text = eight.lowered("cpu")[1].compile().as_text()
     exchanged = [name for name in COLLECTIVES if f" {name}" in text]
     assert bool(exchanged) == (laid[2] > 1), exchanged
 
