@@ -44,8 +44,8 @@ Part = Callable[[], Iterable[Measurement]]
 Measured = dict[str, list[Measurement] | str]  # by the name of the part: its rows, or why there are none
 CORRECTNESS, IN_FLOAT32 = "correctness", "correctness, float32"
 UPDATES = 20
-# Of training losses. Sums in another order differ by 1e-6 and Adam divides by what may be small, which takes float32 to
-# about 1e-5 in 20 updates. Factors that were rounded as in the other precisions, on a CPU, took it to TOLERANCES.
+# Of training losses. Sums in another order differ by 1e-6, and Adam divides by what may be small: in 20 updates float32
+# comes to about 1e-5. Rounding the factors of products on a CPU as tf32 and bfloat16 do took it to 2.3e-3 and 2.4e-2.
 TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 5e-2}
 STYLE_SECONDS = 60.0
 SLACK = 1.1  # for validation and checkpoints
