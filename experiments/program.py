@@ -65,6 +65,8 @@ def update(
 ) -> tuple[list[Run], list[Array]]:
     """One update of all groups of arms on one batch. Returns the new runs and the losses before it.
 
+    `over` maps a function over arms: `jax.vmap` or `one_by_one`.
+
     Gradients do not depend on the optimizer, so all arms share one pass, whatever trains them. Only arms that keep
     an average take another forward pass, for their loss there: a loss they hold already is not computed again.
     """
@@ -163,7 +165,7 @@ class Program:
     ):
         self.model, self.batch_size, self.precision = model, batch_size, precision
         self.longest = max(1_000 // record_length(steps), 1) * record_length(steps)
-        self.inner = math.gcd(record_length(steps), 10)
+        self.inner = math.gcd(record_length(steps), 10)  # updates in a round, of which every record has whole ones
         self.arms, self.steps = [*arms], steps
         families: dict[Any, list[int]] = {}
         for i, arm in enumerate(arms):
