@@ -153,8 +153,8 @@ def _curves(ax: Axes, results: Results, of: Loss, question: str) -> None:
         ax.plot(updates[-1:], mean[-1:], "o", **end)
     top = _top(results, of)
     if np.isfinite(top):
-        ends = [_curve(results, of, name)[1].mean(axis=0)[-1:] for name in results.horizons]
-        ax.set_ylim(_floor(np.concatenate(ends), top), top)
+        ends = np.array([results.loss(name, of).mean() for name in results.horizons])
+        ax.set_ylim(_floor(ends, top), top)
     ax.set_xlim(0, results.steps * 1.01)
     ax.set_xlabel("updates")
     if names:
@@ -174,23 +174,18 @@ def _curve(results: Results, of: Loss, name: str) -> tuple[np.ndarray, np.ndarra
 def _ends(ax: Axes, results: Results, of: Loss) -> None:
     names = [*results.horizons]
     for row, name in enumerate(names):
-        losses = _losses(results, of, name)
+        losses = results.loss(name, of)
         ax.plot([losses.min(), losses.max()], [row, row], color="#999999", linewidth=1)
         ax.plot(np.quantile(losses, (0.25, 0.75)), [row, row], color="#999999", linewidth=5, solid_capstyle="butt")
         ax.plot(losses.mean(), row, "o", color="black", markersize=5)
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
-    shown = np.concatenate([_losses(results, of, name) for name in names])
+    shown = np.concatenate([results.loss(name, of) for name in names])
     ax.set_xlim(left=_floor(shown, np.max(shown, initial=0.0, where=np.isfinite(shown))))
     ax.grid(axis="x", color="#dddddd")
     ax.set_axisbelow(True)
     ax.set_xlabel(f"{of} loss at the end (mean, middle half, range)")
     ax.set_title("Where each arm ends", loc="left", fontweight="bold")
-
-
-def _losses(results: Results, of: Loss, name: str) -> np.ndarray:
-    """Of each seed, where the arm ends."""
-    return results.train_loss(name) if of == "training" else results.valid_loss(name)
 
 
 def _floor(losses: np.ndarray, top: float) -> float:

@@ -177,7 +177,6 @@ class Program:
         self.seeds = self._place(_filled(self.logical_seeds, 0, self.mesh.shape["seeds"]), BY_SEED)
         self.data = jax.tree.map(lambda array: self._place(array, REPLICATED), data)
         self.numbers = [self._tabulated([arms[i] for i in group]) for group in self.groups]
-        self.one_by_one = self.mesh.devices.flat[0].platform == "cpu" and self._bytes_kept() > CACHE
         self._advance = functools.cache(self._advance_by)
         self._start = self._compiled(self._start_some, (BY_ARM, REPLICATED, BY_SEED), BY_RUN)
         self._validate = self._compiled(self._validate_some, (REPLICATED, BY_RUN), (BY_RUN, BY_RUN), donate_argnums=1)
@@ -247,17 +246,6 @@ class Program:
         counted = [(len(group), run) for group, run in zip(self.groups, runs, strict=True)]
         return [jax.tree.map(functools.partial(function, seeds=seeds, arms=arms), run) for arms, run in counted]
 
-    def _bytes_kept(self) -> int:
-        """What the forward pass of one run keeps for the backward pass."""
-
-        def kept(data: Dataset) -> Any:
-            batch, key = draw(jnp.int32(0), jnp.int32(0), self.batch_size, len(data.train_labels))
-            images = as_floats(data.train_images[batch])
-            params = self.model.init(key, images, deterministic=True)["params"]
-            return jax.vjp(functools.partial(batch_loss, self.model, images, data.train_labels[batch], key), params)[1]
-
-        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(kept, self.data)))
-
     def _tabulated(self, arms: Sequence[Arm]) -> Numbers:
         rows = {name: np.stack([tabulate(arm.hyperparameters[name], self.steps) for arm in arms])
                 for name in arms[0].hyperparameters}  # fmt: skip
@@ -317,16 +305,10 @@ class Program:
     def _advance_some(
         self, inner: int, numbers: list[Numbers], data: Any, seeds: Array, runs: list[Run], step: Array, count: Array
     ) -> tuple[list[Run], list[Array]]:
-        over = one_by_one if self.one_by_one else jax.vmap
-
         def one_seed(step: Array, seed_and_runs: tuple[Array, list[Run]]) -> tuple[list[Run], list[Array]]:
             seed, runs = seed_and_runs
             # Outside the map over arms: one batch, and one set of dropout masks, serves them all.
-            batch, key = draw(seed, step, self.batch_size, len(data.train_labels))
-            batch = jax.lax.with_sharding_constraint(batch, PartitionSpec("batch"))
-            images, labels = as_floats(data.train_images[batch]), data.train_labels[batch]
-            loss = functools.partial(batch_loss, self.model, images, labels, key)
-            return update(self.optimizers, numbers, loss, over, runs)
+            return update(self.optimizers, numbers, self._loss(data, seed, step), over, runs)
 
         def one_step(i: Array, carry: Any) -> Any:
             runs, losses = carry
@@ -336,11 +318,27 @@ class Program:
         def some_steps(i: Array, carry: Any) -> Any:
             return jax.lax.fori_loop(0, inner, lambda j, carry: one_step(inner * i + j, carry), carry)
 
+        over = one_by_one if self._is_large(data, seeds, step, runs) else jax.vmap
         # The outer loop has a length known at run time, as the pieces between two validations are not alike. An
         # accelerator asks the host about such a loop in every round; the inner loop has a length known beforehand.
         losses = [jnp.full((self.longest, *run.valid_loss.shape), jnp.nan) for run in runs]
         with jax.default_matmul_precision(MATMULS[self.precision]):
             return jax.lax.fori_loop(0, count // inner, some_steps, (runs, losses))
+
+    def _loss(self, data: Any, seed: Array, step: Array) -> Callable[[Any], Array]:
+        """That of a step, as a function of the parameters: on its batch, with its dropout masks."""
+        batch, key = draw(seed, step, self.batch_size, len(data.train_labels))
+        batch = jax.lax.with_sharding_constraint(batch, PartitionSpec("batch"))
+        images, labels = as_floats(data.train_images[batch]), data.train_labels[batch]
+        return functools.partial(batch_loss, self.model, images, labels, key)
+
+    def _is_large(self, data: Any, seeds: Array, step: Array, runs: list[Run]) -> bool:
+        """Whether, on a CPU, the forward pass of one run keeps more for the backward pass than the caches hold."""
+        if self.mesh.devices.flat[0].platform != "cpu":
+            return False
+        params = jax.tree.map(lambda array: array[0, 0], runs[0].params)
+        kept = jax.eval_shape(lambda params: jax.vjp(self._loss(data, seeds[0], step), params)[1], params)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)) > CACHE
 
     def _validate_some(self, data: Any, runs: list[Run]) -> tuple[list[Run], list[tuple[Array, Array]]]:
         one = functools.partial(validate, self.model, data.valid_images, data.valid_labels)

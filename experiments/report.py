@@ -142,7 +142,7 @@ def _grid(results: Results, of: Loss) -> list[Sequence[str]]:
 
 
 def _shown(results: Results, arm: str, of: Loss) -> str:
-    loss = float((results.valid_loss if of == "validation" else results.train_loss)(arm).mean())
+    loss = float(results.loss(arm, of).mean())
     return f"{loss:.3f}" if math.isfinite(loss) else "diverged" if results.diverged(arm) else "-"
 
 

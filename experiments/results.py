@@ -87,6 +87,10 @@ class Results:
         """Likewise, from 0 to 1."""
         return self._at(self.history.valid_accuracy, arm, percent)
 
+    def loss(self, arm: str, of: Loss) -> np.ndarray:
+        """Each seed's training or validation loss at the end of the arm."""
+        return self.train_loss(arm) if of == "training" else self.valid_loss(arm)
+
     def diverged(self, arm: str) -> int:
         """How many seeds came to a training loss that is no number."""
         return int(np.sum(~np.isfinite(self.train_loss_curve(arm)).all(axis=-1)))
@@ -99,8 +103,7 @@ class Results:
 
     def best(self, arms: Sequence[str], of: Loss = "validation") -> str | None:
         """The one with the lowest loss at its end, in the mean over seeds; None if none has one."""
-        loss = self.valid_loss if of == "validation" else self.train_loss
-        losses = {arm: float(loss(arm).mean()) for arm in arms}
+        losses = {arm: float(self.loss(arm, of).mean()) for arm in arms}
         finite = [arm for arm in arms if np.isfinite(losses[arm])]
         return min(finite, key=losses.__getitem__, default=None)
 
