@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from experiments.report import verdicts
+from experiments.results import Results
 from experiments.tasks import TASKS
 
 ROOT = Path(__file__).parent.parent
@@ -80,11 +82,25 @@ def test_links_and_pictures_exist():
         assert (ROOT / target).exists(), target
 
 
+def recorded(name: str) -> Results:
+    return Results.load(ROOT / "experiments/results" / name / "history.npz")
+
+
 def test_the_claims_of_the_readme_are_those_of_the_results():
-    report = (ROOT / "experiments/results/digits/report.md").read_text()
-    claims = re.findall(r"^- C\d .*", README, re.MULTILINE)
-    assert claims == re.findall(r"^- C\d .*", report, re.MULTILINE)
-    assert len(claims) == 7
+    table = verdicts(recorded("cifar10-small"), recorded("digits"))
+    assert len(re.findall(r"^\| C\d ", table, re.MULTILINE)) == 7
+    assert table in README
+
+
+@pytest.mark.parametrize("name", ["cifar10-small", "digits"])
+def test_it_is_said_how_far_a_run_is_from_done(name):
+    loss = recorded(name).train_loss
+    last_quarter = loss("constant", 75).mean() - loss("constant").mean()
+    decay = loss("constant").mean() - loss("cosine").mean()
+    assert (last_quarter > decay) == (name == "cifar10-small")
+    for page in (README, (ROOT / "docs/which.md").read_text()):
+        assert f"{last_quarter:.3f}" in page
+        assert f"{decay:.3f}" in page
 
 
 def test_the_readmes_commands_are_what_ci_runs():

@@ -12,7 +12,7 @@ from nbclient import NotebookClient
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 # In place of the numbers of the cell that is tagged `parameters`, as papermill has it.
 TOY = {
-    "2_comparison": "import tempfile; recorded, steps, seeds, out = None, 40, 2, tempfile.mkdtemp()",
+    "2_comparison": "import tempfile; recorded, task, steps, seeds, out = None, 'digits', 40, 2, tempfile.mkdtemp()",
     "4_finding_a_rate": "steps, seeds = 32, 4",
     "5_averaging": "steps, seeds = 200, 2",
 }
