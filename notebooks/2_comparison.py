@@ -287,9 +287,10 @@ display(Markdown(table(results)))
 
 # %% [markdown]
 # **The long EMA has the lowest validation loss.** Schedule-free with the EMA, which has the lowest training loss, is
-# not ahead of the decays here. The constant rate has the highest of all arms that train for the whole run: Polyak
-# averaging and the step at 25 %, which end above it in training loss, end below it in validation loss. The gap between
-# the two losses is largest for schedule-free with the EMA, and smallest for the arms that have learned least.
+# not ahead of the decays here: its validation loss does not fall any more in the last quarter of the run ([the
+# report](../experiments/results/cifar10-small/report.md) has all quarters). The constant rate has the highest
+# validation loss of all arms that train for the whole run. Polyak averaging and the step at 25 % end above it in
+# training loss and below it in validation loss.
 #
 # ## The published size
 #
