@@ -241,6 +241,10 @@ plt.show()
 # trained, and nothing else was tuned. The setting on digits was chosen among about thirty with an eye on these
 # verdicts, so it illustrates the claims and does not test them.
 #
+# One rate does not suit every arm: in a sweep of half the length, linear decay and schedule-free with the EMA did best
+# at four times this rate, the EMA at twice, and linear decay then ended below the EMA ([the
+# sweep](../docs/experiments.md#does-one-rate-suit-every-arm)). So C4 is a statement about one rate for all arms.
+#
 # **On digits, arms that should end alike do so, and Polyak averaging ends below the constant rate.** One difference is
 # how much is left to learn. On CIFAR-10 the loss at the constant rate falls in the last quarter by more than separates
 # it from cosine decay at the end; on digits it hardly falls any more. This could explain both sets of verdicts, but
