@@ -1,6 +1,7 @@
 """The figures of a comparison: small multiples, each a question, and where all arms end."""
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -102,11 +103,13 @@ def plot_grid(results: Results) -> Figure:
             ax.set_axis_off()
         seeds = f", mean of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
         title = f"{results.title}: validation loss after {results.steps:,} updates{seeds} (filled: the best rate)"
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        figure.suptitle(fill(title, 64 * columns), x=0.01, ha="left", fontsize=11)
         best = [arm for _, arms in policies if (arm := results.best(arms))]
         lowest = [results.valid_loss(arm).mean() for arm in best]
         if lowest:  # what is far above the others' best is cut off
-            axes[0].set_ylim(0.9 * min(lowest), 3 * np.median(lowest))
+            losses = np.array([results.valid_loss(arm).mean() for _, arms in policies for arm in arms])
+            highest = losses[np.isfinite(losses)].max()
+            axes[0].set_ylim(0.95 * min(lowest), min(1.05 * highest, 3 * np.median(lowest)))
         return figure
 
 

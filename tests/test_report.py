@@ -470,6 +470,8 @@ def test_figures_of_other_arms_and_of_sweeps_have_names_and_marks():
     assert labels == ["linear", "cosine"]
     best = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
     np.testing.assert_allclose(np.ravel(best), [0.05, 0.2], rtol=1e-6)
+    drawn = np.concatenate([line.get_ydata() for line in figure.axes[0].lines])
+    assert figure.axes[0].get_ylim()[1] <= 1.05 * np.nanmax(drawn[np.isfinite(drawn)]) * (1 + 1e-6)
 
 
 @pytest.mark.parametrize(("shift", "from_zero"), [(0.0, True), (1.0, False)])
