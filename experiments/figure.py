@@ -104,11 +104,10 @@ def plot_grid(results: Results) -> Figure:
         seeds = f", mean of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
         title = f"{results.title}: validation loss after {results.steps:,} updates{seeds} (filled: the best rate)"
         figure.suptitle(fill(title, 64 * columns), x=0.01, ha="left", fontsize=11)
-        best = [arm for _, arms in policies if (arm := results.best(arms))]
-        lowest = [results.valid_loss(arm).mean() for arm in best]
+        ends = {arm: results.valid_loss(arm).mean() for arm in results.horizons}
+        lowest = [ends[arm] for _, arms in policies if (arm := results.best(arms))]
         if lowest:  # what is far above the others' best is cut off
-            losses = np.array([results.valid_loss(arm).mean() for _, arms in policies for arm in arms])
-            highest = losses[np.isfinite(losses)].max()
+            highest = max(filter(np.isfinite, ends.values()))
             axes[0].set_ylim(0.95 * min(lowest), min(1.05 * highest, 3 * np.median(lowest)))
         return figure
 

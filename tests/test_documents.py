@@ -68,8 +68,12 @@ def test_the_sweep_of_cifar10_is_that_of_the_results():
 def test_the_rates_of_more_arms_are_those_of_the_results():
     page = (ROOT / "docs/experiments.md").read_text()
     report = (ROOT / "experiments/results/cifar10-small/rates/report.md").read_text()
-    said = {"constant": "constant rate", "linear": "linear decay", "ema": "long EMA"}
-    said["schedule-free-ema"] = "schedule-free, long EMA"
+    said = {
+        "constant": "constant rate",
+        "linear": "linear decay",
+        "ema": "long EMA",
+        "schedule-free-ema": "schedule-free, long EMA",
+    }
     for policy, name in said.items():
         _, training = re.findall(rf"^\| {policy} +\|.*", report, re.MULTILINE)
         assert cells(re.findall(rf"^\| {name} \|.*", page, re.MULTILINE)[-1]) == cells(training)[1:5]
