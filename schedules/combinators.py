@@ -156,8 +156,8 @@ def _lookup(length: int, places: Sequence[int], entries: Sequence[int]) -> Array
     return jnp.asarray(table)
 
 
-@recipe
-def warmup(schedule: ScheduleLike, steps: Steps, init: Value = 0.0, shape: Shape = linear) -> Schedule:
+@schedule(check=lambda init, steps, shape, **_: _misfit(shape, init, 1.0, steps))
+def warmup(step: Array, schedule: ScheduleLike, steps: Steps, init: Value = 0.0, shape: Shape = linear) -> Array:
     r"""A ramp from `init` to the first value of `schedule` over `steps` updates, then `schedule` from its step 0.
 
     $$f(t) = \begin{cases} \mathrm{shape}(\mathrm{init}, f_0(0), \mathrm{steps})(t) & t < \mathrm{steps} \\
@@ -166,11 +166,14 @@ def warmup(schedule: ScheduleLike, steps: Steps, init: Value = 0.0, shape: Shape
     With `init=0` the first update changes nothing; `init=peak / steps` over `steps - 1` updates gives the
     convention (t + 1) / steps of the schedule-free reference. `warmup(f, 0)` has the values of `f`.
     """
-    return join([shape(init, as_schedule(schedule)(0), steps), schedule], [steps])
+    value = as_schedule(schedule)(jnp.maximum(step - steps, 0))
+    return jnp.where(step < steps, shape(init, value, steps)(step), value)
 
 
-@recipe
-def cooldown(schedule: ScheduleLike, start: Steps, steps: Steps, end: Value = 0.0, shape: Shape = linear) -> Schedule:
+@schedule(check=lambda start, steps, end, shape, **_: _misfit(shape, 1.0, end, steps))
+def cooldown(
+    step: Array, schedule: ScheduleLike, start: Steps, steps: Steps, end: Value = 0.0, shape: Shape = linear
+) -> Array:
     r"""`schedule` until `start`, then a ramp from the value it has there to `end` over `steps` updates.
 
     $$f(t) = \begin{cases} f_0(t) & t < \mathrm{start} \\
@@ -181,7 +184,17 @@ def cooldown(schedule: ScheduleLike, start: Steps, steps: Steps, end: Value = 0.
 
     Source: "Scaling laws and compute-optimal training beyond fixed training durations", arXiv:2405.18392.
     """
-    return join([schedule, shape(as_schedule(schedule)(start), end, steps)], [start])
+    value = as_schedule(schedule)(jnp.minimum(step, start))
+    return jnp.where(step < start, value, shape(value, end, steps)(jnp.maximum(step - start, 0)))
+
+
+def _misfit(shape: Shape, start: Value, end: Value, steps: Steps) -> str | None:
+    """Why there is no such ramp, for example because an exponential one cannot start at 0."""
+    try:
+        shape(start, end, steps)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 # One value, another clock ----------------------------------------------------------------------------

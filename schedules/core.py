@@ -15,7 +15,6 @@ So changing a number never retraces a jitted function, and peaks, warm-up length
 be vmapped. A formula is written for one step: arrays of steps are mapped over it here, once.
 """
 
-import contextvars
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,8 +32,6 @@ from schedules.kinds import STEPS, VALUE, Choice, Kind, Steps, Value, require
 from schedules.numerics import MAX_STEPS, Split
 
 P = ParamSpec("P")
-
-_ONLY_COMPOSING = contextvars.ContextVar("only composing", default=False)
 
 
 # Kinds that speak of schedules -----------------------------------------------------------------------
@@ -54,6 +51,9 @@ class Nested(Kind):
     def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
         return stretched(as_schedule(value), change) if self.stretches else value
 
+    def unread(self, value: Any, stand_in: Array) -> Any:
+        return StandIn(lambda step: jnp.full(jnp.shape(step), stand_in))
+
 
 class NestedList(Kind):
     """One or more schedules."""
@@ -66,6 +66,9 @@ class NestedList(Kind):
 
     def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
         return tuple(stretched(as_schedule(each), change) for each in value)
+
+    def unread(self, value: Any, stand_in: Array) -> Any:
+        return tuple(Nested().unread(each, stand_in) for each in value)
 
 
 class RampShape(Kind):
@@ -124,8 +127,6 @@ class Schedule:
 
         **Returns:** an array of the shape of `step`, float32 (float64 where x64 is enabled).
         """
-        if _ONLY_COMPOSING.get():
-            return jnp.ones(())  # in place of a value that a recipe begins or ends at
         last = np.max(step, initial=0) if isinstance(step, np.ndarray) else step
         if isinstance(last, int | np.integer) and last > MAX_STEPS:
             # JAX would wrap NumPy's wide integers around in silence.
@@ -163,22 +164,22 @@ class Schedule:
         raise AttributeError(f"a schedule is a value and cannot be changed: {name!r} cannot be deleted")
 
     def __add__(self, other: "ScheduleLike") -> "Schedule":
-        return _combine("add", self, other)
+        return combined("add", self, other)
 
     def __radd__(self, other: "ScheduleLike") -> "Schedule":
-        return _combine("add", other, self)
+        return combined("add", other, self)
 
     def __mul__(self, other: "ScheduleLike") -> "Schedule":
-        return _combine("multiply", self, other)
+        return combined("multiply", self, other)
 
     def __rmul__(self, other: "ScheduleLike") -> "Schedule":
-        return _combine("multiply", other, self)
+        return combined("multiply", other, self)
 
     def __truediv__(self, divisor: float | Array) -> "Schedule":
         return self * (1 / divisor)
 
     def __pow__(self, exponent: float | Array) -> "Schedule":
-        return _combine("power", self, exponent)
+        return FORMULAS["power"](self, exponent)
 
     def __neg__(self) -> "Schedule":
         return -1.0 * self
@@ -195,13 +196,13 @@ class Schedule:
     def _printed(self) -> list[str]:
         printed: list[str] = []
         for position, (name, kind) in enumerate(self.formula.kinds.items()):
-            text = _text(self.arguments[name])
-            if name == self.formula.variadic:
-                printed += map(_text, self.arguments[name])
+            value = self.arguments[name]
+            if name == self.formula.variadic and value is not None:
+                printed += map(_text, value)
             elif position == 0 and isinstance(kind, Nested | NestedList):
-                printed.append(text)
+                printed.append(_text(value))
             else:
-                printed.append(f"{name}={text}")
+                printed.append(f"{name}={_text(value)}")
         return printed
 
     def _key(self) -> tuple[Any, ...]:
@@ -229,6 +230,20 @@ class Schedule:
         numbers, others = iter(leaves), iter(static)
         arguments = {n: next(numbers if kind.is_leaf else others) for n, kind in formula.kinds.items()}
         return cls(formula, {n: _united(value) for n, value in arguments.items()})
+
+
+@jax.tree_util.register_static
+class StandIn(Schedule):
+    """Takes the place of a schedule inside another, to answer in its stead or to see at which step it is read."""
+
+    def __init__(self, read: Callable[[ArrayLike], Array]):
+        super().__init__(FORMULAS["function"], {"of": read})
+
+    def __call__(self, step: ArrayLike) -> Array:
+        return self.arguments["of"](step)
+
+    def _key(self) -> tuple[Any, ...]:
+        return (self.arguments["of"],)
 
 
 ScheduleLike = Annotated[Schedule | float | Array | Callable[..., ArrayLike], Nested()]
@@ -283,6 +298,7 @@ class Formula(Generic[P]):
         if is_recipe:
             self.function = lambda step, *args, **kwargs: function(*args, **kwargs)(step)
         else:
+            _require_step(self, parameters)
             del parameters[:1]
         self.check = check
         self.kinds = {p.name: _kind(self, p) for p in parameters}
@@ -312,29 +328,37 @@ class Formula(Generic[P]):
 
     def _require_known(self, names: Iterable[str]) -> None:
         if unknown := {*names} - self.kinds.keys():
-            raise TypeError(f"{self}: has no argument {_list(sorted(unknown))}, only {_list(self.kinds)}")
+            raise TypeError(
+                f"{self}: has no argument {shortened(_list(sorted(unknown)), 100)}, only {_list(self.kinds)}"
+            )
 
     def _build(self, arguments: Mapping[str, Any]) -> Schedule:
         built = {name: self._checked(name, value) for name, value in arguments.items()}
         mistake = self.check and self.check(**built)
         if mistake:
             raise ValueError(f"{self}: {mistake}")
-        built_schedule = Schedule(self, built)
         if self.compose:
-            self._try(built_schedule)
-        return built_schedule
+            self._try(built)
+        return Schedule(self, built)
 
-    def _try(self, schedule: Schedule) -> None:
-        """Composes a recipe once, so that mistakes show where it is built; nothing is computed for it."""
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(schedule)):
+    def _try(self, built: Mapping[str, Any]) -> None:
+        """Composes a recipe once, so that mistakes show where it is built.
+
+        Where it is given schedules, abstractly: of their values no more is known than that they are numbers.
+        """
+
+        def compose(value: Array) -> None:
+            Schedule(self, {name: self.kinds[name].unread(given, value) for name, given in built.items()}).expand()
+
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(built)):
             return
-        token = _ONLY_COMPOSING.set(True)
         try:
-            schedule.expand()
+            if any(isinstance(kind, Nested | NestedList) for kind in self.kinds.values()):
+                jax.eval_shape(compose, jax.ShapeDtypeStruct((), jnp.result_type(float)))
+            else:
+                Schedule(self, built).expand()
         except ValueError as error:
             raise ValueError(f"{self}: {error}") from None
-        finally:
-            _ONLY_COMPOSING.reset(token)
 
     def bind(self, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
         return inspect.BoundArguments(self.__signature__, dict(arguments))
@@ -434,6 +458,12 @@ def _register(formula: Formula[Any]) -> None:
     FORMULAS[formula.__name__] = formula
 
 
+def _require_step(formula: "Formula[...]", parameters: Sequence[inspect.Parameter]) -> None:
+    found = f"`{parameters[0]}`" if parameters else "none"
+    if not parameters or parameters[0].name != "step" or parameters[0].kind is not parameters[0].POSITIONAL_OR_KEYWORD:
+        raise TypeError(f"{formula}: the first argument of a formula must be `step`, got {found}")
+
+
 def _kind(formula: "Formula[...]", parameter: inspect.Parameter) -> Kind:
     if hasattr(Schedule, parameter.name) or parameter.name in Schedule.__annotations__:
         raise TypeError(f"{formula}: an argument cannot be called `{parameter.name}`, as every schedule has its own")
@@ -500,8 +530,11 @@ def stretched(schedule: Schedule, change: Callable[[Any], Any]) -> Schedule:
     return Schedule(schedule.formula, {n: kinds[n].stretch(v, change) for n, v in schedule.arguments.items()})
 
 
-def _combine(formula: Literal["add", "multiply", "power"], left: Any, right: Any) -> Schedule:
-    return FORMULAS[formula](left, right)  # by name: they are written with the names above
+def combined(name: Literal["add", "multiply"], first: Any, *others: Any) -> Schedule:
+    """`first + other + ...` (or times) as one sum: a sum of a thousand is wide, not deep."""
+    formula = FORMULAS[name]  # by name: they are written with the names above
+    is_one = isinstance(first, Schedule) and first.formula is formula
+    return formula(*(first.arguments["schedules"] if is_one else [first]), *others)
 
 
 def _united(value: Any) -> Any:

@@ -43,7 +43,7 @@ def restarts(step: Array, schedule: ScheduleLike, period: Period, growth: Growth
     """
     number, start, factor = _cycle(step, period, growth)
     again = stretched(as_schedule(schedule), lambda steps: lengthen(jnp.asarray(steps, step.dtype), factor))
-    return power(decay, count(number)) * again(step - start)
+    return power(decay, count(number), again(step - start))
 
 
 def _cycle(step: Array, period: Period, growth: Growth) -> tuple[Array, Array, Split]:

@@ -11,7 +11,7 @@ from jax import Array
 
 from schedules.core import Schedule, Shape, recipe, schedule
 from schedules.kinds import Boundaries, Period, Positive, Precise, Seed, Steps, Value, Values, one_more
-from schedules.numerics import count, fraction, power
+from schedules.numerics import Split, count, fraction, pair, power, timescales
 from schedules.ramps import linear
 
 
@@ -34,7 +34,7 @@ def multistep(step: Array, value: Value, milestones: Boundaries, factor: Precise
 
     PyTorch's `MultiStepLR(milestones, gamma)` in absolute terms.
     """
-    return value * power(factor, count(passed(step, milestones)))
+    return power(factor, count(passed(step, milestones)), value)
 
 
 @schedule
@@ -46,7 +46,7 @@ def exponential_decay(step: Array, value: Value, factor: Precise, steps: Period,
 
     A factor above 1 makes it grow; the power stays within the range of floats.
     """
-    stairs = value * power(factor, count(step // steps))
+    stairs = power(factor, count(step // steps), value)
     return stairs if staircase else stairs * power(factor, fraction(step % steps, steps))
 
 
@@ -81,7 +81,8 @@ def power_law(step: Array, value: Value, exponent: Precise, timescale: Period = 
 
     The anytime schedules of arXiv:2602.03702, and the stable phase of timm's WSD.
     """
-    return value * power(1 / (1 + step / timescale), exponent)
+    hi, lo = pair(exponent)
+    return power(timescales(step, timescale), Split(-hi, -lo), value)
 
 
 @recipe

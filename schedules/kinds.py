@@ -39,6 +39,11 @@ class Kind:
         del change
         return value
 
+    def unread(self, value: Any, stand_in: Array) -> Any:
+        """`value` with every schedule in it replaced by one whose values are `stand_in`."""
+        del stand_in
+        return value
+
 
 class Number(Kind):
     """One number. Python and NumPy numbers are checked; JAX arrays and tracers pass through."""
@@ -56,7 +61,7 @@ class Number(Kind):
         self.least, self.above, self.most = least, above, most
 
     def build(self, value: Any) -> Any:
-        if isinstance(value, jax.core.Tracer):
+        if is_traced(value):
             # Of any real dtype: a formula that composes schedules has its durations in the clock's, maybe a float's.
             return require(value, value.ndim == 0 and _is_real(value))
         if isinstance(value, Array):
@@ -120,7 +125,7 @@ class Numbers(Kind):
         self.each, self.expected, self.ascending = each, expected, ascending
 
     def build(self, value: Any) -> Any:
-        if isinstance(value, jax.core.Tracer):
+        if is_traced(value):
             return require(value, value.ndim == 1 and _is_real(value))
         if isinstance(value, Array):
             require(value, value.ndim == 1 and _is_real(value) and jnp.issubdtype(value.dtype, self.each.dtypes))
@@ -156,6 +161,11 @@ class Choice(Kind):
     def build(self, value: Any) -> Any:
         # By type as well: True == 1, and 1 is not an answer to a yes-or-no question.
         return require(value, any(type(value) is type(o) and value == o for o in self.options))
+
+
+def is_traced(value: Any) -> bool:
+    """Whether `value` is not to be checked. Under `jax.disable_jit`, what would be a tracer is an array."""
+    return isinstance(value, jax.core.Tracer) or (isinstance(value, Array) and jax.config.jax_disable_jit)
 
 
 def _is_real(array: Array) -> bool:

@@ -69,10 +69,20 @@ def fraction(step: Array, steps: ArrayLike) -> Split:
     return Split(jnp.where(steps > 0, coarse / 4096, 1.0), rest / 4096)
 
 
-def power(base: Split | ArrayLike, exponent: Split | ArrayLike, growth: float = 0.7) -> Array:
-    r"""base ** exponent of a base and an exponent that are not negative, held within the range of floats.
+def timescales(step: Array, timescale: ArrayLike) -> Split:
+    """1 + step / timescale with twice the digits."""
+    whole, part = count(step // timescale), fraction(step % timescale, timescale)
+    beyond = 1 + part.hi  # exact, as the fraction has 12 bits
+    hi = whole.hi + beyond
+    return Split(hi, (beyond - (hi - whole.hi)) + whole.lo + part.lo)
+
+
+def power(base: Split | ArrayLike, exponent: Split | ArrayLike, scale: ArrayLike = 1.0) -> Array:
+    r"""scale * base ** exponent of a base that is not negative; 0 where it is 0.
 
     $$(h + l)^{e + d} = h^e \exp\big(d \log h + (e + d) \log(1 + l / h)\big)$$
+
+    What grows stops before the largest float; what decays ends at 0.
     """
     (hi, lo), exponent = pair(base), pair(exponent)
     positive = hi > 0
@@ -80,13 +90,24 @@ def power(base: Split | ArrayLike, exponent: Split | ArrayLike, growth: float = 
     # The digits in lo are not worth a derivative, which would overflow for a small hi.
     log, small = jnp.log(hi), lo / jax.lax.stop_gradient(hi)
     rest = small * (1 - small / 2)  # log(1 + small), to the last digit of so small a number
-    # Beyond these a power is not finite, or for large exponents its derivatives are not.
-    limit = np.log(float(jnp.finfo(hi.dtype).max)) * jnp.where(log + rest > 0, growth, 0.98)
-    most = limit / jnp.abs(jax.lax.stop_gradient(log + rest))
-    e, d = jnp.minimum(exponent.hi, most), jnp.where(exponent.hi < most, exponent.lo, 0.0)
-    # In halves, since h^e alone may be out of range.
+    # Beyond this the result is no longer a float, or for exponents above 1 its derivatives are not.
+    largest = np.log(float(jnp.finfo(hi.dtype).max)) * (1 - 1e-6)
+    room = jnp.where(jnp.abs(exponent.hi) > 1, 5 + jnp.log(jnp.clip(jnp.abs(exponent.hi), 1, MAX_STEPS)), 0.0)
+    taken = jnp.clip(jnp.log(jnp.abs(scale)), -largest, 0.5 * largest)
+    most = jnp.where((log + rest) * exponent.hi > 0, largest - room - taken, 5 * largest)
+    most = jax.lax.stop_gradient(most / jnp.abs(log + rest))
+    e, d = jnp.clip(exponent.hi, -most, most), jnp.where(jnp.abs(exponent.hi) < most, exponent.lo, 0.0)
+    # In halves, since h^e alone may be out of range where its product with the scale is not.
     half = hi ** (e / 2)
-    return jnp.where(positive, half * jnp.exp(d * log + (e + d) * rest) * half, 0.0)
+    return jnp.where(positive, half * (scale * jnp.exp(d * log + (e + d) * rest)) * half, 0.0)
+
+
+def geometric(start: Array, end: Array, step: Array, steps: ArrayLike) -> Array:
+    """start^(1 - e) * end^e for the fraction e of a ramp that has elapsed; both are positive."""
+    steps = jnp.asarray(steps)
+    remaining = fraction(steps - jnp.clip(step, 0, steps), steps)
+    left = Split(jnp.where(steps > 0, remaining.hi, 0.0), remaining.lo)
+    return power(start, left, power(end, fraction(step, steps)))
 
 
 def lengthen(steps: Array, factor: Split | ArrayLike) -> Array:
@@ -105,7 +126,9 @@ def lengthen(steps: Array, factor: Split | ArrayLike) -> Array:
     product = (
         steps * whole.astype(steps.dtype) + many * coarse.astype(steps.dtype) + jnp.round(rest).astype(steps.dtype)
     )
-    return jnp.where(length * factor.hi < MAX_STEPS, product, jnp.asarray(MAX_STEPS, steps.dtype))
+    # Close to the last step there is, a float is too coarse to tell on which side the product lies.
+    beyond = (length * factor.hi > 1.01 * MAX_STEPS) | (product < 0) | (product > MAX_STEPS)
+    return jnp.where(beyond, jnp.asarray(MAX_STEPS, steps.dtype), product)
 
 
 def plus(step: Array, steps: ArrayLike) -> Array:

@@ -11,7 +11,7 @@ from jax import Array
 
 from schedules.core import schedule
 from schedules.kinds import Bound, Positive, Precise, Steps, Value, in_order
-from schedules.numerics import Split, fraction, pair, power, progress
+from schedules.numerics import geometric, pair, power, progress
 
 
 @schedule
@@ -57,10 +57,7 @@ def exponential(step: Array, start: Positive, end: Positive, steps: Steps) -> Ar
 
     Equal ratios from update to update: the cooldown of MiniCPM (arXiv:2404.06395), and the range test's ramp.
     """
-    elapsed = fraction(step, steps)
-    remaining = fraction(steps - jnp.clip(step, 0, steps), steps)
-    left = Split(jnp.where(jnp.asarray(steps) > 0, remaining.hi, 0.0), remaining.lo)
-    return power(start, left, growth=0.98) * power(end, elapsed, growth=0.98)
+    return geometric(start, end, step, steps)
 
 
 @schedule
@@ -73,10 +70,11 @@ def polynomial(step: Array, start: Value, end: Value, steps: Steps, exponent: Pr
     An exponent of 1 is `linear`; larger ones leave `start` faster and reach `end` more gently.
     """
     elapsed, remaining = progress(step, steps)
-    left, (hi, lo) = power(remaining, exponent), pair(exponent)
-    # 1 - left, which cancels where little has elapsed.
+    hi, lo = pair(exponent)
+    # 1 - remaining^exponent, which cancels where little has elapsed.
     early = -jnp.expm1((hi + lo) * jnp.log1p(-jnp.minimum(elapsed, 0.5)))
-    return start * left + end * jnp.where(elapsed < 0.5, early, 1 - left)
+    gone = jnp.where(elapsed < 0.5, early, 1 - power(remaining, exponent))
+    return power(remaining, exponent, start) + end * gone
 
 
 @schedule
@@ -136,9 +134,10 @@ def tanh(step: Array, start: Value, end: Value, steps: Steps, low: Bound = -7.0,
     elapsed, remaining = progress(step, steps)
     # tanh(a) - tanh(b) is a difference of exp(2a) and exp(2b) over (1 + exp(2a)) (1 + exp(2b)).
     a, b = pair(low), pair(high)
-    first, last = (jnp.exp(2 * x.hi) * jnp.exp(2 * x.lo) for x in (a, b))
+    # Not exp(2 lo), which XLA would add to the other exponent before it takes the exponential of both.
+    first, last = (jnp.exp(2 * x.hi) * (1 + 2 * x.lo) for x in (a, b))
     width = 2 * ((b.hi - a.hi) + (b.lo - a.lo))
-    now = first * power(jnp.exp(width), fraction(step, steps))
+    now = geometric(first, last, step, steps)
     whole = jnp.expm1(-width)
     left = (1 + first) / (1 + now) * jnp.expm1(-width * remaining) / whole
     gone = (1 + last) / (1 + now) * (now / last) * jnp.expm1(-width * elapsed) / whole
