@@ -23,7 +23,6 @@ from schedules.core import (
     Schedules,
     Shape,
     as_schedule,
-    recipe,
     schedule,
     stretched,
 )
@@ -92,15 +91,15 @@ def maximum(step: Array, *schedules: ScheduleLike) -> ArrayLike:
     return functools.reduce(jnp.maximum, (as_schedule(f)(step) for f in schedules))
 
 
-@recipe(check=functools.partial(in_order, "low", "high"))
-def clip(schedule: ScheduleLike, low: Value, high: Value) -> Schedule:
+@schedule(check=functools.partial(in_order, "low", "high"))
+def clip(step: Array, schedule: ScheduleLike, low: Value, high: Value) -> Array:
     r"""A schedule kept between two values.
 
     $$f(t) = \min(\max(\mathrm{schedule}(t),\, \mathrm{low}),\, \mathrm{high})$$
 
     **Raises:** `ValueError` unless `low` is below `high`.
     """
-    return minimum(maximum(schedule, low), high)
+    return jnp.clip(as_schedule(schedule)(step), low, high)
 
 
 # One after another -----------------------------------------------------------------------------------
@@ -239,7 +238,8 @@ def stretch(step: Array, schedule: ScheduleLike, factor: Precise) -> Array:
 
     but for that rounding: the ends of ramps and boundaries are whole steps also after 10^8 steps, where t / factor
     has lost its digits, and a period of one or two steps stretches by whole factors only. What has no durations
-    does not stretch: of formulas of your own, annotate every time as `Steps` or `Period`.
+    does not stretch: of formulas of your own, annotate every time as `Steps` or `Period`. As durations are whole
+    numbers, the derivative with respect to `factor` is 0.
     """
     longer = lambda steps: numerics.lengthen(jnp.asarray(steps, step.dtype), factor)  # noqa: E731
     return stretched(as_schedule(schedule), longer)(step)

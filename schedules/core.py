@@ -127,6 +127,8 @@ class Schedule:
 
         **Returns:** an array of the shape of `step`, float32 (float64 where x64 is enabled).
         """
+        if isinstance(step, jax.core.Tracer):
+            return _value(self, step)
         last = np.max(step, initial=0) if isinstance(step, np.ndarray) else step
         if isinstance(last, int | np.integer) and last > MAX_STEPS:
             # JAX would wrap NumPy's wide integers around in silence.
@@ -143,7 +145,7 @@ class Schedule:
             raise TypeError(f"{self.formula}: a recipe must return a schedule, got {_shown(composed)}")
         return composed.expand()
 
-    def replace(self, **changes: Any) -> "Schedule":
+    def replace(self, /, **changes: Any) -> "Schedule":
         """The same schedule with some arguments changed: `lr.replace(steps=200)`."""
         self.formula._require_known(changes)
         return self.formula._build({**self.arguments, **changes})
@@ -251,12 +253,8 @@ Schedules = Annotated[Sequence[Schedule | float | Array | Callable[..., ArrayLik
 Shape = Annotated[Callable[[Value, Value, Steps], Schedule], RampShape()]
 
 
-@functools.partial(jax.jit, inline=True)
-def _evaluate(schedule: Schedule, step: ArrayLike) -> Array:
-    """The formula, mapped over `step`: the one place where schedules are computed.
-
-    Jitted once for eager callers, with the schedule's numbers as arguments; inlined into outer jits.
-    """
+def _value(schedule: Schedule, step: ArrayLike) -> Array:
+    """The formula, mapped over `step`: the one place where schedules are computed."""
     formula, step = schedule.formula, jnp.asarray(step)
     if step.dtype == bool or not jnp.issubdtype(step.dtype, np.number) or jnp.iscomplexobj(step):
         raise TypeError(f"{formula}: `step` must be integers or floats, got {step.dtype}")
@@ -272,7 +270,12 @@ def _evaluate(schedule: Schedule, step: ArrayLike) -> Array:
             raise ValueError(f"{formula}: the formula must return one number for one step, got shape {value.shape}")
         return value
 
-    return jnp.vectorize(at)(step)
+    return jnp.vectorize(at)(step) if step.ndim else at(step)
+
+
+# For eager callers, with the schedule's numbers as arguments. Schedules inside others are traced as they are:
+# a jitted function within each would be inlined into the next, again and again.
+_evaluate = jax.jit(_value)
 
 
 # The decorator --------------------------------------------------------------------------------------
@@ -306,7 +309,7 @@ class Formula(Generic[P]):
         self.__signature__ = signature.replace(parameters=parameters, return_annotation=Schedule)
         _register(self)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Schedule:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Schedule:
         """Builds the schedule.
 
         **Raises:** `TypeError` for a missing or unknown argument, `ValueError` for one that is not what

@@ -35,7 +35,8 @@ def restarts(step: Array, schedule: ScheduleLike, period: Period, growth: Growth
 
     Cycle i is growth^i times as long, and so is every duration in its schedule. Lengths are rounded to whole
     steps, and a cycle is found by comparing integers: a growth of 3 restarts at exactly the powers of 3. (With a
-    growth that is no whole number, cycles of more than 2^23 steps may be a few steps longer or shorter.)
+    growth that is no whole number, cycles of more than 2^23 steps may be a few steps longer or shorter.) The
+    derivative with respect to `growth` is 0, since it acts on whole numbers of steps.
 
     **Raises:** `ValueError` for a growth below 1, or between 1 and 1.1.
 

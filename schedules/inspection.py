@@ -1,5 +1,6 @@
 """Looking at a schedule: its values as numbers, in words, as warnings and as a picture."""
 
+import bisect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -291,11 +292,21 @@ def _jumps(schedule: Schedule, steps: int) -> Iterator[tuple[int, float, float]]
     starts = [0, *_plain(schedule.arguments["boundaries"])]
     for i, joint in enumerate(starts[1:]):
         left, right = schedule.arguments["schedules"][i : i + 2]
-        before, after = float(left(joint - starts[i])), float(right(0))
+        before, after = _value(left, joint - starts[i]), _value(right, 0)
         if starts[i] < joint < steps and abs(before - after) > 0.01 * max(abs(before), abs(after)):
             yield joint, before, after
     for piece, start, stop in zip(schedule.arguments["schedules"], starts, [*starts[1:], steps], strict=True):
         yield from ((start + t, left, right) for t, left, right in _jumps(piece, min(steps, stop) - start))
+
+
+def _value(schedule: Schedule, step: int) -> float:
+    """The value at one step; of joins, that of the piece whose turn it is, so that no more than it is compiled."""
+    schedule = schedule.expand()
+    if schedule.formula is not combinators.join:
+        return float(schedule(step))
+    starts = [0, *_plain(schedule.arguments["boundaries"])]
+    turn = bisect.bisect_right(starts, step, lo=1) - 1
+    return _value(schedule.arguments["schedules"][turn], step - starts[turn])
 
 
 # As a picture ---------------------------------------------------------------------------------------

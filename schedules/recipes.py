@@ -51,7 +51,8 @@ def wsd(
 def power_cooldown(schedule: ScheduleLike, start: Steps, steps: Steps, exponent: Precise = 1.2) -> Schedule:
     r"""`schedule` until `start`, then what it is there times a power of what remains of `steps` updates.
 
-    $$f(t) = f_0(\min(t, \mathrm{start})) \Big(1 - \frac{\max(t - \mathrm{start}, 0)}{\mathrm{steps}}\Big)^{\mathrm{exponent}}$$
+    $$f(t) = f_0(\min(t, \mathrm{start}))
+      \Big(1 - \frac{\max(t - \mathrm{start}, 0)}{\mathrm{steps}}\Big)^{\mathrm{exponent}}$$
 
     Exponents a little above 1 come out of fitted loss curves (arXiv:2503.12811) and speed-run records.
     """

@@ -1,23 +1,47 @@
 """Text becomes a schedule: `parse` is the inverse of `repr`.
 
-The syntax is Python's, but nothing is evaluated: the syntax tree is walked, and only the names of schedules,
-numbers, lists, keywords, `+` and `*` are understood.
+The syntax is Python's, but nothing is evaluated: only the names of schedules, numbers, strings, lists, keywords, `+`,
+`*` and a minus sign are understood.
+
+    sum    = product {"+" product}
+    product = factor {"*" factor}
+    factor = "-" factor | number | string | "True" | "False" | list | "(" sum ")" | name ["(" {[keyword "="] sum} ")"]
 """
 
 import ast
 import difflib
 import operator
+import re
 import warnings
-from collections.abc import Container
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
-from schedules.core import FORMULAS, Formula, Schedule, as_schedule
+import numpy as np
+
+from schedules.core import FORMULAS, Formula, Schedule, as_schedule, combined, shortened
 
 LONGEST, DEEPEST = 1_000_000, 50
 
+TOKEN = re.compile(
+    r"""(?: \s | \#[^\n]* )*+
+    (?: (?P<number> (?: [0-9][0-9_]*+ (?: \.[0-9_]* )? | \.[0-9][0-9_]*+ ) (?: [eE][+-]?[0-9]+ )? )
+      | (?P<keyword> [^\W\d]\w*+ (?= \s*+ = ) )
+      | (?P<name> [^\W\d]\w*+ )
+      | (?P<string> '(?: [^'\\\n] | \\. )*+' | "(?: [^"\\\n] | \\. )*+" )
+      | (?P<end> \Z )
+      | (?P<sign> . ) )""",
+    re.VERBOSE | re.DOTALL,
+)
 
-def parse(text: str) -> Schedule:
-    """The schedule that `text` describes: the repr of one, or what a person types.
+
+class Token(NamedTuple):
+    kind: str
+    text: str
+    at: int  # the place of its first character in the whole text, from 0
+
+
+def parse(text: str | float) -> Schedule:
+    """The schedule that `text` describes: the repr of one, what a person types, or a number as a YAML file gives it.
 
     `parse("0.5 * warmup(cosine(3e-4, 0, 9000), 1000)")`. The names are those of `schedules` (and of `optim`,
     once that is imported) and of your own schedules from where they are defined. `parse(repr(lr)) == lr` for
@@ -25,94 +49,189 @@ def parse(text: str) -> Schedule:
 
     **Raises:** `ValueError` that points at the place, for anything else.
     """
-    if not isinstance(text, str) or len(text) > LONGEST:
-        found = f"{len(text)} characters" if isinstance(text, str) else repr(text)
-        raise ValueError(f"parse: `text` must be a text of at most {LONGEST} characters, got {found}")
-    text = text.strip()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # Python warns of what it will refuse one day, such as `1if`
-            tree = ast.parse(text, mode="eval")
-    except SyntaxError as error:
-        column = _column(text, error.lineno or 1, (error.offset or 0) - 1) if error.offset else len(text) + 1
-        raise _mistake(text, column, "not the expression of a schedule") from None
-    except (RecursionError, MemoryError, ValueError, Warning):
-        raise ValueError(f"parse: `text` must be nested at most {DEEPEST} deep and hold no null bytes") from None
-    return _Reader(text).schedule(tree.body)
+    if isinstance(text, int | float | np.number) and not isinstance(text, bool):
+        try:
+            return as_schedule(text)
+        except ValueError as error:
+            raise ValueError(f"parse: {error}") from None
+    if not isinstance(text, str):
+        raise ValueError(f"parse: `text` must be a text or a number, got {shortened(repr(text), 100)}")
+    if len(text) > LONGEST:
+        raise ValueError(f"parse: `text` must have at most {LONGEST} characters, got {len(text)}")
+    return _Reader(text).schedule()
+
+
+OPERATIONS: Sequence[tuple[str, Callable[[Any, Any], Any], Literal["add", "multiply"]]] = (
+    ("+", operator.add, "add"),
+    ("*", operator.mul, "multiply"),
+)
 
 
 class _Reader:
-    """Walks a syntax tree; every mistake is reported with the place in the text where it was made."""
+    """Reads a text from left to right; every mistake is reported with the place where it was made."""
 
     def __init__(self, text: str):
         self.text = text
+        self.tokens = _tokens(text)
+        self.token = next(self.tokens)  # the one to be read next
 
-    def schedule(self, node: ast.expr) -> Schedule:
-        return self._made(node, as_schedule, self.value(node, 0))
+    def schedule(self) -> Schedule:
+        begin = self.token
+        value = self.expression(0)
+        if self.token.kind != "end":
+            raise self.unexpected(self.token)
+        return self.made(begin, as_schedule, value)
 
-    def value(self, node: ast.expr, depth: int) -> Any:
+    def expression(self, depth: int, level: int = 0) -> Any:
+        if level == len(OPERATIONS):
+            return self.factor(depth)
+        sign, combine, formula = OPERATIONS[level]
+        begin = self.token
+        terms = [self.expression(depth, level + 1)]
+        while self.token.text == sign:
+            self.require_operand(begin, terms[-1])
+            self.advance()
+            begin_of_other = self.token
+            other = self.expression(depth, level + 1)
+            self.require_operand(begin_of_other, other)
+            # Numbers are combined until there is a schedule; from then on a thousand terms make one sum.
+            if isinstance(terms[0], Schedule) or isinstance(other, Schedule) or len(terms) > 1:
+                terms.append(other)
+            else:
+                terms = [self.made(begin, _finite, combine, terms[0], other)]
+        return terms[0] if len(terms) == 1 else self.made(begin, combined, formula, *terms)
+
+    def factor(self, depth: int) -> Any:
         if depth > DEEPEST:
-            raise self._mistake(node, f"nested more than {DEEPEST} deep")
-        match node:
-            case ast.Constant(value=bool() | int() | float() | str() as constant):
-                return constant
-            case ast.Name(id=name):
-                return self._formula(node, name)
-            case ast.List(elts=entries) | ast.Tuple(elts=entries):
-                return [self.value(entry, depth + 1) for entry in entries]
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return self._made(node, operator.neg, self._operand(operand, depth))
-            case ast.BinOp(left=left, op=ast.Add() | ast.Mult() as symbol, right=right):
-                combine = operator.add if isinstance(symbol, ast.Add) else operator.mul
-                return self._made(node, combine, self._operand(left, depth), self._operand(right, depth))
-            case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
-                formula = self._formula(node, name)
-                positional = [self.value(arg, depth + 1) for arg in args]
-                named: dict[str, Any] = {}
-                for keyword in keywords:
-                    name = self._keyword(keyword, named)
-                    named[name] = self.value(keyword.value, depth + 1)
-                return self._made(node, formula, *positional, **named)
-        raise self._mistake(node, "only names of schedules, numbers, lists, keywords, + and * are understood")
+            raise self.mistake(self.token, f"nested more than {DEEPEST} deep")
+        token = self.advance()
+        match token.kind, token.text:
+            case "number", text:
+                return self.made(token, float if set(text) & set(".eE") else int, text)
+            case "string", text:
+                return self.made(token, _literal, text)
+            case "name", ("True" | "False") as text:
+                return text == "True"
+            case "name", _:
+                return self.call(token, depth)
+            case "sign", "-":
+                begin = self.token
+                value = self.factor(depth + 1)
+                self.require_operand(begin, value)
+                return self.made(token, operator.neg, value)
+            case "sign", "(":
+                entries, is_list = self.entries(")", depth + 1)
+                return entries if is_list else entries[0]
+            case "sign", "[" if self.token.text != "[":  # no argument is a list of lists
+                return self.entries("]", depth)[0]
+        raise self.unexpected(token)
 
-    def _operand(self, node: ast.expr, depth: int) -> Any:
-        value = self.value(node, depth + 1)
+    def entries(self, end: str, depth: int) -> tuple[list[Any], bool]:
+        """What stands before the bracket `end`, and whether that is a list and not a value in parentheses."""
+        entries: list[Any] = []
+        while self.token.text != end:
+            entries.append(self.expression(depth))
+            if self.token.text != end:
+                self.expect(",")
+            elif len(entries) == 1:
+                return entries, self.advance().text == "]"
+        self.advance()
+        return entries, True
+
+    def call(self, token: Token, depth: int) -> Any:
+        formula = self.formula(token)
+        if self.token.text != "(":
+            return formula
+        self.advance()
+        positional: list[Any] = []
+        named: dict[str, Any] = {}
+        while self.token.text != ")":
+            if self.token.kind == "keyword":
+                keyword = self.advance()
+                if keyword.text in named:
+                    raise self.mistake(keyword, f"the argument {_short(keyword.text)} is given twice")
+                self.advance()
+                named[keyword.text] = self.expression(depth + 1)
+            elif named:
+                raise self.mistake(self.token, "an argument without a name comes after one with a name")
+            else:
+                positional.append(self.expression(depth + 1))
+            if self.token.text != ")":
+                self.expect(",")
+        self.advance()
+        return self.made(token, _called, formula, positional, named)
+
+    def formula(self, token: Token) -> Formula[Any]:
+        if token.text in FORMULAS:
+            return FORMULAS[token.text]
+        close = difflib.get_close_matches(token.text[:50], FORMULAS, n=1)
+        raise self.mistake(
+            token, f"unknown name {_short(token.text)}" + (f": did you mean {close[0]!r}?" if close else "")
+        )
+
+    def advance(self) -> Token:
+        token = self.token
+        if token.kind != "end":
+            self.token = next(self.tokens)
+        return token
+
+    def expect(self, sign: str) -> None:
+        token = self.advance()
+        if token.text != sign:
+            raise self.unexpected(token)
+
+    def require_operand(self, token: Token, value: Any) -> None:
         if isinstance(value, bool | str | list | Formula):
-            raise self._mistake(node, "only schedules and numbers can be added, multiplied or negated")
-        return value
+            raise self.mistake(token, "only schedules and numbers can be added, multiplied or negated")
 
-    def _formula(self, node: ast.expr, name: str) -> Formula[Any]:
-        if name in FORMULAS:
-            return FORMULAS[name]
-        close = difflib.get_close_matches(name[:50], FORMULAS, n=1)
-        raise self._mistake(node, f"unknown name {name[:50]!r}" + (f": did you mean {close[0]!r}?" if close else ""))
-
-    def _keyword(self, keyword: ast.keyword, earlier: Container[str]) -> str:
-        if keyword.arg is None:
-            raise self._mistake(keyword.value, "arguments must be written out, got **")
-        if keyword.arg in earlier:
-            raise self._mistake(keyword.value, f"the argument {keyword.arg!r} is given twice")
-        return keyword.arg
-
-    def _made(self, node: ast.expr, make: Any, *args: Any, **kwargs: Any) -> Any:
+    def made(self, token: Token, make: Callable[..., Any], *args: Any) -> Any:
         try:
-            return make(*args, **kwargs)
+            return make(*args)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
-            raise self._mistake(node, str(error)) from None
+            raise self.mistake(token, shortened(str(error), 400)) from None
 
-    def _mistake(self, node: ast.expr, what: str) -> ValueError:
-        # The tree counts columns in bytes.
-        line = self.text.splitlines()[node.lineno - 1].encode()
-        return _mistake(self.text, _column(self.text, node.lineno, len(line[: node.col_offset].decode())), what)
+    def unexpected(self, token: Token) -> ValueError:
+        if token.kind == "end":
+            return self.mistake(token, "the text ends before the schedule does")
+        understood = "only names of schedules, numbers, lists, keywords, + and * are understood"
+        return self.mistake(token, f"unexpected {_short(token.text)}: {understood}")
+
+    def mistake(self, token: Token, what: str) -> ValueError:
+        """`what` is wrong, and the stretch of the text around `token` with a mark under it."""
+        first = max(token.at - 30, 0)
+        excerpt = "".join(c if c.isprintable() else " " for c in self.text[first : first + 60])
+        mark = " " * (token.at - first) + "^"
+        return ValueError(f"parse: {what}, at character {token.at + 1}\n  {excerpt}\n  {mark}")
 
 
-def _column(text: str, line: int, column: int) -> int:
-    """The number of a character, from 1, of which Python says the line, from 1, and the column, from 0."""
-    return sum(map(len, text.splitlines(keepends=True)[: line - 1])) + column + 1
+def _tokens(text: str) -> Iterator[Token]:
+    at, kind = 0, ""
+    while kind != "end":
+        match = TOKEN.match(text, at)
+        assert match
+        assert match.lastgroup
+        at, kind = match.end(), match.lastgroup
+        yield Token(kind, match[kind], match.start(kind))
 
 
-def _mistake(text: str, column: int, what: str) -> ValueError:
-    """`what` is wrong, and the stretch of `text` around `column` with a mark under it."""
-    first = max(column - 31, 0)
-    excerpt = "".join(c if c.isprintable() else " " for c in text[first : first + 60])
-    return ValueError(f"parse: {what}, at character {column}\n  {excerpt}\n  {' ' * (column - 1 - first)}^")
+def _called(formula: Formula[Any], positional: list[Any], named: dict[str, Any]) -> Any:
+    return formula(*positional, **named)
+
+
+def _finite(operation: Callable[[Any, Any], Any], left: float, right: float) -> float:
+    value = operation(left, right)
+    float(value)  # an OverflowError beyond the largest float: whole numbers would grow for ever
+    return value
+
+
+def _literal(text: str) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of an unknown escape
+        try:
+            return ast.literal_eval(text)
+        except (SyntaxError, ValueError, Warning):
+            raise ValueError(f"not a string: {_short(text)}") from None
+
+
+def _short(text: str) -> str:
+    return repr(shortened(text, 50))
