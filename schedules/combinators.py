@@ -169,7 +169,10 @@ def warmup(step: Array, schedule: ScheduleLike, steps: Steps, init: Value = 0.0,
     return jnp.where(step < steps, shape(init, value, steps)(step), value)
 
 
-@schedule(check=lambda start, steps, end, shape, **_: _misfit(shape, 1.0, end, steps))
+@schedule(
+    check=lambda start, steps, end, shape, **_: _misfit(shape, 1.0, end, steps),
+    changes=lambda start, steps, **_: [start, start + steps],
+)
 def cooldown(
     step: Array, schedule: ScheduleLike, start: Steps, steps: Steps, end: Value = 0.0, shape: Shape = linear
 ) -> Array:
@@ -208,7 +211,7 @@ def delay(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
     return as_schedule(schedule)(jnp.maximum(step - steps, 0))
 
 
-@schedule
+@schedule(changes=lambda **_: [])
 def advance(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
     r"""`schedule` as it is `steps` updates on: the rest of it.
 
@@ -219,7 +222,7 @@ def advance(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
     return as_schedule(schedule)(numerics.plus(step, steps))
 
 
-@schedule
+@schedule(changes=lambda at, steps, **_: [at, at + steps])
 def extend(step: Array, schedule: ScheduleLike, at: Steps, steps: Steps) -> Array:
     r"""`schedule` made longer: it holds the value it has at step `at` for `steps` updates, then goes on.
 

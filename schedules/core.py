@@ -292,7 +292,13 @@ class Formula(Generic[P]):
     __qualname__: str
     __signature__: inspect.Signature
 
-    def __init__(self, function: Callable[..., Any], check: Callable[..., str | None] | None, is_recipe: bool):
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        check: Callable[..., str | None] | None,
+        changes: Callable[..., Iterable[int]] | None,
+        is_recipe: bool,
+    ):
         functools.update_wrapper(self, function)
         signature = inspect.signature(function, eval_str=True)
         parameters = list(signature.parameters.values())
@@ -305,6 +311,7 @@ class Formula(Generic[P]):
             del parameters[:1]
         self.check = check
         self.kinds = {p.name: _kind(self, p) for p in parameters}
+        self.changes: Callable[..., Iterable[int]] = changes or self._ends_of_phases
         self.variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         self.__signature__ = signature.replace(parameters=parameters, return_annotation=Schedule)
         _register(self)
@@ -363,6 +370,10 @@ class Formula(Generic[P]):
         except ValueError as error:
             raise ValueError(f"{self}: {error}") from None
 
+    def _ends_of_phases(self, **arguments: Any) -> Iterable[int]:
+        lists = [self.kinds[name].phases(value) for name, value in arguments.items()]
+        return [step for phases in lists for step in phases]
+
     def bind(self, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
         return inspect.BoundArguments(self.__signature__, dict(arguments))
 
@@ -399,11 +410,11 @@ def schedule(function: Callable[Concatenate[Array, P], ArrayLike], /) -> Formula
 
 @overload
 def schedule(
-    *, check: Callable[..., str | None]
+    *, check: Callable[..., str | None] | None = None, changes: Callable[..., Iterable[int]] | None = None
 ) -> Callable[[Callable[Concatenate[Array, P], ArrayLike]], Formula[P]]: ...
 
 
-def schedule(function: Any = None, /, *, check: Any = None) -> Any:
+def schedule(function: Any = None, /, *, check: Any = None, changes: Any = None) -> Any:
     """Turns a formula `(step, *hyperparameters) -> value` into a constructor of schedules.
 
     The formula sees one step and its arguments as JAX scalars (lists as 1-D arrays, schedules as
@@ -412,9 +423,12 @@ def schedule(function: Any = None, /, *, check: Any = None) -> Any:
     `int` means `Steps`.
 
     **Arguments:** `check`, optional: a function of the built arguments that returns what is wrong with
-    them together, in words, or None.
+    them together, in words, or None; `changes`, optional: a function of the arguments (numbers, lists, and schedules
+    as they are) that returns the steps at which the formula changes its form, in order, for `boundaries`. By default
+    those are the arguments annotated `Steps` or `Boundaries`. (Where a schedule within changes its own is found out.)
 
-    **Raises:** `TypeError` if an argument has no kind, or the name of an attribute that every schedule has.
+    **Raises:** `TypeError` if the first argument is not `step`, or another has no kind or the name of an attribute
+    that every schedule has.
 
     ```python
     @schedule
@@ -422,7 +436,7 @@ def schedule(function: Any = None, /, *, check: Any = None) -> Any:
         return peak * (1 - step % period / period)
     ```
     """
-    make = functools.partial(Formula, check=check, is_recipe=False)
+    make = functools.partial(Formula, check=check, changes=changes, is_recipe=False)
     return make if function is None else make(function)
 
 
@@ -446,7 +460,7 @@ def recipe(function: Any = None, /, *, check: Any = None) -> Any:
         return join([linear(0.0, peak, up), linear(peak, 0.0, down)], [up])
     ```
     """
-    make = functools.partial(Formula, check=check, is_recipe=True)
+    make = functools.partial(Formula, check=check, changes=None, is_recipe=True)
     return make if function is None else make(function)
 
 

@@ -4,6 +4,9 @@ A boundary b takes effect at t = b.
 """
 
 import functools
+import itertools
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +16,10 @@ from schedules.core import Schedule, Shape, recipe, schedule
 from schedules.kinds import Boundaries, Period, Positive, Precise, Seed, Steps, Value, Values, one_more
 from schedules.numerics import Split, count, fraction, pair, power, timescales
 from schedules.ramps import linear
+
+
+def _stairs(steps: int, staircase: bool, **_: Any) -> Iterable[int]:
+    return itertools.count(steps, steps) if staircase else ()
 
 
 @schedule(check=functools.partial(one_more, "values", "boundaries"))
@@ -37,7 +44,7 @@ def multistep(step: Array, value: Value, milestones: Boundaries, factor: Precise
     return power(factor, count(passed(step, milestones)), value)
 
 
-@schedule
+@schedule(changes=_stairs)
 def exponential_decay(step: Array, value: Value, factor: Precise, steps: Period, staircase: bool = False) -> Array:
     r"""`value`, multiplied by `factor` once in every `steps` updates: gradually, or all at once (`staircase`).
 
@@ -61,7 +68,7 @@ def step_decay(value: Value, steps: Period, factor: Precise = 0.1) -> Schedule:
     return exponential_decay(value, factor, steps, staircase=True)
 
 
-@schedule
+@schedule(changes=_stairs)
 def inverse_time(step: Array, value: Value, rate: Positive, steps: Period = 1, staircase: bool = False) -> Array:
     r"""`value` over a line that rises by `rate` in every `steps` updates: gradually, or all at once (`staircase`).
 
@@ -98,7 +105,10 @@ def inverse_sqrt(value: Value, timescale: Period, shift: Steps = 0) -> Schedule:
     return advance(power_law(value, 0.5, timescale), shift)
 
 
-@schedule(check=lambda values, **_: None if len(values) else "`values` must hold at least one number, got none")
+@schedule(
+    check=lambda values, **_: None if len(values) else "`values` must hold at least one number, got none",
+    changes=lambda values, every: [every * (len(values) - 1)],
+)
 def table(step: Array, values: Values, every: Period = 1) -> Array:
     r"""`values`, each for `every` updates; then the last of them.
 

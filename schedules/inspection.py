@@ -2,18 +2,19 @@
 
 import bisect
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from schedules import combinators, cycles, decays
-from schedules.core import RampShape, Schedule, ScheduleLike, as_schedule, shortened, stretched
-from schedules.numerics import MAX_STEPS
+from schedules.core import Schedule, ScheduleLike, StandIn, as_schedule, shortened, stretched
+from schedules.numerics import MAX_STEPS, Split
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +111,6 @@ def _changes(schedule: Schedule, steps: int) -> Iterator[int]:
     """Where the form of a schedule changes, up to and including `steps`; in no order."""
     schedule = schedule.expand()
     given = {name: _plain(value) for name, value in schedule.arguments.items()}
-    inner: Any = given.get("schedule")
     match schedule.formula:
         case combinators.join:
             starts = [0, *given["boundaries"]]
@@ -118,36 +118,16 @@ def _changes(schedule: Schedule, steps: int) -> Iterator[int]:
                 yield start
                 until = min(steps, stop) - start
                 yield from (start + t for t in _changes(piece, until) if t <= until)
-        case combinators.delay:
-            yield given["steps"]
-            yield from (given["steps"] + t for t in _changes(inner, steps))
-        case combinators.advance:
-            yield from (t - given["steps"] for t in _changes(inner, steps + given["steps"]))
-        case combinators.extend:
-            at, more = given["at"], given["steps"]
-            yield from (at, at + more)
-            yield from (t if t <= at else t + more for t in _changes(inner, steps))
         case combinators.stretch:
-            yield from _changes(_lengthened(inner, given["factor"]), steps)
-        case combinators.per_epoch:
-            yield from (t * given["steps_per_epoch"] for t in _changes(inner, steps // given["steps_per_epoch"]))
-        case combinators.per_update:
-            units = given["units"]
-            yield from (-(-t // units) for t in _changes(inner, min(steps * units, MAX_STEPS)))
+            yield from _changes(_lengthened(given["schedule"], given["factor"]), steps)
         case cycles.restarts:
             for start, factor in _cycles(given["period"], given["growth"], steps):
                 yield start
-                yield from (start + t for t in _changes(_lengthened(inner, factor), steps - start))
-        case decays.exponential_decay | decays.inverse_time if given["staircase"]:
-            yield from range(given["steps"], steps + 1, given["steps"])
-        case decays.table:
-            yield given["every"] * (len(given["values"]) - 1)
+                yield from (start + t for t in _changes(_lengthened(given["schedule"], factor), steps - start))
         case _:
-            yield from (step for name in ("boundaries", "milestones") for step in given.get(name, []))
-            if _is_ramp(schedule):
-                yield given["steps"]
-            for each in _nested(schedule):
-                yield from _changes(each, steps)
+            yield from itertools.takewhile(lambda step: step <= steps, schedule.formula.changes(**given))
+            for inner, clock in _read(schedule, steps):
+                yield from _times(clock, _changes(inner, clock.last), steps)
 
 
 def _cycles(period: int, growth: float, steps: int) -> Iterator[tuple[int, float]]:
@@ -164,15 +144,93 @@ def _lengthened(schedule: Schedule, factor: float) -> Schedule:
 
 def _nested(schedule: Schedule) -> list[Schedule]:
     """The schedules among the arguments of one."""
-    arguments = jax.tree.leaves(dict(schedule.arguments), is_leaf=lambda value: isinstance(value, Schedule))
-    return [value for value in arguments if isinstance(value, Schedule)]
+    arguments = jax.tree.leaves(list(schedule.arguments.values()), is_leaf=_is_schedule)
+    return [value for value in arguments if _is_schedule(value)]
 
 
-def _is_ramp(schedule: Schedule) -> bool:
-    try:
-        return bool(RampShape().build(schedule.formula))
-    except ValueError:
-        return False
+def _is_schedule(value: Any) -> bool:
+    return isinstance(value, Schedule)
+
+
+# The clock of a schedule within another: at which step it is read, found out by reading a stand-in -------------------
+
+
+class _Clock(NamedTuple):
+    """A function of the step, one of the clocks on which a schedule reads those in it. They do not run backwards."""
+
+    outer: Schedule  # with None in the place of every schedule in it
+    which: int  # of the schedules in it
+    reading: int  # of its readings
+    last: int  # what it shows at the end of the run
+    same: bool  # whether it always shows the step itself
+
+    def __call__(self, steps: np.ndarray) -> np.ndarray:
+        return np.asarray(_readings(self.outer, steps)[1][self.which][self.reading])
+
+    def hands_on(self, step: int) -> bool:
+        """Whether the value that is read is the outer schedule's value at `step`, as it is."""
+        return bool(_readings(self.outer, np.array([step]))[0][0] == PROBE)
+
+
+PROBE = 0.7371  # a value that no formula happens to return
+
+
+@jax.jit
+def _readings(outer: Schedule, steps: Array) -> tuple[Array, dict[int, list[Array]]]:
+    """The values of a schedule in which every schedule is PROBE, and at which steps it reads each of them."""
+
+    def at(step: Array) -> tuple[Array, dict[int, list[Array]]]:
+        seen: dict[int, list[Array]] = {}
+
+        def stand_in(which: int) -> StandIn:
+            def read(step: ArrayLike) -> Array:
+                seen.setdefault(which, []).append(jnp.asarray(step))
+                return jnp.full(jnp.shape(step), PROBE)
+
+            return StandIn(read)
+
+        holes = itertools.count()
+        filled = _with_arguments(outer, lambda value: stand_in(next(holes)) if value is None else value, _is_hole)
+        return filled(step), seen
+
+    return jax.vmap(at)(steps)
+
+
+def _with_arguments(schedule: Schedule, change: Callable[[Any], Any], is_leaf: Callable[[Any], bool]) -> Schedule:
+    changed = {n: jax.tree.map(change, value, is_leaf=is_leaf) for n, value in schedule.arguments.items()}
+    return Schedule(schedule.formula, changed)
+
+
+def _is_hole(value: Any) -> bool:
+    return value is None or isinstance(value, Split)
+
+
+def _read(schedule: Schedule, steps: int) -> Iterator[tuple[Schedule, _Clock]]:
+    """The schedules that a schedule reads, each with its clock."""
+    nested = _nested(schedule)
+    if not nested:
+        return
+    outer = _with_arguments(schedule, lambda value: None if _is_schedule(value) else value, _is_schedule)
+    at = np.unique(np.geomspace(1, steps + 1, 100).astype(int) - 1)
+    for which, readings in _readings(outer, at)[1].items():
+        for reading, seen in enumerate(np.asarray(each) for each in readings):
+            last = int(np.clip(np.ceil(seen[-1]), 0, MAX_STEPS))
+            yield nested[which], _Clock(outer, which, reading, last, bool((seen == at).all()))
+
+
+def _times(clock: _Clock, shown: Iterator[int], steps: int) -> Iterator[int]:
+    """The first steps by `steps` at which a clock has reached each of those `shown`, by bisection."""
+    if clock.same:
+        yield from shown
+        return
+    while batch := [*itertools.islice(shown, 1000)]:
+        wanted = np.array(batch)
+        low, high = np.full(len(batch), -1), np.full(len(batch), steps)
+        while (high - low > 1).any():
+            middle = (low + high) // 2
+            reached = clock(np.maximum(middle, 0)) >= wanted
+            low, high = np.where(reached, low, middle), np.where(reached, middle, high)
+        yield from (int(t) for t, inside in zip(high, wanted <= clock.last, strict=True) if inside)
 
 
 def _plain(value: Any) -> Any:
@@ -288,6 +346,10 @@ def _jumps(schedule: Schedule, steps: int) -> Iterator[tuple[int, float, float]]
     """The joints before `steps` at which a schedule is not continuous, with the values on both sides."""
     schedule = schedule.expand()
     if schedule.formula is not combinators.join:
+        for inner, clock in _read(schedule, steps):
+            jumps = [*_jumps(inner, clock.last)]
+            times = _times(clock, iter([joint for joint, _, _ in jumps]), steps)
+            yield from ((t, left, right) for t, (_, left, right) in zip(times, jumps, strict=True) if clock.hands_on(t))
         return
     starts = [0, *_plain(schedule.arguments["boundaries"])]
     for i, joint in enumerate(starts[1:]):

@@ -39,6 +39,11 @@ class Kind:
         del change
         return value
 
+    def phases(self, value: Any) -> Sequence[int]:
+        """The steps, of those that `value` is, at which a phase begins or ends."""
+        del value
+        return ()
+
     def unread(self, value: Any, stand_in: Array) -> Any:
         """`value` with every schedule in it replaced by one whose values are `stand_in`."""
         del stand_in
@@ -88,6 +93,9 @@ class Number(Kind):
 
     def cast(self, value: Any, clock: Any) -> Any:
         return _of_rank(0, jnp.asarray(value, clock if self.duration else self.type))
+
+    def phases(self, value: Any) -> Sequence[int]:
+        return (value,) if self.duration and self.least == 0 else ()  # a period, of 1 at least, comes again
 
     def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
         if not self.duration:
@@ -143,6 +151,9 @@ class Numbers(Kind):
             return jnp.stack([self.each.cast(n, clock) for n in value]) if value else jnp.zeros(0, dtype)
         return _of_rank(1, jnp.asarray(value, dtype))
 
+    def phases(self, value: Any) -> Sequence[int]:
+        return [step for each in value for step in self.each.phases(each)]
+
     def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
         if isinstance(value, tuple):
             return tuple(self.each.stretch(n, change) for n in value)
@@ -165,7 +176,9 @@ class Choice(Kind):
 
 def is_traced(value: Any) -> bool:
     """Whether `value` is not to be checked. Under `jax.disable_jit`, what would be a tracer is an array."""
-    return isinstance(value, jax.core.Tracer) or (isinstance(value, Array) and jax.config.jax_disable_jit)
+    return isinstance(value, jax.core.Tracer) or (
+        isinstance(value, Array) and jax.config.jax_disable_jit  # type: ignore[attr-defined]
+    )
 
 
 def _is_real(array: Array) -> bool:

@@ -102,7 +102,7 @@ def power(base: Split | ArrayLike, exponent: Split | ArrayLike, scale: ArrayLike
     return jnp.where(positive, half * (scale * jnp.exp(d * log + (e + d) * rest)) * half, 0.0)
 
 
-def geometric(start: Array, end: Array, step: Array, steps: ArrayLike) -> Array:
+def geometric(start: ArrayLike, end: ArrayLike, step: Array, steps: ArrayLike) -> Array:
     """start^(1 - e) * end^e for the fraction e of a ramp that has elapsed; both are positive."""
     steps = jnp.asarray(steps)
     remaining = fraction(steps - jnp.clip(step, 0, steps), steps)
