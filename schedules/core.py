@@ -372,7 +372,7 @@ class Formula(Generic[P]):
 
     def _ends_of_phases(self, **arguments: Any) -> Iterable[int]:
         lists = [self.kinds[name].phases(value) for name, value in arguments.items()]
-        return [step for phases in lists for step in phases]
+        return sorted(step for phases in lists for step in phases)
 
     def bind(self, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
         return inspect.BoundArguments(self.__signature__, dict(arguments))

@@ -271,24 +271,49 @@ def _sketch(at: np.ndarray, values: np.ndarray, width: int = 64, height: int = 8
 # As warnings ----------------------------------------------------------------------------------------
 
 
-def check(schedule: ScheduleLike, steps: int) -> list[str]:
+def check(schedule: ScheduleLike, steps: int, *, after: ScheduleLike | None = None, at: int = 0) -> list[str]:
     """What a careful colleague would say of a schedule for a run of `steps` updates, a sentence each.
 
     Values that are not finite or negative, a first update of zero, a warm-up that outlasts the run, a jump at
     a joint, an end that is not reached, values that go on changing after the run, a tail of next to nothing.
 
-    **Raises:** `ValueError` if `steps` is not a whole number, 1 or more.
+    **Arguments:** `steps`: the length of the run; `after`, `at`: of a run that is continued, the schedule it has
+    followed so far and the step from which `schedule` replaces it. What happens before that is not remarked on,
+    a jump there is: `check(lr.replace(steps=2_000), 2_000, after=lr, at=1_000)`.
+
+    **Raises:** `ValueError` if `steps` is not a whole number, 1 or more, or `at` not one below `steps`, which is
+    given if and only if `after` is.
     """
-    schedule = as_schedule(schedule)
-    at, values = _sampled(schedule, _length("check", steps))
+    schedule, steps = as_schedule(schedule), _length("check", steps)
+    if (after is None) != (at == 0) or _length("check", at, name="at", least=0) >= steps:
+        raise ValueError(
+            f"check: `at` must be a step from 1 to {steps - 1} if `after` is given, and 0 if not, got {at!r}"
+        )
+    places, values = _sampled(schedule, steps)
+    places, values = places[places >= at], values[places >= at]
     if not np.isfinite(values).all():
-        return [f"It is not finite at step {at[~np.isfinite(values)][0]:,}."]
-    return [
-        remark for rule in (_negative, _zero, _end, _after, _tail) for remark in rule(schedule, steps, at, values)
-    ] + [
+        return [f"It is not finite at step {places[~np.isfinite(values)][0]:,}."]
+    remarks = [] if after is None else [*_takes_over(schedule, as_schedule(after), at)]
+    for rule in (_negative, _zero, _end, _after, _tail):
+        remarks += rule(schedule, steps, places, values)
+    return remarks + [
         f"It jumps from {left:.6g} to {right:.6g} at step {joint:,}, where one schedule is joined to the next."
         for joint, left, right in _jumps(schedule, steps)
+        if joint > at
     ]
+
+
+def _takes_over(schedule: Schedule, before: Schedule, at: int) -> Iterator[str]:
+    left, right = float(before(at)), float(schedule(at))
+    if _differ(left, right):
+        yield (
+            f"It jumps from {left:.6g} to {right:.6g} at step {at:,}, where it replaces the schedule before it: "
+            f"`cooldown(before, {at}, ...)` would go on from there."
+        )
+
+
+def _differ(left: float, right: float) -> bool:
+    return abs(left - right) > 0.01 * max(abs(left), abs(right))
 
 
 def _negative(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
@@ -302,14 +327,14 @@ def _zero(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) ->
     if not values.any():
         yield "It is zero throughout: nothing would be learned."
     elif values[0] == 0:
-        first = int(at[np.flatnonzero(values)[0]])
+        first = int(at[np.flatnonzero(values)[0]] - at[0])
         many = "update changes" if first == 1 else f"{first:,} updates change"
         yield f"The first {many} nothing, since the value is 0: start above 0, or use `advance(..., 1)`."
 
 
 def _end(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
     changes = itertools.islice(_changes(schedule, MAX_STEPS), MOST_CHANGES) if _ends(schedule) else ()
-    ahead = [step for step in changes if step > steps]
+    ahead = [step for step in changes if steps < step < MAX_STEPS]
     if ahead and np.argmax(values) == len(at) - 1 and values[0] < values[-1]:
         yield f"It still rises when the run ends: its warm-up lasts until step {min(ahead):,}."
     elif ahead:
@@ -326,8 +351,8 @@ def _after(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -
 def _tail(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
     del schedule
     alive = np.flatnonzero(values >= 0.01 * np.max(values))
-    if np.max(values) > 0 and at[alive[-1]] < 0.8 * (steps - 1):
-        share = 1 - (at[alive[-1]] + 1) / steps
+    if np.max(values) > 0 and at[alive[-1]] - at[0] < 0.8 * (steps - 1 - at[0]):
+        share = (steps - at[alive[-1]] - 1) / (steps - at[0])
         yield f"It stays below 1 % of its peak from step {at[alive[-1]] + 1:,} on, for the last {share:.0%} of the run."
 
 
@@ -355,7 +380,7 @@ def _jumps(schedule: Schedule, steps: int) -> Iterator[tuple[int, float, float]]
     for i, joint in enumerate(starts[1:]):
         left, right = schedule.arguments["schedules"][i : i + 2]
         before, after = _value(left, joint - starts[i]), _value(right, 0)
-        if starts[i] < joint < steps and abs(before - after) > 0.01 * max(abs(before), abs(after)):
+        if starts[i] < joint < steps and _differ(before, after):
             yield joint, before, after
     for piece, start, stop in zip(schedule.arguments["schedules"], starts, [*starts[1:], steps], strict=True):
         yield from ((start + t, left, right) for t, left, right in _jumps(piece, min(steps, stop) - start))
@@ -416,7 +441,7 @@ def _labelled(schedules: Any) -> dict[str, Schedule]:
     return _labelled([schedules])
 
 
-def _length(caller: str, steps: Any, least: int = 1) -> int:
+def _length(caller: str, steps: Any, least: int = 1, name: str = "steps") -> int:
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or not least <= steps <= MAX_STEPS:
-        raise ValueError(f"{caller}: `steps` must be a whole number from {least} to {MAX_STEPS}, got {steps!r}")
+        raise ValueError(f"{caller}: `{name}` must be a whole number from {least} to {MAX_STEPS}, got {steps!r}")
     return int(steps)

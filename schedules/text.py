@@ -20,7 +20,7 @@ import numpy as np
 
 from schedules.core import FORMULAS, Formula, Schedule, as_schedule, combined, shortened
 
-LONGEST, DEEPEST = 1_000_000, 50
+LONGEST, DEEPEST = 1_000_000, 51  # fifty schedules around one
 
 TOKEN = re.compile(
     r"""(?: \s | \#[^\n]* )*+
@@ -102,8 +102,6 @@ class _Reader:
         return terms[0] if len(terms) == 1 else self.made(begin, combined, formula, *terms)
 
     def factor(self, depth: int) -> Any:
-        if depth > DEEPEST:
-            raise self.mistake(self.token, f"nested more than {DEEPEST} deep")
         token = self.advance()
         match token.kind, token.text:
             case "number", text:
@@ -116,11 +114,11 @@ class _Reader:
                 return self.call(token, depth)
             case "sign", "-":
                 begin = self.token
-                value = self.factor(depth + 1)
+                value = self.factor(self.deeper(token, depth))
                 self.require_operand(begin, value)
                 return self.made(token, operator.neg, value)
             case "sign", "(":
-                entries, is_list = self.entries(")", depth + 1)
+                entries, is_list = self.entries(")", self.deeper(token, depth))
                 return entries if is_list else entries[0]
             case "sign", "[" if self.token.text != "[":  # no argument is a list of lists
                 return self.entries("]", depth)[0]
@@ -143,6 +141,7 @@ class _Reader:
         if self.token.text != "(":
             return formula
         self.advance()
+        inside = self.deeper(token, depth)
         positional: list[Any] = []
         named: dict[str, Any] = {}
         while self.token.text != ")":
@@ -151,11 +150,11 @@ class _Reader:
                 if keyword.text in named:
                     raise self.mistake(keyword, f"the argument {_short(keyword.text)} is given twice")
                 self.advance()
-                named[keyword.text] = self.expression(depth + 1)
+                named[keyword.text] = self.expression(inside)
             elif named:
                 raise self.mistake(self.token, "an argument without a name comes after one with a name")
             else:
-                positional.append(self.expression(depth + 1))
+                positional.append(self.expression(inside))
             if self.token.text != ")":
                 self.expect(",")
         self.advance()
@@ -168,6 +167,11 @@ class _Reader:
         raise self.mistake(
             token, f"unknown name {_short(token.text)}" + (f": did you mean {close[0]!r}?" if close else "")
         )
+
+    def deeper(self, token: Token, depth: int) -> int:
+        if depth == DEEPEST:
+            raise self.mistake(token, f"nested more than {DEEPEST} deep")
+        return depth + 1
 
     def advance(self) -> Token:
         token = self.token

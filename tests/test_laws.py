@@ -13,7 +13,7 @@ from schedules import Schedule, stack, stretch, tabulate
 
 every = pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])
 SAME = 6e-7  # the same formula compiled in another way: XLA's sine differs between scalars and vectors
-pytestmark = [every, pytest.mark.usefixtures("strict")]
+pytestmark = pytest.mark.usefixtures("strict")
 
 
 jitted = jax.jit(lambda schedule, step: schedule(step))  # once, so that rows of one structure are compiled once
@@ -24,6 +24,7 @@ def scaled(schedule: Schedule, factor: float, times: int = 1) -> Schedule:
     return jax.tree.map(lambda n: n * factor if isinstance(n, float) else min(n * times, 2**31 - 1), schedule)
 
 
+@every
 def test_equals_the_float64_oracle(row: Row):
     steps = steps_to_test(row)
     expected = np.array([row.oracle(t) for t in steps])
@@ -31,6 +32,7 @@ def test_equals_the_float64_oracle(row: Row):
     np.testing.assert_allclose(row.schedule(np.array(steps)), expected, rtol=1e-6, atol=1e-37)
 
 
+@every
 def test_equals_the_oracle_in_float64(row: Row, x64):
     steps = steps_to_test(row)
     values = row.schedule(np.array(steps))
@@ -38,11 +40,13 @@ def test_equals_the_oracle_in_float64(row: Row, x64):
     np.testing.assert_allclose(values, [row.oracle(t) for t in steps], rtol=2e-12, atol=1e-37)
 
 
+@every
 def test_jit_equals_eager(row: Row):
     for t in (0, 1, 7, 1000):
         np.testing.assert_allclose(jitted(row.schedule, t), row.schedule(t), rtol=SAME, atol=0)
 
 
+@every
 def test_an_array_of_steps_is_a_loop(row: Row):
     steps = jnp.arange(12).reshape(3, 4)
     expected = np.reshape([row.schedule(t) for t in range(12)], (3, 4))
@@ -50,6 +54,7 @@ def test_an_array_of_steps_is_a_loop(row: Row):
     np.testing.assert_array_equal(tabulate(row.schedule, 12), row.schedule(steps).ravel())
 
 
+@every
 def test_values_are_float32_arrays_of_the_steps_shape(row: Row):
     for step in (3, np.int64(3), jnp.int8(3), np.arange(6, dtype=np.uint8).reshape(2, 3), jnp.zeros((0,), int), 2.5):
         value = row.schedule(step)
@@ -60,17 +65,20 @@ def test_values_are_float32_arrays_of_the_steps_shape(row: Row):
         assert jax.eval_shape(row.schedule, step).shape == np.shape(step)
 
 
+@every
 def test_vmap_over_stacked_instances_is_a_loop(row: Row):
     instances = [scaled(row.schedule, f, n) for f, n in ((1.0, 1), (0.5, 2), (0.25, 1))]  # peaks and horizons
     mapped = jax.vmap(lambda s: s(jnp.arange(12)), axis_size=3)(stack(instances))
     np.testing.assert_allclose(mapped, [s(jnp.arange(12)) for s in instances], rtol=SAME, atol=0)
 
 
+@every
 def test_scan_is_a_loop(row: Row):
     _, scanned = jax.lax.scan(lambda carry, t: (carry, row.schedule(t)), None, jnp.arange(12))
     np.testing.assert_allclose(scanned, tabulate(row.schedule, 12), rtol=SAME, atol=0)
 
 
+@every
 def test_stretched_it_is_the_same_on_a_slower_clock(row: Row):
     if row.schedule.formula.__module__.startswith("optim"):
         pytest.skip("a coefficient counts updates, and is not stretched")
@@ -80,6 +88,7 @@ def test_stretched_it_is_the_same_on_a_slower_clock(row: Row):
     np.testing.assert_allclose(stretch(row.schedule, 3.0)(3 * steps), row.schedule(steps), rtol=2e-6, atol=1e-37)
 
 
+@every
 def test_is_a_pytree_of_its_numbers(row: Row):
     leaves, structure = jax.tree.flatten(row.schedule)
     assert all(type(leaf) in (int, float) for leaf in leaves)
@@ -89,6 +98,7 @@ def test_is_a_pytree_of_its_numbers(row: Row):
     repr(hollow)
 
 
+@every
 def test_equality_hash_copies_and_pickles(row: Row):
     schedule = row.schedule
     for other in (
@@ -110,6 +120,7 @@ def _positional(schedule: Schedule) -> list:
     return list(arguments[0]) if schedule.formula.variadic else arguments
 
 
+@every
 def test_one_trace_whatever_the_numbers(row: Row):
     traces = 0
 
@@ -124,6 +135,7 @@ def test_one_trace_whatever_the_numbers(row: Row):
     assert traces == 1
 
 
+@every
 def test_finite_with_finite_gradients_everywhere(row: Row):
     steps = np.array(steps_to_test(row))
 
@@ -140,6 +152,7 @@ def test_finite_with_finite_gradients_everywhere(row: Row):
     np.testing.assert_allclose(forward.sum(), backward.sum(), rtol=2e-3)
 
 
+@every
 def test_arguments_are_attributes_and_cannot_be_changed(row: Row):
     for name, value in row.schedule.arguments.items():
         assert getattr(row.schedule, name) is value
@@ -147,3 +160,14 @@ def test_arguments_are_attributes_and_cannot_be_changed(row: Row):
             setattr(row.schedule, name, value)
     with pytest.raises(AttributeError, match=f"a {row.schedule.formula} schedule has no attribute 'peek'"):
         row.schedule.peek  # noqa: B018
+
+
+ONE_EACH = [*{row.schedule.formula: row for row in TABLE}.values()]
+
+
+@pytest.mark.parametrize("row", ONE_EACH, ids=[row.name for row in ONE_EACH])
+def test_without_jit_it_is_the_same(row: Row):
+    for step in (7, 2.5):
+        expected = row.schedule(step)
+        with jax.disable_jit():
+            np.testing.assert_allclose(row.schedule(step), expected, rtol=2e-6, atol=1e-37)

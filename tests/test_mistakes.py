@@ -231,7 +231,7 @@ def test_other_mistakes_are_clear_too():
 ONLY = "only names of schedules, numbers, lists, keywords, + and * are understood"
 OPERANDS = "only schedules and numbers can be added, multiplied or negated"
 END = "the text ends before the schedule does"
-DEEP = "nested more than 50 deep"
+DEEP = "nested more than 51 deep"
 
 # The text, what is wrong with it, and the character it is wrong at.
 TEXTS = [
