@@ -93,7 +93,7 @@ def adam(
     **Arguments:** `mu_dtype`: the dtype in which m is stored, for example bfloat16. That of v is not for
     choice: in bfloat16 it would stop changing, since (1 - b2) g² is below its last digit.
 
-    Finite gradients of any size give finite updates (docs/optimizers.md, "What is not finite").
+    Any finite gradient gives a finite update, any other NaN: docs/optimizers.md, "What is not finite".
 
     **Raises:** `ValueError` if b1 or b2 is a number outside [0, 1) or eps a negative one, an argument is no
     schedule, or a parameter is not real.

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from optim.numerics import (
     BELOW_1,
+    COUNT,
     FRACTION,
     INDEX,
     NOT_NEGATIVE,
@@ -198,6 +199,8 @@ def ema_warmed(decay: float, exponent: float = 2 / 3, timescale: int = 1) -> Sch
     **Raises:** `ValueError` if `decay` is a number outside [0, 1), or another argument is not positive.
     """
     (decay,) = checked("ema_warmed", FRACTION, decay=decay)
+    checked("ema_warmed", POSITIVE, exponent=exponent)
+    checked("ema_warmed", COUNT, timescale=timescale)
     return maximum(_complement(decay), power_law(1.0, exponent, timescale))
 
 

@@ -42,6 +42,8 @@ def schedule_free(
     **Arguments:** `base`: a transformation without momentum of its own, such as `adam(lr, b1=0)`, since
     beta takes its place; `coefficient`: `polyak()` unless given, as in the paper's theory, or `ema(decay)`, or
     `weighted(lr)` as in its code; `beta`: a number or a schedule; `decay_at` and `lean` as of `average`.
+
+    **Raises:** `ValueError` if beta is a number outside [0, 1]; and as `average`.
     """
     checked_or_schedules("schedule_free", SHARE, beta=beta)
     return average(base, polyak() if coefficient is None else coefficient, beta, decay_at, lean)
@@ -62,6 +64,8 @@ def schedule_free_sgd(
     The rate wants to be 10 to 50 times that of SGD. `mask` says which weights decay, as of `adamw`.
 
     Source: github.com/facebookresearch/schedule_free, `SGDScheduleFree`; arXiv:2405.15682.
+
+    **Raises:** `ValueError` if a number is out of its range, such as a negative rate; and as `average`.
     """
     name = "schedule_free_sgd"
     _require(name, learning_rate, beta, r, weight_lr_power)
@@ -94,6 +98,8 @@ def schedule_free_adamw(
     arXiv:2507.09846, C (1 - beta).
 
     Source: github.com/facebookresearch/schedule_free, `AdamWScheduleFree`; arXiv:2405.15682.
+
+    **Raises:** `ValueError` if a number is out of its range, such as a negative rate; and as `average`.
     """
     name = "schedule_free_adamw"
     _require(name, learning_rate, beta, r, weight_lr_power)
@@ -124,6 +130,8 @@ def schedule_free_radam(
     as of `adamw`.
 
     Source: github.com/facebookresearch/schedule_free, `RAdamScheduleFree`.
+
+    **Raises:** `ValueError` if a number is out of its range, such as a negative rate; and as `average`.
     """
     name = "schedule_free_radam"
     _require(name, learning_rate, beta, r, weight_lr_power)
@@ -158,7 +166,10 @@ def gpa(
 
 
 def warmed(learning_rate: ScheduleLike, warmup_steps: int) -> Schedule:
-    """The rate times (t + 1) / warmup_steps: the warm-up of the schedule-free reference, whose first step counts."""
+    """The rate times (t + 1) / warmup_steps: the warm-up of the schedule-free reference, whose first step counts.
+
+    **Raises:** `ValueError` unless the rate is a number or a schedule and `warmup_steps` a whole number, 0 or more.
+    """
     rate = as_named("warmed", "learning_rate", learning_rate)
     (warmup_steps,) = checked("warmed", INDEX, warmup_steps=warmup_steps)
     return rate if is_zero(warmup_steps) else rate * advance(linear(0.0, 1.0, warmup_steps), 1)
