@@ -11,22 +11,33 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from optim.numerics import (
+    FRACTION,
+    INSIDE,
+    NOT_NEGATIVE,
     at,
-    fraction,
+    checked,
+    checked_or_schedules,
+    direction,
     is_zero,
     lerp,
     like,
+    limit,
+    limited,
     one_minus_power,
     require_params,
     require_real,
     scheduled,
+    squared,
     zeros,
 )
 from schedules import Precise, Schedule, ScheduleLike, Value, schedule
+from schedules.kinds import Number
 from schedules.numerics import pair
 
 Mask = Any | Callable[[Any], Any]
 
+# Below it the variance that rectifies is not defined.
+_THRESHOLD = Number(float, "a number, 4 or more", least=4)
 
 # fmt: off
 # x / (e^x - 1) = 1 - x / 2 + sum of BERNOULLI[k] x^(2 k + 2)
@@ -82,8 +93,10 @@ def adam(
     **Arguments:** `mu_dtype`: the dtype in which m is stored, for example bfloat16. That of v is not for
     choice: in bfloat16 it would stop changing, since (1 - b2) g² is below its last digit.
 
-    **Raises:** `ValueError` if b1 or b2 is a number outside [0, 1), an argument is no schedule, or a
-    parameter is not real.
+    Any finite gradient gives a finite update, any other NaN: docs/optimizers.md, "What is not finite".
+
+    **Raises:** `ValueError` if b1 or b2 is a number outside [0, 1) or eps a negative one, an argument is no
+    schedule, or a parameter is not real.
     """
     return _adam("adam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype)
 
@@ -104,7 +117,7 @@ def adamw(
     **Arguments:** as of `adam`; `weight_decay`: a number or a schedule, multiplied by the rate; `mask`: a tree
     of booleans like the parameters, or a function that makes one of them, true where weights decay.
 
-    **Raises:** as `adam`, and `ValueError` if `update` is called without `params`.
+    **Raises:** as `adam`, and `ValueError` if weight_decay is a negative number or `update` is called without `params`.
     """
     return _adam("adamw", learning_rate, b1, b2, eps, weight_decay, mask, mu_dtype)
 
@@ -120,7 +133,8 @@ def _adam(
     mu_dtype: DTypeLike | None,
     rectify: Schedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    a1, a2 = 1 - fraction(name, "b1", b1), 1 - fraction(name, "b2", b2)
+    a1, a2 = (1 - b for b in checked_or_schedules(name, FRACTION, b1=b1, b2=b2))
+    eps, weight_decay = checked_or_schedules(name, NOT_NEGATIVE, eps=eps, weight_decay=weight_decay)
     numbers = scheduled(name, learning_rate=learning_rate, a1=a1, a2=a2, eps=eps, weight_decay=weight_decay)
     hyperparameters = _Hyperparameters(**numbers, rectify=rectify)
 
@@ -160,22 +174,20 @@ def _update(hyperparameters: _Hyperparameters, grads: Any, state: AdamState, dec
         values = values._replace(learning_rate=lr)
     t = optax.safe_increment(state.count)
     unbias1, unbias2 = 1 / one_minus_power(a1, t), 1 / one_minus_power(a2, t)
-    nu = jax.tree.map(lambda v, g: lerp(v, g.astype(v.dtype) ** 2, a2), state.nu, grads)
-    mu = None if state.mu is None else jax.tree.map(
-        lambda m, v, g: lerp(m.astype(v.dtype), g, a1), state.mu, state.nu, grads
-    )  # fmt: skip
+    most = jax.tree.map(limit, state.nu, state.nu if state.mu is None else state.mu)
+    nu = jax.tree.map(lambda v, g, most: lerp(v, squared(g, v, most), a2), state.nu, grads, most)
+    grads = jax.tree.map(limited, grads, state.nu, most)
+    mu = None if state.mu is None else jax.tree.map(lambda m, g: lerp(m.astype(g.dtype), g, a1), state.mu, grads)
 
     def step(m: Array, v: Array, p: Array | None) -> Array:
-        m_hat, v_hat = m * unbias1.astype(v.dtype), v * unbias2.astype(v.dtype)
-        direction = m_hat / (jnp.sqrt(v_hat) + eps.astype(v.dtype))
+        along = direction(m, v, unbias1, unbias2, eps)
         if rectify is not None:
-            direction = jnp.where(rectify > 0, direction, m_hat)
-        if p is not None:
-            direction = direction + decay.astype(v.dtype) * p.astype(v.dtype)
-        return -lr.astype(v.dtype) * direction
+            along = jnp.where(rectify > 0, along, m * unbias1.astype(v.dtype))
+        update = -lr.astype(v.dtype) * along
+        # The rate first: where it is 0, nothing decays, however large decay times p.
+        return update if p is None else update - (lr * decay).astype(v.dtype) * p.astype(v.dtype)
 
-    means = jax.tree.map(lambda v, g: g.astype(v.dtype), nu, grads) if mu is None else mu
-    updates = _map_with_holes(step, grads, means, nu, decayed)
+    updates = _map_with_holes(step, grads, grads if mu is None else mu, nu, decayed)
     stored = None if mu is None else jax.tree.map(lambda m, old: m.astype(old.dtype), mu, state.mu)
     return updates, AdamState(t, stored, nu, _used(values))
 
@@ -233,8 +245,10 @@ def radam(
 
     **Arguments:** as of `adam`; b2 is a number, `threshold` as of `rectification`.
 
-    **Raises:** as `adam`.
+    **Raises:** as `adam`, and `ValueError` if b2 is 0 or `threshold` below 4.
     """
+    checked("radam", INSIDE, b2=b2)
+    checked("radam", _THRESHOLD, threshold=threshold)
     return adam_with_rectification(learning_rate, b1, b2, eps, 0.0, None, threshold, mu_dtype)
 
 
@@ -249,6 +263,5 @@ def adam_with_rectification(
     mu_dtype: DTypeLike | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`radam` with decoupled weight decay, which is shortened as the steps are; for schedule-free RAdam."""
-    fraction("radam", "b2", b2)
     rectify = rectification(b2, threshold)
     return _adam("radam", learning_rate, b1, b2, eps, weight_decay, mask, mu_dtype, rectify)

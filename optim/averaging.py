@@ -12,14 +12,18 @@ from jax.typing import ArrayLike
 
 from optim.coefficients import Weights, WeightSum, add_weight, no_weights
 from optim.numerics import (
+    COUNT,
+    INDEX,
+    SHARE,
     as_named,
+    checked,
+    checked_or_schedules,
     is_zero,
     lerp,
     like,
     require_base,
     require_params,
     require_real,
-    require_share,
     widen,
     zeros,
 )
@@ -81,8 +85,8 @@ def average(
     not go together.
     """
     base = require_base("average", base)
+    (beta,) = checked_or_schedules("average", SHARE, beta=beta)
     holds_live = is_zero(beta)
-    require_share("average", "beta", beta)
     _require_together(coefficient, beta, decay_at, lean)
     settings = _Settings(_schedules(coefficient), as_named("average", "beta", beta))
 
@@ -147,9 +151,10 @@ def _interpolate(settings: _Settings, state: AverageState, y: Any, steps: Any) -
 
 
 def recovered(y: Any, state: AverageState) -> Any:
-    """x of the lean form, from the parameters that the caller holds."""
-    outward = 1 / state.used["beta"]
-    return jax.tree.map(lambda y, z: z + outward.astype(z.dtype) * (y - z), y, state.z)
+    """x of the lean form, from the parameters that the caller holds; z where a scheduled beta of 0 has lost it."""
+    beta = jnp.asarray(state.used["beta"])  # nnx.Optimizer wraps it
+    outward = jnp.where(beta > 0, 1 / jnp.where(beta > 0, beta, 1.0), 0.0)
+    return jax.tree.map(lambda y, z: z + outward.astype(z.dtype) * (jnp.asarray(y, z.dtype) - z), y, state.z)
 
 
 def _schedules(coefficient: Any) -> Any:
@@ -197,7 +202,7 @@ def _require_together(coefficient: Any, beta: Any, decay_at: str, lean: bool) ->
 
 
 def _require_width(lean: bool, params: Any) -> None:
-    narrow = {leaf.dtype for leaf in jax.tree.leaves(params) if jnp.finfo(leaf.dtype).bits < 32}
+    narrow = {dtype for dtype in map(jnp.result_type, jax.tree.leaves(params)) if jnp.finfo(dtype).bits < 32}
     if lean and narrow:
         raise ValueError(f"average: `params` must be float32 or wider in the lean form, got {min(map(str, narrow))}")
 
@@ -228,9 +233,8 @@ def lawa(
     **Raises:** `ValueError` unless `last` and `every` are whole numbers, 1 or more, and `start` 0 or more; if a
     parameter is not real; if `update` is called without `params`.
     """
-    for name, value, least in (("last", last, 1), ("every", every, 1), ("start", start, 0)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"lawa: `{name}` must be a whole number, {least} or more, got {value!r}")
+    last, every = checked("lawa", COUNT, last=last, every=every)
+    (start,) = checked("lawa", INDEX, start=start)
     base = require_base("lawa", base)
 
     def init(params: Any) -> LawaState:

@@ -139,7 +139,7 @@ def _refreshed(
         total = _added(total, forward(nothing, batch), shares, size / samples)
     old, structure = jax.tree.flatten(stats)
     return jax.tree.unflatten(
-        structure, [new.astype(o.dtype) for new, o in zip(jax.tree.leaves(total), old, strict=True)]
+        structure, [new.astype(jnp.result_type(o)) for new, o in zip(jax.tree.leaves(total), old, strict=True)]
     )
 
 
@@ -179,7 +179,8 @@ def _added(total: Any, after: Any, shares: Any, weight: Array) -> Any:
             return node
         M, V = node["mean"], node["var"]
         m, v = after["mean"] / share, after["var"] / share
-        added = {"mean": lerp(M, m, weight), "var": lerp(V, v, weight) + weight * (1 - weight) * (m - M) ** 2}
+        between = weight * (1 - weight) * (m - M) * (m - M)  # 0 for the first batch, even of a mean with no square
+        added = {"mean": lerp(M, m, weight), "var": lerp(V, v, weight) + between}
         return {name: jnp.where(share > 0, added[name], node[name]) for name in added}
 
     return _map(add, total, after, shares)

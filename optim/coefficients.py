@@ -15,7 +15,20 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from optim.numerics import accumulate, one_minus_power, plain, scheduled
+from optim.numerics import (
+    BELOW_1,
+    COUNT,
+    FRACTION,
+    INDEX,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POWER,
+    accumulate,
+    checked,
+    checked_or_schedules,
+    one_minus_power,
+    scheduled,
+)
 from schedules import (
     Period,
     Positive,
@@ -115,8 +128,15 @@ def relative_width(exponent: float) -> float:
     r"""The standard deviation of the profile of `power_ema`, as a fraction of the run.
 
     $$\sigma = \sqrt{\frac{\gamma + 1}{(\gamma + 2)^2 (\gamma + 3)}}$$
+
+    **Raises:** `ValueError` unless the exponent is a number above -1.
     """
+    checked("relative_width", _EXPONENT, exponent=exponent)
     return math.sqrt((exponent + 1) / ((exponent + 2) ** 2 * (exponent + 3)))
+
+
+_EXPONENT = Number(float, "a number above -1", above=-1)
+_WIDTH = Number(float, "a number above 0 and below 0.288", above=0, most=BELOW_1 * math.sqrt(1 / 12))
 
 
 def exponent_of_width(width: float) -> float:
@@ -124,9 +144,8 @@ def exponent_of_width(width: float) -> float:
 
     **Raises:** `ValueError` unless the width is above 0 and below 0.288, that of a uniform average.
     """
-    if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < relative_width(0.0):
-        raise ValueError(f"exponent_of_width: `width` must be a number above 0 and below 0.288, got {width!r}")
-    low, high = 0.0, 1 / width
+    checked("exponent_of_width", _WIDTH, width=width)
+    low, high = 0.0, min(1 / width, 1e38)  # the largest that `power_ema` takes, about
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if relative_width(middle) > width else (low, middle)
@@ -141,7 +160,7 @@ def exponential_average(step: Array, window: Window) -> Array:
 
     The weight of the parameters k updates ago is proportional to r^k.
     """
-    rate = 1 / window
+    rate = jnp.maximum(1 / window, 2.0**-100)  # above 0, where it would be 0 / 0; windows so long are uniform
     # Below 1, so that the derivative of the logarithm stays finite at a window of one update.
     inside = jnp.minimum(rate, 1 - 2.0**-23)
     return jnp.minimum(rate / one_minus_power(inside, step.astype(float) + 1), 1.0)
@@ -155,9 +174,8 @@ def ema(decay: float | Array) -> Schedule:
 
     **Raises:** `ValueError` if `decay` is a number outside [0, 1).
     """
-    if isinstance(decay, Array):
-        return exponential_average(1 / (1 - decay))
-    return exponential_average(1 / _complement("ema", plain(decay)))
+    (decay,) = checked("ema", FRACTION, decay=decay)
+    return exponential_average(1 / (1 - decay if isinstance(decay, Array) else _complement(decay)))
 
 
 def ema_half_life(updates: float) -> Schedule:
@@ -167,8 +185,7 @@ def ema_half_life(updates: float) -> Schedule:
 
     **Raises:** `ValueError` unless `updates` is a positive number.
     """
-    if isinstance(updates, bool) or not isinstance(updates, int | float) or not 0 < updates < math.inf:
-        raise ValueError(f"ema_half_life: `updates` must be a positive number, got {updates!r}")
+    checked("ema_half_life", POSITIVE, updates=updates)
     return exponential_average(-1 / math.expm1(-math.log(2) / updates))
 
 
@@ -181,7 +198,10 @@ def ema_warmed(decay: float, exponent: float = 2 / 3, timescale: int = 1) -> Sch
 
     **Raises:** `ValueError` if `decay` is a number outside [0, 1), or another argument is not positive.
     """
-    return maximum(_complement("ema_warmed", plain(decay)), power_law(1.0, exponent, timescale))
+    (decay,) = checked("ema_warmed", FRACTION, decay=decay)
+    checked("ema_warmed", POSITIVE, exponent=exponent)
+    checked("ema_warmed", COUNT, timescale=timescale)
+    return maximum(_complement(decay), power_law(1.0, exponent, timescale))
 
 
 @schedule
@@ -196,9 +216,7 @@ def ema_relative(step: Array, half_life: Positive) -> Array:
     return jnp.where(step < 1, 1.0, c)
 
 
-def _complement(name: str, decay: float) -> float:
-    if isinstance(decay, bool) or not isinstance(decay, int | float) or not 0 <= decay < 1:
-        raise ValueError(f"{name}: `decay` must be a number from 0 to below 1, got {decay!r}")
+def _complement(decay: float) -> float:
     return float(1 - Decimal(repr(float(decay))))
 
 
@@ -237,11 +255,13 @@ def weighted(
     **Arguments:** `learning_rate`: the one the base uses, a number or a schedule; `r` and `weight_lr_power`: from 0
     to 4, beyond which a float32 sum would overflow (`polynomial_average` has no such limit).
 
-    **Raises:** `ValueError` for powers outside [0, 4].
+    **Raises:** `ValueError` for a negative rate, powers outside [0, 4], a scale that is not positive, or a start that
+    is no step.
     """
-    for name, value in (("r", r), ("weight_lr_power", weight_lr_power)):
-        if isinstance(value, int | float) and not 0 <= value <= 4:
-            raise ValueError(f"weighted: `{name}` must be a number from 0 to 4, got {value!r}")
+    (learning_rate,) = checked_or_schedules("weighted", NOT_NEGATIVE, learning_rate=learning_rate)
+    r, weight_lr_power = checked("weighted", POWER, r=r, weight_lr_power=weight_lr_power)
+    (scale,) = checked("weighted", POSITIVE, scale=scale)
+    (start,) = checked("weighted", INDEX, start=start)
     numbers = {"r": r, "weight_lr_power": weight_lr_power, "scale": scale, "start": start}
     return Weights(**scheduled("weighted", learning_rate=learning_rate, **numbers))
 
@@ -262,9 +282,10 @@ def add_weight(
     r, lr_power = weights.r(count), weights.weight_lr_power(count)
     by_rate = jnp.where(lr_power == 0, 1.0, power(largest, lr_power))
     step = count.astype(float)
-    weight = power(step + 1, r) * by_rate
+    # Their sum stays finite for as many updates as can be counted.
+    weight = jnp.minimum(power(step + 1, r) * by_rate, float(jnp.finfo(by_rate.dtype).max) / 2**32)
     begun = step >= weights.start(count)
     total = accumulate(so_far.total, jnp.where(begun, weight, 0.0))
-    share = weights.scale(count) * weight / jnp.where(total.hi > 0, total.hi, 1.0)
+    share = weights.scale(count) * (weight / jnp.where(total.hi > 0, total.hi, 1.0))
     c = jnp.where(begun, jnp.where(total.hi > 0, jnp.minimum(share, 1.0), 0.0), 1.0)
     return c, WeightSum(total, largest)

@@ -44,7 +44,9 @@ def eval_params(opt_state: Any, params: Any, name: str | None = None) -> Any:
     if unknown:
         least = keystr(min(unknown, key=str))
         raise ValueError(f"eval_params: `params` must be the parameters of `opt_state`, which averages {least} as well")
-    return tree_map_with_path(lambda path, p: averaged[path].astype(p.dtype) if path in averaged else p, params)
+    return tree_map_with_path(
+        lambda path, p: averaged[path].astype(jnp.result_type(p)) if path in averaged else p, params
+    )
 
 
 def _names(state: Any) -> list[str]:
@@ -68,7 +70,7 @@ def _averaged(state: Any, held: dict[Any, Any], name: str | None) -> list[tuple[
 def _mean(ring: Array, averaged: Array, newest: Any) -> Array:
     kept = jnp.arange(ring.shape[0]) < averaged
     mean = jnp.sum(jnp.where(kept.reshape(-1, *[1] * (ring.ndim - 1)), ring, 0), axis=0) / jnp.maximum(averaged, 1)
-    return mean if newest is None else jnp.where(averaged > 0, mean, newest.astype(mean.dtype))
+    return mean if newest is None else jnp.where(averaged > 0, mean, jnp.asarray(newest, mean.dtype))
 
 
 def _is_average(node: Any) -> bool:

@@ -1,5 +1,6 @@
-"""The few operations in which optimizers lose digits, done so that they do not."""
+"""The few operations in which optimizers lose digits, done so that they do not; and the checks that they share."""
 
+import math
 from typing import Any
 
 import jax
@@ -10,7 +11,20 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from schedules import Schedule, ScheduleLike, as_schedule
-from schedules.numerics import Split
+from schedules.core import _shown
+from schedules.kinds import Kind, Number
+from schedules.numerics import MAX_STEPS, Split
+
+# What the numbers of optimizers may be.
+BELOW_1 = math.nextafter(1.0, 0.0)
+POSITIVE = Number(float, "a positive number", above=0)
+NOT_NEGATIVE = Number(float, "a number that is not negative", least=0)
+SHARE = Number(float, "a number from 0 to 1", least=0, most=1)
+FRACTION = Number(float, "a number from 0 to below 1", least=0, most=BELOW_1)
+INSIDE = Number(float, "a number above 0 and below 1", above=0, most=BELOW_1)
+POWER = Number(float, "a number from 0 to 4", least=0, most=4)
+INDEX = Number(int, f"a whole number from 0 to {MAX_STEPS}", least=0)
+COUNT = Number(int, f"a whole number from 1 to {MAX_STEPS}", least=1)
 
 
 def lerp(a: Array, b: Array, weight: Array) -> Array:
@@ -21,8 +35,37 @@ def lerp(a: Array, b: Array, weight: Array) -> Array:
     """
     weight, b = weight.astype(a.dtype), b.astype(a.dtype)
     near = weight < 0.5
-    between = jnp.where(near, a, b) + jnp.where(near, weight, weight - 1) * (b - a)
+    # Half the difference, which is exact and does not overflow.
+    between = jnp.where(near, a, b) + jnp.where(near, 2 * weight, 2 * (weight - 1)) * (b / 2 - a / 2)
     return jnp.where(weight == 1, b, between)  # also where a is not finite
+
+
+def limit(v: Array, m: Array) -> float:
+    """The largest gradient that enters the moments v, which holds its square, and m; 9.2e18 in float32.
+
+    docs/optimizers.md, "What is not finite", says why.
+    """
+    return min(2.0 ** (jnp.finfo(v.dtype).maxexp // 2 - 1), float(jnp.finfo(m.dtype).max))
+
+
+def limited(g: Array, like: Array, most: float) -> Array:
+    """`g` from -most to most, in the dtype of `like`; NaN where it is not finite."""
+    return jnp.where(jnp.isfinite(g), jnp.clip(g.astype(like.dtype), -most, most), jnp.nan)
+
+
+def squared(g: Array, like: Array, most: float) -> Array:
+    """The square of `g` limited so. It is formed of `g` itself, since XLA does not fuse the moments if of `limited`."""
+    return jnp.minimum(g.astype(like.dtype) ** 2, most**2)
+
+
+def direction(m: Array, v: Array, unbias1: Array, unbias2: Array, eps: Array) -> Array:
+    r"""The step of Adam, $\hat m / (\sqrt{\hat v} + \mathrm{eps})$, finite whatever the moments and for an eps of 0.
+
+    The mean square is at least the smallest float: it is 0 for a zero gradient, and for one so small that its
+    square is. The factor of its correction would overflow inside the root.
+    """
+    root = jnp.sqrt(jnp.maximum(v, jnp.finfo(v.dtype).tiny)) * jnp.sqrt(unbias2).astype(v.dtype)
+    return m * unbias1.astype(v.dtype) / (root + eps.astype(v.dtype))
 
 
 def one_minus_power(complement: Array, t: Array) -> Array:
@@ -85,12 +128,31 @@ def require_base(optimizer: str, base: Any) -> optax.GradientTransformationExtra
 
 
 def require_real(optimizer: str, params: Any) -> None:
-    """Raises the ValueError that names the first parameter that is not of a real floating dtype."""
+    """Raises the ValueError that names the first parameter that is not a real floating-point array or number."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
+        dtype = _dtype(leaf)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            got = type(leaf).__name__ if dtype is None else dtype
             place = f" at {jax.tree_util.keystr(path)}" if path else ""
-            raise ValueError(f"{optimizer}: `params` must be real floating-point arrays, got {dtype}{place}")
+            raise ValueError(
+                f"{optimizer}: `params` must be real floating-point arrays, got {got}{place}; {_advice(dtype)}"
+            )
+
+
+def _dtype(leaf: Any) -> Any:
+    """That of an array or a Python number, else None. Not `jnp.result_type`, which takes names of dtypes as well."""
+    if isinstance(leaf, bool | int | float | complex):
+        return jnp.result_type(leaf)
+    is_array = hasattr(leaf, "dtype") and hasattr(leaf, "shape") and not isinstance(leaf, type)
+    return leaf.dtype if is_array else None
+
+
+def _advice(dtype: Any) -> str:
+    if dtype is None:
+        return "pass arrays only, of an Equinox model eqx.filter(model, eqx.is_inexact_array)"
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return "wrap the optimizer in optax.contrib.split_real_and_imaginary"
+    return "leave out what is not trained, and make floating what is"
 
 
 def require_params(optimizer: str, params: Any) -> Any:
@@ -99,17 +161,29 @@ def require_params(optimizer: str, params: Any) -> Any:
     return params
 
 
-def fraction(optimizer: str, name: str, value: ScheduleLike) -> Any:
-    """`value` if it is a number in [0, 1); anything but a number as a schedule.
+def checked(function: str, kind: Kind, **values: Any) -> list[Any]:
+    """The arguments, each of which must be of the kind; traced ones are not checked.
 
     Numbers stay Python numbers here: 1 - 0.999 must be formed in double precision, before float32.
     """
-    value = plain(value)
-    if isinstance(value, int | float):
-        if not 0 <= value < 1:
-            raise ValueError(f"{optimizer}: `{name}` must be a number from 0 to below 1 or a schedule, got {value!r}")
-        return value
-    return as_named(optimizer, name, value)
+    return [_checked(function, name, value, kind, kind.expected) for name, value in values.items()]
+
+
+def checked_or_schedules(function: str, kind: Kind, **values: Any) -> list[Any]:
+    """The hyperparameters: numbers as by `checked`, and anything else as a schedule, whose values are not checked."""
+    return [
+        _checked(function, name, value, kind, f"{kind.expected} or a schedule")
+        if isinstance(value, int | float | np.generic | np.ndarray | Array)
+        else as_named(function, name, value)
+        for name, value in values.items()
+    ]
+
+
+def _checked(function: str, name: str, value: Any, kind: Kind, expected: str) -> Any:
+    try:
+        return kind.build(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{function}: `{name}` must be {expected}, got {_shown(value)}") from None
 
 
 def as_named(optimizer: str, name: str, value: ScheduleLike) -> Schedule:
@@ -128,18 +202,6 @@ def scheduled(optimizer: str, **hyperparameters: ScheduleLike) -> dict[str, Sche
 def at(schedules: Any, count: ArrayLike) -> Any:
     """The values of a tree of schedules, each float32 (float64 where x64 is enabled)."""
     return jax.tree.map(lambda s: s(count), schedules, is_leaf=lambda node: isinstance(node, Schedule))
-
-
-def plain(value: Any) -> Any:
-    """NumPy scalars as Python numbers."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def require_share(optimizer: str, name: str, value: Any) -> None:
-    """Numbers must be in [0, 1]; schedules and traced values are not checked."""
-    value = plain(value)
-    if isinstance(value, int | float) and not 0 <= value <= 1:
-        raise ValueError(f"{optimizer}: `{name}` must be a number from 0 to 1 or a schedule, got {value!r}")
 
 
 def is_zero(value: Any) -> bool:

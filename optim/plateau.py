@@ -18,7 +18,7 @@ from jax import Array
 from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
 
-from optim.numerics import require_one, widen
+from optim.numerics import FRACTION, INSIDE, NOT_NEGATIVE, checked, require_one, widen
 from schedules.kinds import Choice, Kind, Number
 from schedules.numerics import MAX_STEPS
 
@@ -35,16 +35,12 @@ class PlateauState(NamedTuple):
         return {"scale": self.scale}
 
 
-class _Fraction(Number):
-    largest = math.nextafter(1.0, 0.0)
-
-
 Mode = Annotated[Literal["min", "max"], Choice("min", "max")]
 ThresholdMode = Annotated[Literal["rel", "abs"], Choice("rel", "abs")]
-Factor = Annotated[float | Array, _Fraction(float, "a number above 0 and below 1", above=0)]
-Floor = Annotated[float | Array, _Fraction(float, "a number from 0 to below 1", least=0)]
+Factor = Annotated[float | Array, INSIDE]
+Floor = Annotated[float | Array, FRACTION]
 Observations = Annotated[int | Array, Number(int, f"a whole number of observations from 0 to {MAX_STEPS}", least=0)]
-NotNegative = Annotated[float | Array, Number(float, "a number that is not negative", least=0)]
+NotNegative = Annotated[float | Array, NOT_NEGATIVE]
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -98,11 +94,8 @@ class Plateau:
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
-            value = getattr(self, name)
-            try:
-                object.__setattr__(self, name, kind.build(value))
-            except (ValueError, OverflowError):
-                raise ValueError(f"Plateau: `{name}` must be {kind.expected}, got {value!r}") from None
+            (value,) = checked("Plateau", kind, **{name: getattr(self, name)})
+            object.__setattr__(self, name, value)
 
     def init(self) -> PlateauState:
         """The state before the first metric: a scale of 1."""

@@ -1,10 +1,13 @@
 """Choosing the length of an average after training, from a few snapshots."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+
+from optim.numerics import POSITIVE, checked
 
 
 class Snapshot(NamedTuple):
@@ -46,25 +49,27 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: float, updates: int | 
             f"post_hoc_ema: `snapshots` must hold one of 1 to {updates} updates, got {[s.updates for s in snapshots]}"
         )
     for gamma in (exponent, *(s.exponent for s in used)):
-        if not gamma > 0:
-            raise ValueError(f"post_hoc_ema: `exponent` must be a positive number, got {gamma!r}")
+        checked("post_hoc_ema", POSITIVE, exponent=gamma)
     weights = coefficients([(s.updates, s.exponent) for s in used], (updates, exponent))
 
     def combined(*leaves: Any) -> Any:
         total = sum(w * np.asarray(leaf, np.float64) for w, leaf in zip(weights, leaves, strict=True))
-        return np.asarray(total).astype(leaves[0].dtype)
+        return np.asarray(total).astype(np.asarray(leaves[0]).dtype)
 
     return jax.tree.map(combined, *(s.params for s in used))
 
 
 def coefficients(profiles: Sequence[tuple[int, float]], wanted: tuple[int, float]) -> np.ndarray:
     """How much each snapshot, of (updates, exponent), weighs in the average that is wanted; they sum to 1."""
-    products = np.array([[_inner(a, b) for b in profiles] for a in profiles])
-    solved = np.linalg.lstsq(products, np.array([_inner(a, wanted) for a in profiles]), rcond=None)[0]
+    products = np.exp([[_log_inner(a, b) for b in profiles] for a in profiles])
+    logs = np.array([_log_inner(a, wanted) for a in profiles])
+    # Up to a factor, which does not matter: all of them may be below the smallest float.
+    solved = np.linalg.lstsq(products, np.exp(logs - logs.max()), rcond=None)[0]
     return solved / solved.sum()
 
 
-def _inner(a: tuple[int, float], b: tuple[int, float]) -> float:
+def _log_inner(a: tuple[int, float], b: tuple[int, float]) -> float:
     (t_a, gamma_a), (t_b, gamma_b) = a, b
-    ratio = (t_a / t_b) ** (gamma_b if t_a < t_b else -gamma_a)
-    return (gamma_a + 1) * (gamma_b + 1) * ratio / ((gamma_a + gamma_b + 1) * max(t_a, t_b))
+    log_ratio = (math.log(t_a) - math.log(t_b)) * (gamma_b if t_a < t_b else -gamma_a)
+    heights = (math.log(gamma_a + 1), math.log(gamma_b + 1), -math.log(gamma_a + gamma_b + 1))
+    return math.fsum((*heights, log_ratio, -math.log(max(t_a, t_b))))

@@ -17,6 +17,7 @@ import optax
 from jax import Array
 
 from optim.adam import adam
+from optim.numerics import FRACTION, POSITIVE, checked, require_real
 from schedules import Schedule, exponential
 from schedules.core import shortened
 from schedules.inspection import COLOURS
@@ -41,18 +42,14 @@ class RangeTest(NamedTuple):
     smoothed: Array  # the average of the losses so far; likewise
 
 
-class _Share(Number):
-    largest = math.nextafter(1.0, 0.0)
-
-
 class _Unbounded(Number):
     largest = math.inf
 
 
 _NUMBERS = {
-    "start": Number(float, "a positive number", above=0),
-    "end": Number(float, "a positive number", above=0),
-    "smoothing": _Share(float, "a number from 0 to below 1", least=0),
+    "start": POSITIVE,
+    "end": POSITIVE,
+    "smoothing": FRACTION,
     "divergence": _Unbounded(float, "a number above 1", above=1),
 }
 
@@ -105,6 +102,7 @@ def range_test(
     """
     numbers = _numbers(start=start, end=end, smoothing=smoothing, divergence=divergence)
     _require_steps(batches)
+    require_real("range_test", params)
     if not callable(optimizer):
         raise ValueError(_wrong_optimizer(optimizer))
     return _run(loss, optimizer, params, batches, numbers)
@@ -145,18 +143,13 @@ def _smoothed(losses: Array, smoothing: Array) -> Array:
 def _diverged(smoothed: Array, divergence: Array) -> Array:
     """Whether an earlier point was beyond the bar."""
     best = jax.lax.cummin(smoothed)
+    # At a best of 0 the bar of an infinite divergence is not a number, which nothing is beyond either.
     beyond = (smoothed > best + (divergence - 1) * jnp.abs(best)) | ~jnp.isfinite(smoothed)
     return jnp.cumsum(beyond.astype(int)) > beyond.astype(int)
 
 
 def _numbers(**given: Any) -> dict[str, Array]:
-    built: dict[str, Any] = {}
-    for name, value in given.items():
-        kind = _NUMBERS[name]
-        try:
-            built[name] = kind.build(value)
-        except (ValueError, OverflowError):
-            raise ValueError(f"range_test: `{name}` must be {kind.expected}, got {value!r}") from None
+    built = {name: checked("range_test", _NUMBERS[name], **{name: value})[0] for name, value in given.items()}
     if wrong := in_order("start", "end", **built):
         raise ValueError(f"range_test: {wrong}")
     return {name: _NUMBERS[name].cast(value, None) for name, value in built.items()}

@@ -7,7 +7,19 @@ import optax
 from optim.adam import Mask, adam_with_rectification, adamw, rectification
 from optim.averaging import Coefficient, average
 from optim.coefficients import Weights, polyak, weighted
-from optim.numerics import as_named, fraction, is_zero
+from optim.numerics import (
+    FRACTION,
+    INDEX,
+    INSIDE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POWER,
+    SHARE,
+    as_named,
+    checked,
+    checked_or_schedules,
+    is_zero,
+)
 from optim.sgd import sgd
 from schedules import Schedule, ScheduleLike, advance, as_schedule, linear
 
@@ -30,7 +42,10 @@ def schedule_free(
     **Arguments:** `base`: a transformation without momentum of its own, such as `adam(lr, b1=0)`, since
     beta takes its place; `coefficient`: `polyak()` unless given, as in the paper's theory, or `ema(decay)`, or
     `weighted(lr)` as in its code; `beta`: a number or a schedule; `decay_at` and `lean` as of `average`.
+
+    **Raises:** `ValueError` if beta is a number outside [0, 1]; and as `average`.
     """
+    checked_or_schedules("schedule_free", SHARE, beta=beta)
     return average(base, polyak() if coefficient is None else coefficient, beta, decay_at, lean)
 
 
@@ -49,7 +64,13 @@ def schedule_free_sgd(
     The rate wants to be 10 to 50 times that of SGD. `mask` says which weights decay, as of `adamw`.
 
     Source: github.com/facebookresearch/schedule_free, `SGDScheduleFree`; arXiv:2405.15682.
+
+    **Raises:** `ValueError` if a number is out of its range, such as a negative rate; and as `average`.
     """
+    name = "schedule_free_sgd"
+    _require(name, learning_rate, beta, r, weight_lr_power)
+    checked(name, INDEX, warmup_steps=warmup_steps)
+    checked_or_schedules(name, NOT_NEGATIVE, weight_decay=weight_decay)
     lr = warmed(learning_rate, warmup_steps)
     base = sgd(lr) if is_zero(weight_decay) else optax.chain(optax.add_decayed_weights(weight_decay, mask), sgd(lr))
     return average(base, weighted(lr, r, weight_lr_power), beta, lean=lean)
@@ -77,7 +98,15 @@ def schedule_free_adamw(
     arXiv:2507.09846, C (1 - beta).
 
     Source: github.com/facebookresearch/schedule_free, `AdamWScheduleFree`; arXiv:2405.15682.
+
+    **Raises:** `ValueError` if a number is out of its range, such as a negative rate; and as `average`.
     """
+    name = "schedule_free_adamw"
+    _require(name, learning_rate, beta, r, weight_lr_power)
+    checked(name, INDEX, warmup_steps=warmup_steps)
+    checked(name, POSITIVE, scale=scale)
+    checked_or_schedules(name, FRACTION, b2=b2, inner_momentum=inner_momentum)
+    checked_or_schedules(name, NOT_NEGATIVE, eps=eps, weight_decay=weight_decay)
     lr = warmed(learning_rate, warmup_steps)
     base = adamw(lr, inner_momentum, b2, eps, weight_decay, mask)
     return average(base, weighted(lr, r, weight_lr_power, scale), beta, decay_at, lean)
@@ -101,8 +130,14 @@ def schedule_free_radam(
     as of `adamw`.
 
     Source: github.com/facebookresearch/schedule_free, `RAdamScheduleFree`.
+
+    **Raises:** `ValueError` if a number is out of its range, such as a negative rate; and as `average`.
     """
-    rate = as_named("schedule_free_radam", "learning_rate", learning_rate)
+    name = "schedule_free_radam"
+    _require(name, learning_rate, beta, r, weight_lr_power)
+    checked(name, INSIDE, b2=b2)
+    checked_or_schedules(name, NOT_NEGATIVE, eps=eps, weight_decay=weight_decay)
+    rate = as_named(name, "learning_rate", learning_rate)
     rectified = rate * rectification(b2, 4.0, 0.0 if silent else 1.0)
     if silent:
         base = adamw(rectified, 0.0, b2, eps, weight_decay, mask)
@@ -123,12 +158,25 @@ def gpa(
     lr / (1 - m) is heavy-ball momentum m, with x its iterate; mu_x = mu_y = m with the same rate is Nesterov's, with y.
     mu_x = 0.9^(1/H) does the work of H local steps of DiLoCo.
 
-    **Raises:** `ValueError` if mu_x is a number outside [0, 1).
+    **Raises:** `ValueError` if mu_x is a number outside [0, 1), or mu_y outside [0, 1].
     """
-    return average(base, as_schedule(1 - fraction("gpa", "mu_x", mu_x)), mu_y, decay_at="z", lean=lean)
+    (momentum,) = checked_or_schedules("gpa", FRACTION, mu_x=mu_x)
+    checked_or_schedules("gpa", SHARE, mu_y=mu_y)
+    return average(base, as_schedule(1 - momentum), mu_y, decay_at="z", lean=lean)
 
 
 def warmed(learning_rate: ScheduleLike, warmup_steps: int) -> Schedule:
-    """The rate times (t + 1) / warmup_steps: the warm-up of the schedule-free reference, whose first step counts."""
+    """The rate times (t + 1) / warmup_steps: the warm-up of the schedule-free reference, whose first step counts.
+
+    **Raises:** `ValueError` unless the rate is a number or a schedule and `warmup_steps` a whole number, 0 or more.
+    """
     rate = as_named("warmed", "learning_rate", learning_rate)
+    (warmup_steps,) = checked("warmed", INDEX, warmup_steps=warmup_steps)
     return rate if is_zero(warmup_steps) else rate * advance(linear(0.0, 1.0, warmup_steps), 1)
+
+
+def _require(name: str, learning_rate: ScheduleLike, beta: ScheduleLike, r: float, weight_lr_power: float) -> None:
+    """That the numbers which all presets have are in range, by the name of the preset and not of what it is made of."""
+    checked_or_schedules(name, NOT_NEGATIVE, learning_rate=learning_rate)
+    checked_or_schedules(name, SHARE, beta=beta)
+    checked(name, POWER, r=r, weight_lr_power=weight_lr_power)

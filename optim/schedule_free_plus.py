@@ -10,20 +10,31 @@ from jax import Array
 
 from optim.coefficients import Weights, WeightSum, add_weight, no_weights, weighted
 from optim.numerics import (
+    FRACTION,
+    INDEX,
+    NOT_NEGATIVE,
+    POWER,
     at,
-    fraction,
+    checked,
+    checked_or_schedules,
+    direction,
     is_zero,
     lerp,
     like,
+    limit,
+    limited,
     one_minus_power,
     require_one,
     require_params,
     require_real,
     scheduled,
+    squared,
     widen,
     zeros,
 )
 from schedules import Schedule, ScheduleLike, constant, exponential
+
+_LARGEST = 2.0**126  # of norms and rates: a quarter of the range of float32
 
 
 class ScheduleFreePlusState(NamedTuple):
@@ -80,18 +91,20 @@ def schedule_free_plus(
     lambda, multiplied by the square of the rate (AdamC, arXiv:2506.02285), so 20 to 50 and not 0.1;
     `polyak_beta`: rho.
 
-    **Raises:** `ValueError` if `update` is called without `params` or without `value`.
+    Where gradients are tiny and the loss is not, the rate is huge: docs/optimizers.md, "What is not finite".
+
+    **Raises:** `ValueError` if b1, b2, beta, beta_max or polyak_beta is a number outside [0, 1), another number is
+    negative, or `update` is called without `params` or without `value`.
     """
     name = "schedule_free_plus"
-    a1, a2, norm_weight = (
-        1 - fraction(name, argument, value)
-        for argument, value in (("b1", b1), ("b2", b2), ("polyak_beta", polyak_beta))
+    a1, a2 = (1 - b for b in checked_or_schedules(name, FRACTION, b1=b1, b2=b2))
+    learning_rate, eps, weight_decay = checked_or_schedules(
+        name, NOT_NEGATIVE, learning_rate=learning_rate, eps=eps, weight_decay=weight_decay
     )
-    first, last = (
-        1 - (value if isinstance(value, Array) else fraction(name, argument, value))
-        for argument, value in (("beta", beta), ("beta_max", beta_max))
-    )
-    annealed = constant(beta) if is_zero(beta_steps) else 1 - exponential(first, last, beta_steps)
+    beta, beta_max, polyak_beta = checked(name, FRACTION, beta=beta, beta_max=beta_max, polyak_beta=polyak_beta)
+    beta_steps, newest_until = checked(name, INDEX, beta_steps=beta_steps, newest_until=newest_until)
+    checked(name, POWER, r=r, weight_lr_power=weight_lr_power)
+    annealed = constant(beta) if is_zero(beta_steps) else 1 - exponential(1 - beta, 1 - beta_max, beta_steps)
     hyperparameters = _Hyperparameters(
         **scheduled(
             name,
@@ -101,7 +114,7 @@ def schedule_free_plus(
             a2=a2,
             eps=eps,
             weight_decay=weight_decay,
-            norm_weight=norm_weight,
+            norm_weight=1 - polyak_beta,
         )
     )
     weights = weighted(learning_rate, r, weight_lr_power, start=newest_until)
@@ -133,28 +146,36 @@ def _update(
 ) -> tuple[Any, ScheduleFreePlusState]:
     lr, beta, a1, a2, eps, decay, norm_weight = at(hyperparameters, state.count)
     t = optax.safe_increment(state.count)
-    slope = _sum(lambda g, z, x: g * (z - x), grads, state.z, state.x)
-    length = jnp.sqrt(jnp.pi / 2) * _sum(jnp.abs, grads)
+    # As large as may be where they overflow. Limiting each element would cost a pass over memory.
+    slope = jnp.nan_to_num(_sum(lambda g, z, x: g * (z - x), grads, state.z, state.x), nan=0.0)
+    length = jnp.minimum(jnp.sqrt(jnp.pi / 2) * _sum(jnp.abs, grads), _LARGEST)
     norm = lerp(state.norm, length.astype(state.norm.dtype), norm_weight)
-    unbiased = norm / one_minus_power(norm_weight, t)
-    step = jnp.maximum(value + beta * slope, 0.0) / jnp.where(unbiased > 0, unbiased, 1.0)
-    rate = jnp.where(unbiased > 0, lr * step, 0.0).astype(norm.dtype)
+    rate = _rate(lr, value, beta * slope, norm / one_minus_power(norm_weight, t)).astype(norm.dtype)
 
-    mu = jax.tree.map(lambda m, g: lerp(m, g, a1), state.mu, grads)
-    nu = jax.tree.map(lambda v, g: lerp(v, g**2, a2), state.nu, grads)
+    most = jax.tree.map(limit, state.nu, state.mu)
+    mu = jax.tree.map(lambda m, g, most: lerp(m, limited(g, m, most), a1), state.mu, grads, most)
+    nu = jax.tree.map(lambda v, g, most: lerp(v, squared(g, v, most), a2), state.nu, grads, most)
     unbias1, unbias2 = 1 / one_minus_power(a1, t), 1 / one_minus_power(a2, t)
 
-    def move(z: Array, m: Array, v: Array, y: Array) -> Array:
-        direction = m * unbias1.astype(m.dtype) / (jnp.sqrt(v * unbias2.astype(v.dtype)) + eps.astype(v.dtype))
+    def move(z: Array, m: Array, v: Array, y: Array, most: float) -> Array:
         gamma = rate.astype(z.dtype)
-        return z - gamma**2 * decay.astype(z.dtype) * y - gamma * direction
+        shrink = jnp.minimum(gamma * decay.astype(z.dtype) * gamma, most)  # 0 for a decay of 0, however large gamma
+        step = shrink * y + gamma * direction(m, v, unbias1, unbias2, eps)
+        return z - jnp.clip(step, z - most, z + most)
 
-    z = jax.tree.map(move, state.z, mu, nu, y)
+    z = jax.tree.map(move, state.z, mu, nu, y, most)
     c, sums = add_weight(weights, state.count, state.weights, rate)
     x = jax.tree.map(lambda x, z: lerp(x, z, c), state.x, z)
     updates = jax.tree.map(lambda z, x, y: lerp(z, x, beta) - y, z, x, y)
     used = {"learning_rate": rate, "coefficient": c, "beta": beta}
     return updates, ScheduleFreePlusState(t, x, z, mu, nu, norm, sums, used)
+
+
+def _rate(lr: Array, value: Array, slope: Array, norm: Array) -> Array:
+    """The Polyak step; 0 where there is no gradient."""
+    step = jnp.minimum(jnp.maximum(value + slope, 0.0) / jnp.where(norm == 0, 1.0, norm), _LARGEST)
+    rate = jnp.where(norm == 0, 0.0, jnp.minimum(lr * step, _LARGEST))
+    return jnp.where(jnp.isfinite(value), rate, jnp.nan)
 
 
 def _sum(of: Any, *trees: Any) -> Array:

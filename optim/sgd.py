@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from optim.numerics import at, fraction, is_zero, like, require_real, scheduled, widen, zeros
+from optim.numerics import FRACTION, at, checked_or_schedules, is_zero, like, require_real, scheduled, widen, zeros
 from schedules import Schedule, ScheduleLike
 
 
@@ -32,7 +32,8 @@ def sgd(
     **Raises:** `ValueError` if momentum is a number outside [0, 1), an argument is no schedule, or a
     parameter is not real.
     """
-    hyperparameters = scheduled("sgd", learning_rate=learning_rate, momentum=fraction("sgd", "momentum", momentum))
+    (momentum,) = checked_or_schedules("sgd", FRACTION, momentum=momentum)
+    hyperparameters = scheduled("sgd", learning_rate=learning_rate, momentum=momentum)
 
     def init(params: Any) -> SgdState:
         require_real("sgd", params)
