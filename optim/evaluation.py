@@ -9,6 +9,7 @@ from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path, tree_map_with_path
 
 from optim.averaging import AverageState, LawaState, recovered
+from optim.numerics import by_path, difference, is_hole, unlike
 from optim.schedule_free_plus import ScheduleFreePlusState
 
 AVERAGES = (AverageState, LawaState, ScheduleFreePlusState)
@@ -19,32 +20,53 @@ def eval_params(opt_state: Any, params: Any, name: str | None = None) -> Any:
 
     Finds the average through `optax.chain`, `MultiSteps`, `masked`, `nnx.Optimizer` and anything else that
     is a pytree, so an evaluation loop need not know which optimizer it was given. Parameters that the
-    average does not cover (masked ones) are those of `params`. Of an average of an average, the outer one.
+    average does not cover (masked ones, or None where it was made) are those of `params`. Of an average of an
+    average, the outer one.
+
+    Training goes on from `params`, so evaluate a copy. Where parameters are values, as in Flax linen and Equinox,
+    what is returned is one. A model of Flax nnx holds them, and is cloned before they are put into it:
+
+        averaged = nnx.clone(model)
+        nnx.update(averaged, eval_params(optimizer.opt_state, nnx.state(averaged, nnx.Param)))
 
     **Arguments:** `params`: those that the caller trains, never evaluated ones; `name`: which average, where
     `average` was given several.
 
     **Returns:** a tree like `params`, with its dtypes.
 
-    **Raises:** `ValueError` if two averages cover one parameter, one covers what `params` does not hold, or there
-    is none of that name.
+    **Raises:** `ValueError` if two averages cover one parameter, there is none of that name, or `params` are not like
+    the parameters that the state was made for: in their places, shapes and digits.
     """
+    return _evaluated("eval_params", opt_state, params, name)
+
+
+def _evaluated(function: str, opt_state: Any, params: Any, name: str | None) -> Any:
     # By path and not by structure: masks leave holes, and Flax wraps state and parameters differently.
     averages = [s for s in jax.tree.leaves(opt_state, is_leaf=_is_average) if _is_average(s)]
+    _require_name(function, averages, name)
+    held = by_path(params)
+    stored = [(path, leaf, state) for state in averages for path, leaf in _stored(function, state, name)]
+    averaged = [(path, leaf, state) for path, leaf, state in stored if not is_hole(leaf)]
+    expected = {path: _one(leaf, state) for path, leaf, state in averaged}
+    if len(expected) != len(averaged):
+        raise ValueError(f"{function}: `opt_state` must hold one average of each parameter, got several")
+    holes = {path for path, leaf, _ in stored if is_hole(leaf)}
+    covered = {path: p for path, p in held.items() if path in expected or holes.isdisjoint(_with_parents(path))}
+    if averages and (what := difference(covered, expected, whole=True)):
+        raise ValueError(unlike(function, "params", what))
+    found = {path: _average(state, leaf, held[path]) for path, leaf, state in averaged}
+    return tree_map_with_path(lambda path, p: found[path].astype(jnp.result_type(p)) if path in found else p, params)
+
+
+def _require_name(function: str, averages: list[Any], name: str | None) -> None:
     names = sorted({each for state in averages for each in _names(state)})
     if name not in names and (names or name is not None):
         wanted = f"one of {', '.join(map(repr, names))}" if names else "None, since no average has a name"
-        raise ValueError(f"eval_params: `name` must be {wanted}, got {name!r}")
-    held = dict(tree_leaves_with_path(params))
-    leaves = [leaf for state in averages for leaf in _averaged(state, held, name)]
-    averaged = dict(leaves)
-    if len(averaged) != len(leaves):
-        raise ValueError("eval_params: `opt_state` must hold one average of each parameter, got several")
-    unknown = averaged.keys() - held.keys()
-    if unknown:
-        least = keystr(min(unknown, key=str))
-        raise ValueError(f"eval_params: `params` must be the parameters of `opt_state`, which averages {least} as well")
-    return tree_map_with_path(lambda path, p: averaged[path].astype(p.dtype) if path in averaged else p, params)
+        raise ValueError(f"{function}: `name` must be {wanted}, got {name!r}")
+
+
+def _with_parents(path: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+    return [path[:depth] for depth in range(len(path) + 1)]
 
 
 def _names(state: Any) -> list[str]:
@@ -52,23 +74,32 @@ def _names(state: Any) -> list[str]:
     return [key.removeprefix("coefficient[")[:-1] for key in state.used if key.startswith("coefficient[")]
 
 
-def _averaged(state: Any, held: dict[Any, Any], name: str | None) -> list[tuple[Any, Array]]:
-    """The averaged parameters that a state holds, with their paths."""
+def _stored(function: str, state: Any, name: str | None) -> list[tuple[Any, Any]]:
+    """What a state holds of every parameter for its average, and the holes, with their paths."""
+    if isinstance(state, LawaState) or state.x is None:
+        if axes := jnp.shape(state.count):
+            raise ValueError(f"{function}: `opt_state` must be of one run, got one of shape {axes}: use jax.vmap")
+        tree = state.ring if isinstance(state, LawaState) else state.z
+    else:
+        tree = state.x.get(name) if _names(state) else state.x
+    return tree_leaves_with_path(tree, is_leaf=is_hole)
+
+
+def _one(stored: Any, state: Any) -> jax.ShapeDtypeStruct:
+    """What is held of a parameter, without the axis of the latest ones."""
+    return jax.ShapeDtypeStruct(stored.shape[isinstance(state, LawaState) :], stored.dtype)
+
+
+def _average(state: Any, stored: Any, p: Any) -> Array:
     if isinstance(state, LawaState):
-        averaged = jnp.asarray(state.used["averaged"])
-        return [(path, _mean(ring, averaged, held.get(path))) for path, ring in tree_leaves_with_path(state.ring)]
-    if state.x is None:
-        live = [(path, z) for path, z in tree_leaves_with_path(state.z) if path in held]
-        return [(path, recovered(held[path], state._replace(z=z))) for path, z in live]
-    if _names(state):
-        return tree_leaves_with_path(state.x[name]) if name in state.x else []
-    return tree_leaves_with_path(state.x)
+        return _mean(stored, jnp.asarray(state.used["averaged"]), p)
+    return recovered(p, state._replace(z=stored)) if state.x is None else stored
 
 
 def _mean(ring: Array, averaged: Array, newest: Any) -> Array:
     kept = jnp.arange(ring.shape[0]) < averaged
     mean = jnp.sum(jnp.where(kept.reshape(-1, *[1] * (ring.ndim - 1)), ring, 0), axis=0) / jnp.maximum(averaged, 1)
-    return mean if newest is None else jnp.where(averaged > 0, mean, newest.astype(mean.dtype))
+    return jnp.where(averaged > 0, mean, jnp.asarray(newest, mean.dtype))
 
 
 def _is_average(node: Any) -> bool:
@@ -113,12 +144,12 @@ def require_eval_params(opt_state: Any, params: Any, name: str | None = None) ->
     `eval_params` returns. `require_eval_params(state, eval_params(state, params))` passes; so do the training
     parameters of an optimizer without an average.
 
-    **Raises:** `ValueError` if `params` differ from `eval_params(opt_state, params)` (traced values are not compared),
-    or if the average is in the lean form, where x and y cannot be told apart.
+    **Raises:** `ValueError` as `eval_params`, if `params` differ from `eval_params(opt_state, params)` (traced values
+    are not compared), or if the average is in the lean form, where x and y cannot be told apart.
     """
     if any(isinstance(s, AverageState) and s.x is None for s in jax.tree.leaves(opt_state, is_leaf=_is_average)):
         raise ValueError("require_eval_params: `opt_state` must store its average, got one in the lean form")
-    expected = eval_params(opt_state, params, name)
+    expected = _evaluated("require_eval_params", opt_state, params, name)
     for (path, have), want in zip(tree_leaves_with_path(params), jax.tree.leaves(expected), strict=True):
         if not isinstance(have, jax.core.Tracer) and not jnp.array_equal(have, want, equal_nan=True):
             raise ValueError(

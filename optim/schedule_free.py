@@ -4,10 +4,11 @@ from typing import Literal
 
 import optax
 
-from optim.adam import Mask, adam_with_rectification, adamw, rectification
+from optim.adam import adam_with_rectification, adamw, rectification
 from optim.averaging import Coefficient, average
 from optim.coefficients import Weights, polyak, weighted
 from optim.numerics import as_named, fraction, is_zero
+from optim.rules import Mask, decay_mask
 from optim.sgd import sgd
 from schedules import Schedule, ScheduleLike, advance, as_schedule, linear
 
@@ -46,11 +47,12 @@ def schedule_free_sgd(
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free SGD as its authors release it: warm-up (t + 1) / warmup_steps for step and weight, L2 decay at y.
 
-    The rate wants to be 10 to 50 times that of SGD. `mask` says which weights decay, as of `adamw`.
+    The rate wants to be 10 to 50 times that of SGD. `mask` is true where weights decay, as of `adamw`.
 
     Source: github.com/facebookresearch/schedule_free, `SGDScheduleFree`; arXiv:2405.15682.
     """
     lr = warmed(learning_rate, warmup_steps)
+    mask = decay_mask("schedule_free_sgd", mask)
     base = sgd(lr) if is_zero(weight_decay) else optax.chain(optax.add_decayed_weights(weight_decay, mask), sgd(lr))
     return average(base, weighted(lr, r, weight_lr_power), beta, lean=lean)
 
@@ -73,12 +75,13 @@ def schedule_free_adamw(
     """Schedule-free AdamW as its authors release it since version 1.3.
 
     The rate wants to be 1 to 10 times that of AdamW. `inner_momentum` is a first moment inside the base, 0.9 where
-    used; `mask` says which weights decay, as of `adamw`; `scale` other than 1 is the refinement of
+    used; `mask` is true where weights decay, as of `adamw`; `scale` other than 1 is the refinement of
     arXiv:2507.09846, C (1 - beta).
 
     Source: github.com/facebookresearch/schedule_free, `AdamWScheduleFree`; arXiv:2405.15682.
     """
     lr = warmed(learning_rate, warmup_steps)
+    mask = decay_mask("schedule_free_adamw", mask)
     base = adamw(lr, inner_momentum, b2, eps, weight_decay, mask)
     return average(base, weighted(lr, r, weight_lr_power, scale), beta, decay_at, lean)
 
@@ -97,12 +100,13 @@ def schedule_free_radam(
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free RAdam, which needs no warm-up: its rate is multiplied by `rectification(b2, 4.0)`.
 
-    While that is not defined nothing moves (`silent`), or z takes steps of plain SGD. `mask` says which weights decay,
-    as of `adamw`.
+    While that is not defined nothing moves (`silent`), or z takes steps of plain SGD. `mask` is true where weights
+    decay, as of `adamw`.
 
     Source: github.com/facebookresearch/schedule_free, `RAdamScheduleFree`.
     """
     rate = as_named("schedule_free_radam", "learning_rate", learning_rate)
+    mask = decay_mask("schedule_free_radam", mask)
     rectified = rate * rectification(b2, 4.0, 0.0 if silent else 1.0)
     if silent:
         base = adamw(rectified, 0.0, b2, eps, weight_decay, mask)
