@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path, tree_map_with_path
 
@@ -13,6 +14,12 @@ from optim.numerics import by_path, difference, is_hole, unlike
 from optim.schedule_free_plus import ScheduleFreePlusState
 
 AVERAGES = (AverageState, LawaState, ScheduleFreePlusState)
+# The states of optax that keep one number of the last update, in this field.
+KEPT = {
+    optax.ScaleByBacktrackingLinesearchState: "learning_rate",
+    optax.ScaleByZoomLinesearchState: "learning_rate",
+    optax.contrib.ReduceLROnPlateauState: "scale",
+}
 
 
 def eval_params(opt_state: Any, params: Any, name: str | None = None) -> Any:
@@ -113,27 +120,64 @@ def hyperparameters(opt_state: Any) -> dict[str, Array]:
     gradient accumulation, those of the last update that was applied. Where several optimizers in one state use
     the same name, each is preceded by its place in the state.
 
+    Read are the states of `optim`, of `optax.inject_hyperparams` (what is injected into an optimizer of `optim` is
+    what that used), and of optax's line searches and `reduce_on_plateau`. Other optimizers of optax keep no number:
+    the state of `optax.adam(lr)` has a count of updates at most, and what is beside it in a chain is all that is
+    returned. For their numbers write `optax.inject_hyperparams(optax.adam)(learning_rate=lr)`, or log `lr(t)`, where
+    t is the number of updates before the one in question.
+
     **Returns:** scalars by name.
+
+    **Raises:** `ValueError` if no number at all can be read.
     """
     found = [(place, name, value) for place, used in _used("", opt_state) for name, value in used.items()]
+    if not found:
+        raise ValueError(
+            "hyperparameters: `opt_state` must keep the numbers that were used, as states of optim and of "
+            "optax.inject_hyperparams(optax.adam)(learning_rate=lr) do, got "
+            f"{', '.join(_types(opt_state)) or type(opt_state).__name__}, which keeps none"
+        )
     names = [name for _, name, _ in found]
     # As arrays: nnx.Optimizer wraps them.
     return {name if names.count(name) == 1 else f"{place}.{name}": jnp.asarray(value) for place, name, value in found}
 
 
-def _used(place: str, tree: Any) -> Iterator[tuple[str, dict[str, Array]]]:
+def _used(place: str, tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     """Every record of hyperparameters in a state, with its place."""
     for path, node in tree_flatten_with_path(tree, is_leaf=_has_record)[0]:
-        if _has_record(node):
+        if record := _record(node):
+            field, used = record
             here = place + keystr(path)
-            yield here, node.used
-            for field in node._fields:
-                if field != "used":
-                    yield from _used(f"{here}.{field}", getattr(node, field))
+            within = [(each, getattr(node, each)) for each in node._fields if each != field]
+            inner = [record for name, below in within for record in _used(f"{here}.{name}", below)]
+            # An optimizer of ours into which numbers are injected says itself what it made of them.
+            said = {name for _, each in inner for name in each} if field == "hyperparams" else set()
+            yield here, {name: value for name, value in used.items() if name not in said}
+            yield from inner
+
+
+def _record(node: Any) -> tuple[str, dict[str, Any]] | None:
+    """The field in which a state keeps the numbers that were used, and those by name."""
+    for field in ("used", "hyperparams"):
+        if isinstance(used := getattr(node, field, None), dict):
+            return field, used
+    for kind, field in KEPT.items():
+        if isinstance(node, kind):
+            return field, {field: getattr(node, field)}
+    return None
 
 
 def _has_record(node: Any) -> bool:
-    return isinstance(getattr(node, "used", None), dict)
+    return _record(node) is not None
+
+
+def _types(opt_state: Any) -> list[str]:
+    """The names of the innermost states in a state, each once."""
+    names: list[str] = []
+    for node in jax.tree.leaves(opt_state, is_leaf=lambda node: hasattr(node, "_fields")):
+        if hasattr(node, "_fields") and not is_hole(node):
+            names += _types(tuple(node)) or [type(node).__name__]
+    return list(dict.fromkeys(names))
 
 
 def require_eval_params(opt_state: Any, params: Any, name: str | None = None) -> Any:

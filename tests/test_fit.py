@@ -16,6 +16,7 @@ from optim import (
     average,
     ema,
     eval_params,
+    hyperparameters,
     lawa,
     not_matching,
     per_parameter,
@@ -283,3 +284,65 @@ def test_a_mask_goes_by_paths_in_a_model_of_nnx():
         optimizer.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
         np.testing.assert_array_equal(model.bias[...], 1.0)
     assert (model.kernel[...] != before).all()
+
+
+# Hyperparameters ------------------------------------------------------------------------------------------
+
+
+def used(optimizer, updates=2, **keywords):
+    state = optimizer.init(PARAMS)
+    for _ in range(updates):
+        _, state = optimizer.update(PARAMS, state, PARAMS, **keywords)
+    return hyperparameters(state)
+
+
+RATE = optax.linear_schedule(0.1, 0.0, 10)
+SGD = optax.inject_hyperparams(optax.sgd)
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_what_was_injected_is_read_through_wrappers(wrap):
+    found = used(WRAPPED[wrap](SGD(RATE)), 4 if wrap == "MultiSteps" else 2)
+    np.testing.assert_allclose(found["learning_rate"], RATE(1), rtol=1e-6)
+
+
+def test_what_was_injected_is_read_beside_ours_and_in_an_nnx_optimizer():
+    from flax import nnx
+
+    optimizer = nnx.Optimizer(nnx.Linear(2, 1, rngs=nnx.Rngs(0)), SGD(RATE), wrt=nnx.Param)
+    np.testing.assert_allclose(hyperparameters(optimizer.opt_state)["learning_rate"], RATE(0), rtol=1e-6)
+    found = used(optax.partition({"a": SGD(0.3), "b": sgd(0.2)}, {"w": "a", "b": "b"}))
+    assert [float(found[n]) for n in sorted(found) if "learning_rate" in n] == pytest.approx([0.3, 0.2])
+    found = used(average(SGD(RATE), ema(0.9)))
+    assert {"learning_rate", "coefficient", "beta"} <= found.keys()
+
+
+def test_an_optimizer_of_ours_says_itself_what_it_made_of_what_was_injected():
+    found = used(optax.inject_hyperparams(schedule_free_adamw)(learning_rate=0.1, warmup_steps=10))
+    np.testing.assert_allclose(found["learning_rate"], 0.02, rtol=1e-6)
+    assert found["warmup_steps"] == 10
+
+
+def test_what_optax_itself_keeps_is_read():
+    plateau = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(factor=0.5, patience=1))
+    assert used(plateau, 2, value=1.0) == {"scale": 0.5}
+    for search in (optax.scale_by_backtracking_linesearch(5), optax.scale_by_zoom_linesearch(5)):
+        state = optax.chain(optax.sgd(0.1), search).init(PARAMS)
+        assert hyperparameters(state) == {"learning_rate": 1.0}
+
+
+def test_it_is_said_where_no_number_can_be_read():
+    for optimizer, states in [
+        (optax.adam(0.1), "ScaleByAdamState, EmptyState"),
+        (optax.adam(RATE), "ScaleByAdamState, ScaleByScheduleState"),
+        (optax.sgd(0.1), "EmptyState"),
+        (optax.MultiSteps(optax.sgd(RATE), 2).gradient_transformation(), "EmptyState, ScaleByScheduleState"),
+        (optax.partition({"a": optax.adam(0.1)}, {"w": "a", "b": "a"}), "ScaleByAdamState, EmptyState"),
+    ]:
+        assert refused(hyperparameters, optimizer.init(PARAMS)) == (
+            "hyperparameters: `opt_state` must keep the numbers that were used, as states of optim and of "
+            f"optax.inject_hyperparams(optax.adam)(learning_rate=lr) do, got {states}, which keeps none"
+        )
+    assert refused(hyperparameters, PARAMS).endswith("got dict, which keeps none")
+    # What is ours is read beside what is not.
+    assert "coefficient" in used(average(optax.adam(0.1), ema(0.9)))
