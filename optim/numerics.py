@@ -1,6 +1,7 @@
 """The few operations in which optimizers lose digits, done so that they do not; and what arguments must be."""
 
 import functools
+from itertools import repeat
 from typing import Any
 
 import jax
@@ -126,10 +127,9 @@ def unlike(function: str, argument: str, what: str) -> str:
 
 def mismatch(tree: Any, expected: Any, whole: bool = False, axes: int = 0) -> str | None:
     """What is wrong with the first leaf of `tree`, or else with its containers; None if nothing is."""
-    structure: Any = jax.tree.structure(tree)
-    wanted: Any = jax.tree.structure(expected)
-    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=False)
-    if structure == wanted and not any(misfit(leaf, like, whole, axes) for leaf, like in leaves):
+    structure: Any
+    (found, structure), (likes, wanted) = jax.tree.flatten(tree), jax.tree.flatten(expected)
+    if structure == wanted and not any(map(misfit, found, likes, repeat(whole), repeat(axes))):
         return None
     containers = (shortened(str(each), 200) for each in (structure, wanted))
     return difference(by_path(tree), by_path(expected), whole, axes) or "{} where {} is expected".format(*containers)
