@@ -417,7 +417,8 @@ for name, layer in updates.items():
 # Its running statistics belong to the parameters that training ran at. A model that is evaluated at an average of them
 # needs new ones, after training or before a validation:
 #
-#     nnx.update(model, eval_params(optimizer.opt_state, nnx.state(model, nnx.Param)))
-#     refresh_batch_stats_nnx(model, batches)  # of linen: refresh_batch_stats(apply_fn, variables, batches)
+#     averaged = nnx.clone(model)  # training goes on from the model as it is
+#     nnx.update(averaged, eval_params(optimizer.opt_state, nnx.state(averaged, nnx.Param)))
+#     refresh_batch_stats_nnx(averaged, batches)  # of linen: refresh_batch_stats(apply_fn, variables, batches)
 #
 # [Averaging](5_averaging.ipynb) shows what it costs to forget that.

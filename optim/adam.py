@@ -24,17 +24,18 @@ from optim.numerics import (
     limit,
     limited,
     one_minus_power,
+    require_like,
     require_params,
     require_real,
+    require_state,
     scheduled,
     squared,
     zeros,
 )
+from optim.rules import Mask, decay_mask
 from schedules import Precise, Schedule, ScheduleLike, Value, schedule
 from schedules.kinds import Number
 from schedules.numerics import pair
-
-Mask = Any | Callable[[Any], Any]
 
 # Below it the variance that rectifies is not defined.
 _THRESHOLD = Number(float, "a number, 4 or more", least=4)
@@ -115,9 +116,11 @@ def adamw(
     $$\Delta = \Delta_{\mathrm{Adam}} - \mathrm{lr} \cdot \mathrm{weight\_decay} \cdot p$$
 
     **Arguments:** as of `adam`; `weight_decay`: a number or a schedule, multiplied by the rate; `mask`: a tree
-    of booleans like the parameters, or a function that makes one of them, true where weights decay.
+    of booleans like the parameters, or a function that makes one of them, true where weights decay:
+    `not_matching(r"bias$")` spares biases. One boolean may stand for all that is below it.
 
-    **Raises:** as `adam`, and `ValueError` if weight_decay is a negative number or `update` is called without `params`.
+    **Raises:** as `adam`, and `ValueError` if weight_decay is a negative number, if `mask` is neither, at `init` if it
+    does not fit the parameters, or if `update` is called without `params`.
     """
     return _adam("adamw", learning_rate, b1, b2, eps, weight_decay, mask, mu_dtype)
 
@@ -137,27 +140,29 @@ def _adam(
     eps, weight_decay = checked_or_schedules(name, NOT_NEGATIVE, eps=eps, weight_decay=weight_decay)
     numbers = scheduled(name, learning_rate=learning_rate, a1=a1, a2=a2, eps=eps, weight_decay=weight_decay)
     hyperparameters = _Hyperparameters(**numbers, rectify=rectify)
+    decays = decay_mask(name, mask)
 
     def init(params: Any) -> AdamState:
         require_real(name, params)
+        if decays and not is_zero(weight_decay):
+            decays(params)  # a mask that does not fit is found here, and not at the first update
         mu = None if is_zero(b1) else zeros(params, mu_dtype)
         return AdamState(jnp.zeros((), jnp.int32), mu, zeros(params), _used(at(hyperparameters, 0)))
 
     def update(grads: Any, state: AdamState, params: Any = None, **extra_args: Any) -> tuple[Any, AdamState]:
         del extra_args
-        decayed = None if is_zero(weight_decay) else _decayed(mask, require_params(name, params))
+        require_state(name, AdamState, state)
+        require_like(name, state.nu, params, grads=grads)
+        decayed = None if is_zero(weight_decay) else _decayed(decays, require_params(name, params))
         updates, state = _update(hyperparameters, grads, state, decayed)
         return like(updates, grads, params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _decayed(mask: Mask | None, params: Any) -> Any:
+def _decayed(decays: Callable[[Any], Any] | None, params: Any) -> Any:
     """The parameters that decay, with None for the others."""
-    if mask is None:
-        return params
-    mask = mask(params) if callable(mask) else mask
-    return jax.tree.map(lambda use, below: jax.tree.map(lambda p: p if use else None, below), mask, params)
+    return params if decays is None else jax.tree.map(lambda use, p: p if use else None, decays(params), params)
 
 
 def _used(values: Any) -> dict[str, Array]:

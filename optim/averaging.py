@@ -22,8 +22,10 @@ from optim.numerics import (
     lerp,
     like,
     require_base,
+    require_like,
     require_params,
     require_real,
+    require_state,
     widen,
     zeros,
 )
@@ -110,7 +112,9 @@ def average(
         return AverageState(count, x, z, base_state, weights, _used(c, settings.beta(count)))
 
     def update(grads: Any, state: AverageState, params: Any = None, **extra_args: Any) -> tuple[Any, AverageState]:
-        require_params("average", params)
+        require_state("average", AverageState, state)
+        stored = next(iter(state.x.values())) if isinstance(coefficient, Mapping) else state.z if lean else state.x
+        require_like("average", stored, require_params("average", params), grads=grads)
         if holds_live:
             updates, base_state = base.update(grads, state.base, params, **extra_args)
             return updates, _follow(settings, state, params, updates)._replace(base=base_state)
@@ -244,7 +248,8 @@ def lawa(
         return LawaState(jnp.zeros((), jnp.int32), ring, base_state, {"averaged": jnp.zeros((), jnp.int32)})
 
     def update(grads: Any, state: LawaState, params: Any = None, **extra_args: Any) -> tuple[Any, LawaState]:
-        require_params("lawa", params)
+        require_state("lawa", LawaState, state)
+        require_like("lawa", state.ring, require_params("lawa", params), axes=1, grads=grads)
         updates, base_state = base.update(grads, state.base, params, **extra_args)
         return updates, _keep(state, optax.apply_updates(params, updates), every, start)._replace(base=base_state)
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from optim.numerics import lerp, zeros
+from optim.numerics import by_path, difference, lerp, zeros
 from schedules.core import shortened
 
 Model = TypeVar("Model")
@@ -49,7 +49,7 @@ def refresh_batch_stats(
     float32 or wider. A BatchNorm that `apply_fn` does not update is frozen, and keeps its own.
 
     **Raises:** `ValueError` if there are no batches, a batch has no samples, `variables` have no BatchNorm,
-    or `apply_fn` updates none or does not return the updates.
+    or `apply_fn` updates none or does not return the updates, or others than `variables` have.
     """
     stats = variables.get("batch_stats", {})
     if not _norms(stats):
@@ -72,6 +72,10 @@ def _apply(apply_fn: Callable[[Any, Any], tuple[Any, Any]], variables: Any, batc
         raise ValueError(
             f'refresh_batch_stats: `apply_fn` must return (output, {{"batch_stats": ...}}), got {_shapes(result)}'
         )
+    if what := difference(by_path(updates["batch_stats"]), by_path(variables["batch_stats"])):
+        raise ValueError(
+            f"refresh_batch_stats: `apply_fn` must return batch_stats like those of `variables`, got {what}"
+        )
     # In the containers that came, since Flax returns dictionaries for frozen ones.
     return jax.tree.unflatten(jax.tree.structure(variables["batch_stats"]), jax.tree.leaves(updates["batch_stats"]))
 
@@ -83,8 +87,9 @@ def _call(model: Any, batch: Any) -> Any:
 def refresh_batch_stats_nnx(model: Model, batches: Iterable[Any], forward: Callable[[Model, Any], Any] = _call) -> None:
     """Sets the BatchNorm statistics of a Flax NNX `model` to those that its parameters have over `batches`.
 
-        nnx.update(model, eval_params(optimizer.opt_state, nnx.state(model, nnx.Param)))
-        refresh_batch_stats_nnx(model, batches)
+        averaged = nnx.clone(model)  # training goes on from the model as it is
+        nnx.update(averaged, eval_params(optimizer.opt_state, nnx.state(averaged, nnx.Param)))
+        refresh_batch_stats_nnx(averaged, batches)
 
     **Arguments:** `model`: in training mode (`model.train()`); nothing in it changes but the means and variances of
     its BatchNorms, not even its random numbers. `batches`: as of `refresh_batch_stats`. `forward`: a pure function

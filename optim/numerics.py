@@ -1,6 +1,8 @@
-"""The few operations in which optimizers lose digits, done so that they do not; and the checks that they share."""
+"""The few operations in which optimizers lose digits, done so that they do not; and what arguments must be."""
 
+import functools
 import math
+from itertools import repeat
 from typing import Any
 
 import jax
@@ -8,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.tree_util import keystr, tree_leaves_with_path
 from jax.typing import ArrayLike, DTypeLike
 
 from schedules import Schedule, ScheduleLike, as_schedule
-from schedules.core import _shown
+from schedules.core import _shown, shortened
 from schedules.kinds import Kind, Number
 from schedules.numerics import MAX_STEPS, Split
 
@@ -110,8 +113,7 @@ def like(updates: Any, grads: Any, params: Any) -> Any:
 
     def cast(u: Array, p: Any) -> Array:
         # Callers may not have jitted: there even a cast to the same dtype costs as much as an operation.
-        dtype = jnp.result_type(p)
-        return u if u.dtype == dtype else u.astype(dtype)
+        return u if u.dtype == getattr(p, "dtype", None) else u.astype(jnp.result_type(p))
 
     return jax.tree.map(cast, updates, grads if params is None else params)
 
@@ -159,6 +161,92 @@ def require_params(optimizer: str, params: Any) -> Any:
     if params is None:
         raise ValueError(f"{optimizer}: `params` must be passed to update(grads, state, params), got None")
     return params
+
+
+def require_state(optimizer: str, kind: type, state: Any) -> None:
+    if not isinstance(state, kind):
+        got = type(state).__name__
+        raise ValueError(f"{optimizer}: `state` must be the {kind.__name__} that init makes, got {got}")
+
+
+def require_like(optimizer: str, expected: Any, params: Any = None, axes: int = 0, **trees: Any) -> None:
+    """Raises the ValueError that names the first leaf of `params` or of another tree that does not fit.
+
+    `expected`: what the state holds of every parameter, with so many `axes` in front, or the parameters themselves
+    where it holds nothing; None where neither is known. Computes nothing, since callers may not have jitted.
+    """
+    if expected is None:
+        return
+    for argument, tree in [*trees.items(), *([] if params is None else [("params", params)])]:
+        if what := mismatch(tree, expected, argument == "params", axes):
+            raise ValueError(unlike(optimizer, argument, what))
+
+
+def unlike(function: str, argument: str, what: str) -> str:
+    return f"{function}: `{argument}` must be like the parameters that the state was made for, got {what}"
+
+
+def mismatch(tree: Any, expected: Any, whole: bool = False, axes: int = 0) -> str | None:
+    """What is wrong with the first leaf of `tree`, or else with its containers; None if nothing is."""
+    structure: Any
+    (found, structure), (likes, wanted) = jax.tree.flatten(tree), jax.tree.flatten(expected)
+    if structure == wanted and not any(map(misfit, found, likes, repeat(whole), repeat(axes))):
+        return None
+    containers = (shortened(str(each), 200) for each in (structure, wanted))
+    return difference(by_path(tree), by_path(expected), whole, axes) or "{} where {} is expected".format(*containers)
+
+
+def is_hole(node: Any) -> bool:
+    return node is None or isinstance(node, optax.MaskedNode)
+
+
+def by_path(tree: Any) -> dict[Any, Any]:
+    return dict(tree_leaves_with_path(tree))
+
+
+def difference(found: dict[Any, Any], expected: dict[Any, Any], whole: bool = False, axes: int = 0) -> str | None:
+    """What is wrong with the first leaf that is missing, too many, or a `misfit`; None if none is."""
+    for path in expected | found:
+        place = f" at {keystr(path)}" if path else ""
+        if path not in found:
+            return f"nothing{place}"
+        if path not in expected:
+            return f"{_kind(found[path])}{place} where nothing is expected"
+        if wrong := misfit(found[path], expected[path], whole, axes):
+            got, wanted = wrong
+            return f"{got}{place} where {wanted} is expected"
+    return None
+
+
+def misfit(leaf: Any, like: Any, whole: bool, axes: int = 0) -> tuple[str, str] | None:
+    """What a leaf is and what was expected, unless it is real, floating and of the shape of `like`.
+
+    Narrower ones fit, such as half-precision gradients and parameters the float32 of a state. Wider ones do
+    unless the `whole` of their digits should be kept.
+    """
+    wanted = like.shape[axes:]
+    try:
+        shape, dtype = leaf.shape, leaf.dtype
+    except AttributeError:
+        if not isinstance(leaf, int | float | complex):
+            return _kind(leaf), f"shape {wanted}"
+        shape, dtype = (), None
+    if shape != wanted:
+        return f"shape {shape}", f"{wanted}"
+    if dtype == like.dtype:
+        return None
+    return _misfit(dtype if isinstance(leaf, jax.Array) else jnp.result_type(leaf), like.dtype, whole)
+
+
+@functools.cache
+def _misfit(dtype: Any, like: Any, whole: bool) -> tuple[str, str] | None:
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return f"{dtype}", "a real floating-point array"
+    return (f"{dtype}", f"{like}") if whole and jnp.finfo(dtype).bits > jnp.finfo(like).bits else None
+
+
+def _kind(leaf: Any) -> str:
+    return f"shape {leaf.shape}" if hasattr(leaf, "shape") else f"a {type(leaf).__name__}"
 
 
 def checked(function: str, kind: Kind, **values: Any) -> list[Any]:

@@ -18,7 +18,7 @@ from jax import Array
 from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
 
-from optim.numerics import FRACTION, INSIDE, NOT_NEGATIVE, checked, require_one, widen
+from optim.numerics import FRACTION, INSIDE, NOT_NEGATIVE, checked, require_one, require_state, widen
 from schedules.kinds import Choice, Kind, Number
 from schedules.numerics import MAX_STEPS
 
@@ -195,6 +195,7 @@ def reduce_on_plateau(
                 "got None"
             )
         require_one("reduce_on_plateau: `value`", value)
+        require_state("reduce_on_plateau", PlateauState, state)
         return _scaled(rule, updates, state, value)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from optim.numerics import POSITIVE, checked
+from optim.numerics import POSITIVE, checked, mismatch
 
 
 class Snapshot(NamedTuple):
@@ -37,7 +37,8 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: float, updates: int | 
 
     **Returns:** a tree like the snapshots' parameters, with their dtypes; the sums are float64.
 
-    **Raises:** `ValueError` if there is no snapshot by `updates`, or a number is not positive.
+    **Raises:** `ValueError` if there is no snapshot by `updates`, their trees or shapes differ, or a number is not
+    positive.
 
     Source: Karras et al., *Analyzing and improving the training dynamics of diffusion models*, arXiv:2312.02696,
     section 3.
@@ -50,6 +51,10 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: float, updates: int | 
         )
     for gamma in (exponent, *(s.exponent for s in used)):
         checked("post_hoc_ema", POSITIVE, exponent=gamma)
+    first = jax.tree.map(np.asarray, used[0].params)
+    for snapshot in used:
+        if what := mismatch(snapshot.params, first):
+            raise ValueError(f"post_hoc_ema: `snapshots` must be of the same parameters, got {what}")
     weights = coefficients([(s.updates, s.exponent) for s in used], (updates, exponent))
 
     def combined(*leaves: Any) -> Any:

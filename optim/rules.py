@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 
-from optim.numerics import at, widen
+from optim.numerics import at, is_hole, require_like, require_state, widen
 from schedules import Schedule, ScheduleLike, as_schedule
 from schedules.core import shortened
 
@@ -33,7 +34,8 @@ from schedules.core import shortened
 
 
 def matching(*patterns: str) -> Callable[[Any], Any]:
-    """The mask of the parameters that any of `patterns` matches: a function from parameters to a tree of booleans.
+    """The mask that is true at the parameters that any of `patterns` matches: a function from parameters to a tree of
+    booleans like them.
 
         optax.masked(optimizer, matching(r"kernel$"))
 
@@ -43,7 +45,7 @@ def matching(*patterns: str) -> Callable[[Any], Any]:
 
 
 def not_matching(*patterns: str) -> Callable[[Any], Any]:
-    """The mask of the parameters that none of `patterns` matches, such as those whose weights decay:
+    """The mask that is true at the parameters that none of `patterns` matches, such as those whose weights decay:
 
         optax.adamw(1e-3, mask=not_matching(r"bias$", r"norm"))
 
@@ -65,6 +67,59 @@ def _mask(function: str, patterns: Sequence[str], value: bool) -> Callable[[Any]
         return _tree_like(params, [value == any(re.search(p, path) for p in patterns) for path in paths])
 
     return mask
+
+
+Mask = Any | Callable[[Any], Any]
+
+
+def decay_mask(optimizer: str, mask: Mask | None) -> Callable[[Any], Any] | None:
+    """`mask` as a function from parameters to a tree of booleans like them. Raises the ValueError that says which way
+    a mask goes if it is none, and when it is made of parameters that it does not fit.
+    """
+    if not (mask is None or callable(mask)):
+        _require_booleans(optimizer, mask)
+
+    def whole(params: Any) -> Any:
+        if not jax.tree.leaves(params):
+            return params
+        marks = mask(params) if callable(mask) else mask
+        _require_booleans(optimizer, marks)
+        structure: Any = jax.tree.structure(params)
+        return marks if jax.tree.structure(marks) == structure else _spread(optimizer, marks, params)
+
+    return None if mask is None else whole
+
+
+def _spread(optimizer: str, marks: Any, params: Any) -> Any:
+    """The marks of all parameters, where one may stand for all that are below it."""
+    marked = dict(zip(_paths(marks), jax.tree.leaves(marks), strict=True))
+    paths, places = _paths(params), set(_paths(params, is_hole))
+    above_places = {above for place in places for above in _above(place)}
+    for path in paths:
+        if not any(above in marked for above in _above(path)):
+            raise ValueError(_wrong_mask(optimizer, f"none for {path}"))
+    for path in marked:
+        if path not in above_places and places.isdisjoint(_above(path)):
+            raise ValueError(_wrong_mask(optimizer, f"one for {path}, where no parameter is"))
+    return _tree_like(params, [next(marked[above] for above in _above(path) if above in marked) for path in paths])
+
+
+def _above(path: str) -> list[str]:
+    """A path and those of all that it lies in."""
+    return [path, *(path[:i] for i in range(len(path) - 1, 0, -1) if path[i] == "/"), ""]
+
+
+def _require_booleans(optimizer: str, marks: Any) -> None:
+    for mark in jax.tree.leaves(marks):
+        if not isinstance(mark, bool | np.bool_):
+            raise ValueError(_wrong_mask(optimizer, shortened(repr(mark), 200)))
+
+
+def _wrong_mask(optimizer: str, got: str) -> str:
+    return (
+        f"{optimizer}: `mask` must be a tree of booleans like the parameters or a function that makes one of them, "
+        f'true where weights decay, such as not_matching(r"bias$"), got {got}'
+    )
 
 
 # Transformations ------------------------------------------------------------------------------------------
@@ -94,22 +149,24 @@ def per_parameter(
     groups = dict(zip(patterns, transformations, strict=True)) | ({rest: default} if default else {})
 
     def labels(params: Any) -> Any:
-        return _tree_like(params, [rest if rule is None else rule for rule in _rule_of_each(patterns, params)])
-
-    partitioned = optax.partition(groups, labels)
-
-    def init(params: Any) -> Any:
         _require_each_used("per_parameter", patterns, params)
-        found = zip(_paths(params), _rule_of_each(patterns, params), strict=True)
-        without = [path for path, rule in found if rule is None]
+        found = _rule_of_each(patterns, params)
+        without = [path for path, rule in zip(_paths(params), found, strict=True) if rule is None]
         if without and not default:
             raise ValueError(
                 "per_parameter: `rules` must match every parameter unless `default` is given, got none for "
                 f"{_few(without)}"
             )
-        return partitioned.init(params)
+        return _tree_like(params, [rest if rule is None else rule for rule in found])
 
-    return optax.GradientTransformationExtraArgs(init, partitioned.update)
+    partitioned = optax.partition(groups, labels)
+
+    def update(grads: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
+        require_state("per_parameter", optax.PartitionState, state)
+        require_like("per_parameter", params, grads=grads)
+        return partitioned.update(grads, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(partitioned.init, update)
 
 
 class ScaleByPathState(NamedTuple):
@@ -144,7 +201,10 @@ def scale_by_path(rules: Sequence[tuple[str, ScheduleLike]]) -> optax.GradientTr
     def update(
         updates: Any, state: ScaleByPathState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ScaleByPathState]:
-        del params, extra_args
+        del extra_args
+        require_state("scale_by_path", ScaleByPathState, state)
+        require_like("scale_by_path", params, updates=updates)
+        _require_each_used("scale_by_path", patterns, updates)
         return _scale(schedules, tuple(_rule_of_each(patterns, updates)), updates, state)
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -170,13 +230,13 @@ def _times(multiplier: Array, update: Array) -> Array:
 # Paths and patterns ---------------------------------------------------------------------------------------
 
 
-def _paths(tree: Any) -> list[str]:
+def _paths(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[str]:
     """The path of every leaf.
 
     A last `.value` with nothing beside it is left off: `nnx.Optimizer` passes its variables to `init`, but
     only what is in them to `update`.
     """
-    paths = [path for path, _ in tree_leaves_with_path(tree)]
+    paths = [path for path, _ in tree_leaves_with_path(tree, is_leaf)]
     below = Counter(path[:depth] for path in paths for depth in range(len(path)))
 
     def text(path: tuple[Any, ...]) -> str:

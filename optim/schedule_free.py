@@ -4,7 +4,7 @@ from typing import Literal
 
 import optax
 
-from optim.adam import Mask, adam_with_rectification, adamw, rectification
+from optim.adam import adam_with_rectification, adamw, rectification
 from optim.averaging import Coefficient, average
 from optim.coefficients import Weights, polyak, weighted
 from optim.numerics import (
@@ -20,6 +20,7 @@ from optim.numerics import (
     checked_or_schedules,
     is_zero,
 )
+from optim.rules import Mask, decay_mask
 from optim.sgd import sgd
 from schedules import Schedule, ScheduleLike, advance, as_schedule, linear
 
@@ -61,7 +62,7 @@ def schedule_free_sgd(
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free SGD as its authors release it: warm-up (t + 1) / warmup_steps for step and weight, L2 decay at y.
 
-    The rate wants to be 10 to 50 times that of SGD. `mask` says which weights decay, as of `adamw`.
+    The rate wants to be 10 to 50 times that of SGD. `mask` is true where weights decay, as of `adamw`.
 
     Source: github.com/facebookresearch/schedule_free, `SGDScheduleFree`; arXiv:2405.15682.
 
@@ -72,6 +73,7 @@ def schedule_free_sgd(
     checked(name, INDEX, warmup_steps=warmup_steps)
     checked_or_schedules(name, NOT_NEGATIVE, weight_decay=weight_decay)
     lr = warmed(learning_rate, warmup_steps)
+    mask = decay_mask(name, mask)
     base = sgd(lr) if is_zero(weight_decay) else optax.chain(optax.add_decayed_weights(weight_decay, mask), sgd(lr))
     return average(base, weighted(lr, r, weight_lr_power), beta, lean=lean)
 
@@ -94,7 +96,7 @@ def schedule_free_adamw(
     """Schedule-free AdamW as its authors release it since version 1.3.
 
     The rate wants to be 1 to 10 times that of AdamW. `inner_momentum` is a first moment inside the base, 0.9 where
-    used; `mask` says which weights decay, as of `adamw`; `scale` other than 1 is the refinement of
+    used; `mask` is true where weights decay, as of `adamw`; `scale` other than 1 is the refinement of
     arXiv:2507.09846, C (1 - beta).
 
     Source: github.com/facebookresearch/schedule_free, `AdamWScheduleFree`; arXiv:2405.15682.
@@ -108,6 +110,7 @@ def schedule_free_adamw(
     checked_or_schedules(name, FRACTION, b2=b2, inner_momentum=inner_momentum)
     checked_or_schedules(name, NOT_NEGATIVE, eps=eps, weight_decay=weight_decay)
     lr = warmed(learning_rate, warmup_steps)
+    mask = decay_mask(name, mask)
     base = adamw(lr, inner_momentum, b2, eps, weight_decay, mask)
     return average(base, weighted(lr, r, weight_lr_power, scale), beta, decay_at, lean)
 
@@ -126,8 +129,8 @@ def schedule_free_radam(
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free RAdam, which needs no warm-up: its rate is multiplied by `rectification(b2, 4.0)`.
 
-    While that is not defined nothing moves (`silent`), or z takes steps of plain SGD. `mask` says which weights decay,
-    as of `adamw`.
+    While that is not defined nothing moves (`silent`), or z takes steps of plain SGD. `mask` is true where weights
+    decay, as of `adamw`.
 
     Source: github.com/facebookresearch/schedule_free, `RAdamScheduleFree`.
 
@@ -138,6 +141,7 @@ def schedule_free_radam(
     checked(name, INSIDE, b2=b2)
     checked_or_schedules(name, NOT_NEGATIVE, eps=eps, weight_decay=weight_decay)
     rate = as_named(name, "learning_rate", learning_rate)
+    mask = decay_mask(name, mask)
     rectified = rate * rectification(b2, 4.0, 0.0 if silent else 1.0)
     if silent:
         base = adamw(rectified, 0.0, b2, eps, weight_decay, mask)

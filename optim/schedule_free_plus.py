@@ -24,9 +24,11 @@ from optim.numerics import (
     limit,
     limited,
     one_minus_power,
+    require_like,
     require_one,
     require_params,
     require_real,
+    require_state,
     scheduled,
     squared,
     widen,
@@ -130,7 +132,8 @@ def schedule_free_plus(
         grads: Any, state: ScheduleFreePlusState, params: Any = None, *, value: Any = None, **extra_args: Any
     ) -> tuple[Any, ScheduleFreePlusState]:
         del extra_args
-        require_params(name, params)
+        require_state(name, ScheduleFreePlusState, state)
+        require_like(name, state.z, require_params(name, params), grads=grads)
         if value is None:
             raise ValueError(f"{name}: `value` must be the loss, update(grads, state, params, value=loss), got None")
         require_one(f"{name}: `value`", value)

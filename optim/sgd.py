@@ -8,7 +8,19 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from optim.numerics import FRACTION, at, checked_or_schedules, is_zero, like, require_real, scheduled, widen, zeros
+from optim.numerics import (
+    FRACTION,
+    at,
+    checked_or_schedules,
+    is_zero,
+    like,
+    require_like,
+    require_real,
+    require_state,
+    scheduled,
+    widen,
+    zeros,
+)
 from schedules import Schedule, ScheduleLike
 
 
@@ -42,6 +54,8 @@ def sgd(
 
     def update(grads: Any, state: SgdState, params: Any = None, **extra_args: Any) -> tuple[Any, SgdState]:
         del extra_args
+        require_state("sgd", SgdState, state)
+        require_like("sgd", params if state.trace is None else state.trace, params, grads=grads)
         updates, state = _update(hyperparameters, grads, state, nesterov)
         return like(updates, grads, params), state
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from experiments.report import verdicts
@@ -42,6 +43,39 @@ def test_the_examples_of_a_page_run_one_after_another(page):
     namespace = {"__name__": "__main__"}
     for example in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
         exec(compile(example, page.name, "exec"), namespace)
+
+
+def test_validating_as_the_page_says_leaves_a_run_with_nnx_alone():
+    from flax import nnx
+
+    from optim import adam, refresh_batch_stats_nnx, schedule_free
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.linear, self.norm = nnx.Linear(4, 1, rngs=rngs), nnx.BatchNorm(1, rngs=rngs)
+            self.dropout = nnx.Dropout(0.1, rngs=rngs)
+
+        def __call__(self, x):
+            return self.norm(self.dropout(self.linear(x)))
+
+    page = {}
+    (example,) = re.findall(r"```python\n(from flax import nnx\n.*?)```", OPTIMIZERS, re.DOTALL)
+    exec(example, page)
+    x = jax.random.normal(jax.random.key(0), (16, 4))
+
+    def trained(validate):
+        model = Net(nnx.Rngs(0))
+        optimizer = nnx.Optimizer(model, schedule_free(adam(0.05, b1=0.0)), wrt=nnx.Param)
+        for _ in range(4):
+            optimizer.update(model, nnx.grad(lambda model: jnp.mean((model(x) - x[:, :1]) ** 2))(model))
+            if validate:
+                averaged = page["evaluated"](model, optimizer)
+                refresh_batch_stats_nnx(averaged, [x])
+                averaged(x)  # in training mode, which counts random numbers
+        assert (page["evaluated"](model, optimizer).linear.kernel[...] != model.linear.kernel[...]).all()
+        return nnx.to_pure_dict(nnx.state((model, optimizer), nnx.Not(nnx.RngKey)))
+
+    jax.tree.map(np.testing.assert_array_equal, trained(validate=True), trained(validate=False))
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.stem)

@@ -138,8 +138,8 @@ def train(optimizer: optax.GradientTransformation) -> optax.Params:
 
 momentum = one_cycle_momentum(30, 70)
 optimizers: list[optax.GradientTransformation] = [
-    optax.adamw(lr),
-    optax.sgd(one_cycle(0.1, 30, 70), momentum=0.9),
+    optax.inject_hyperparams(optax.adamw)(lr),
+    optax.chain(optax.sgd(one_cycle(0.1, 30, 70), momentum=0.9), scale_by_path([("bias", 2.0)])),
     adam(1e-3, b1=momentum),
     adamw(lr, weight_decay=linear(0.1, 0.0, 100), mask=matching("kernel")),
     sgd(lr, 0.9, nesterov=True),

@@ -1,0 +1,348 @@
+"""What does not fit together is refused in one sentence: states, gradients, parameters, averages, masks."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from test_every_optimizer import EVERY, NAMES
+from test_optim import WRAPPED
+
+from optim import (
+    Snapshot,
+    adam,
+    adamw,
+    average,
+    ema,
+    eval_params,
+    hyperparameters,
+    lawa,
+    not_matching,
+    per_parameter,
+    polyak,
+    post_hoc_ema,
+    reduce_on_plateau,
+    refresh_batch_stats,
+    require_eval_params,
+    scale_by_path,
+    schedule_free_adamw,
+    schedule_free_radam,
+    schedule_free_sgd,
+    sgd,
+)
+
+PARAMS = {"w": jnp.ones((1, 2)), "b": jnp.ones(2)}
+# Those that hold something of every parameter, and of these the averages; and those that hold nothing.
+HOLDING = ("adam", "adamw", "radam", "sgd-momentum", "polyak", "several", "lawa", "schedule-free-any", "schedule-free-sgd-lean", "schedule-free-plus")  # fmt: skip
+AVERAGES = HOLDING[4:]
+STATELESS = {
+    "sgd": lambda: sgd(0.1),
+    "per_parameter": lambda: per_parameter([("w", sgd(0.1)), ("b", optax.sgd(0.1))]),
+    "scale_by_path": lambda: scale_by_path([("w", 0.5)]),
+}
+ALL = {name: EVERY[name] for name in HOLDING if name in EVERY} | {"schedule-free-sgd-lean": lambda: schedule_free_sgd(0.1, lean=True)} | STATELESS  # fmt: skip
+
+# Trees that are not like PARAMS, and what is said of them. The first would pass unnoticed in a broadcast.
+OTHERS = {
+    "shape": ({"w": jnp.ones((3, 2)), "b": jnp.ones(2)}, "shape (3, 2) at ['w'] where (1, 2) is expected"),
+    "rank": ({"w": jnp.ones(2), "b": jnp.ones(2)}, "shape (2,) at ['w'] where (1, 2) is expected"),
+    "missing": ({"w": jnp.ones((1, 2))}, "nothing at ['b']"),
+    "hole": ({"w": jnp.ones((1, 2)), "b": None}, "nothing at ['b']"),
+    "masked": ({"w": jnp.ones((1, 2)), "b": optax.MaskedNode()}, "nothing at ['b']"),
+    "extra": ({**PARAMS, "c": jnp.ones(3)}, "shape (3,) at ['c'] where nothing is expected"),
+    "function": ({**PARAMS, "c": jnp.tanh}, "a PjitFunction at ['c'] where nothing is expected"),
+    "not an array": ({**PARAMS, "b": "two"}, "a str at ['b'] where shape (2,) is expected"),
+    "complex": ({**PARAMS, "b": jnp.ones(2, complex)}, "complex64 at ['b'] where a real floating-point array is expected"),
+    "integer": ({**PARAMS, "b": np.ones(2, int)}, "int32 at ['b'] where a real floating-point array is expected"),
+    "bare": (jnp.ones(2), "nothing at ['b']"),
+}  # fmt: skip
+every = pytest.mark.parametrize("name", ALL)
+
+
+def sentence(of, argument, what):
+    return f"{of}: `{argument}` must be like the parameters that the state was made for, got {what}"
+
+
+def refused(function, *arguments, **keywords):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011, compared by the caller
+        function(*arguments, **keywords)
+    return str(caught.value)
+
+
+@every
+def test_gradients_and_parameters_that_do_not_fit_a_state_are_named(name):
+    optimizer = ALL[name]()
+    state = optimizer.init(PARAMS)
+    of = refused(optimizer.update, {}, state, PARAMS, value=1.0).split(":")[0]
+    for other, what in OTHERS.values():
+        found = refused(optimizer.update, other, state, PARAMS, value=1.0)
+        assert found == sentence(of, "updates" if name == "scale_by_path" else "grads", what)
+        if name not in STATELESS:
+            assert refused(optimizer.update, PARAMS, state, other, value=1.0) == sentence(of, "params", what)
+
+
+@every
+def test_what_is_jitted_mapped_or_wrapped_is_named_as_well(name):
+    optimizer = ALL[name]()
+    other, what = OTHERS["shape"]
+    argument = "updates" if name == "scale_by_path" else "grads"
+    for wrap in [WRAPPED["chain"], WRAPPED["masked"], WRAPPED["apply_if_finite"]]:
+        wrapped = wrap(optimizer)
+        update = jax.jit(wrapped.update)
+        assert refused(update, other, wrapped.init(PARAMS), PARAMS, value=1.0).endswith(
+            sentence("", argument, what)[1:]
+        )
+    states, params, others = (
+        jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), tree) for tree in (optimizer.init(PARAMS), PARAMS, other)
+    )
+    update = jax.vmap(lambda g, s, p: optimizer.update(g, s, p, value=1.0))
+    assert refused(update, others, states, params).endswith(sentence("", argument, what)[1:])
+
+
+@every
+def test_narrow_gradients_and_numpy_arrays_fit(name):
+    optimizer = ALL[name]()
+    state = optimizer.init(PARAMS)
+    for grads in (
+        jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS),
+        jax.tree.map(lambda p: np.ones(p.shape), PARAMS),  # float64
+    ):
+        updates = jax.eval_shape(lambda g: optimizer.update(g, state, PARAMS, value=1.0)[0], grads)
+        assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, PARAMS)
+
+
+def test_parameters_must_not_have_more_digits_than_their_state(x64):
+    wide = jax.tree.map(lambda p: p.astype(jnp.float64), PARAMS)
+    narrow = jax.tree.map(lambda p: p.astype(jnp.float32), PARAMS)
+    what = "float64 at ['b'] where float32 is expected"
+    for optimizer in (adam(0.1), average(optax.sgd(0.1), polyak())):
+        state = optimizer.init(narrow)
+        assert refused(optimizer.update, narrow, state, wide).endswith(sentence("", "params", what)[1:])
+        optimizer.update(narrow, optimizer.init(wide), narrow)
+    assert refused(eval_params, state, wide) == sentence("eval_params", "params", what)
+
+
+def test_containers_that_do_not_fit_are_shown():
+    state = adam(0.1).init([jnp.ones(2)])
+    expected = "PyTreeDef((*,)) where PyTreeDef([*]) is expected"
+    assert refused(adam(0.1).update, (jnp.ones(2),), state) == sentence("adam", "grads", expected)
+
+
+def test_the_state_of_another_optimizer_is_refused():
+    for optimizer, kind in [
+        (adam(0.1), "AdamState"),
+        (reduce_on_plateau(), "PlateauState"),
+        (sgd(0.1), "SgdState"),
+        (average(adam(0.1), ema(0.9)), "AverageState"),
+    ]:
+        for state, got in [(optax.adam(0.1).init(PARAMS), "tuple"), ({"count": 0}, "dict")]:
+            found = refused(optimizer.update, PARAMS, state, PARAMS, value=1.0)
+            assert found.endswith(f": `state` must be the {kind} that init makes, got {got}")
+
+
+# Averages -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+@pytest.mark.parametrize("wrap", ["chain", "partition", "MultiSteps"])
+def test_an_average_of_other_parameters_is_refused(name, wrap):
+    state = WRAPPED[wrap](ALL[name]()).init(PARAMS)
+    for function in (eval_params,) if "lean" in name else (eval_params, require_eval_params):
+        for other, what in OTHERS.values():
+            assert refused(function, state, other, NAMES.get(name)) == sentence(function.__name__, "params", what)
+
+
+def test_what_an_average_leaves_out_need_not_fit():
+    """Holes are where a mask, a group or `eqx.filter` left them; what is there may be no array at all."""
+    for hole in (None, optax.MaskedNode()):
+        state = average(adam(0.1), polyak()).init({"w": jnp.ones(2), "rest": hole})
+        params = {"w": jnp.zeros(2), "rest": {"act": jnp.tanh, "b": 3}}
+        found = eval_params(state, params)
+        np.testing.assert_array_equal(found["w"], 1.0)
+        assert found["rest"] == params["rest"]
+    model = eqx.nn.MLP(2, 1, 2, 1, key=jax.random.key(0))
+    optimizer = average(adam(0.1), polyak())
+    state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
+    assert eval_params(state, model).activation is model.activation
+    grads = eqx.filter_grad(lambda m: m(jnp.ones(2)).sum())(model)
+    with pytest.raises(
+        ValueError, match=r"^average: `params` must be like .* at \.activation where nothing is expected$"
+    ):
+        optimizer.update(grads, state, model)
+    optimizer.update(grads, state, eqx.filter(model, eqx.is_inexact_array))
+
+
+def test_the_averages_of_several_runs_are_mapped_where_they_are_computed():
+    params = jnp.ones((2, 2))
+    for optimizer in (lawa(sgd(0.1), 2), schedule_free_sgd(0.1, lean=True)):
+        states = jax.vmap(optimizer.init)(params)
+        found = refused(eval_params, states, params)
+        assert found == "eval_params: `opt_state` must be of one run, got one of shape (2,): use jax.vmap"
+        assert jax.vmap(eval_params)(states, params).shape == (2, 2)
+
+
+def test_snapshots_of_different_parameters_are_refused():
+    first = Snapshot(5, 7.0, PARAMS)
+    for other, what in OTHERS.values():
+        found = refused(post_hoc_ema, [first, Snapshot(6, 7.0, other)], 7.0)
+        assert found == f"post_hoc_ema: `snapshots` must be of the same parameters, got {what}"
+    half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
+    assert post_hoc_ema([first, Snapshot(6, 7.0, half)], 7.0)["w"].shape == (1, 2)
+
+
+def test_statistics_of_another_model_are_refused():
+    def apply(variables, batch):
+        return batch, {"batch_stats": {"bn": {"mean": jnp.ones(3), "var": jnp.ones(3)}}}
+
+    variables = {"batch_stats": {"bn": {"mean": jnp.ones(1), "var": jnp.ones(1)}}}
+    assert refused(refresh_batch_stats, apply, variables, [jnp.ones((2, 3))]) == (
+        "refresh_batch_stats: `apply_fn` must return batch_stats like those of `variables`, got shape (3,) at "
+        "['bn']['mean'] where (1,) is expected"
+    )
+
+
+def test_rules_that_match_nothing_of_other_gradients_are_refused():
+    other = {"other": jnp.ones(2)}
+    for optimizer in (scale_by_path([("w", 0.5)]), per_parameter([("w", optax.sgd(0.1))], default=optax.sgd(0.1))):
+        found = refused(optimizer.update, other, optimizer.init(PARAMS))
+        assert found.endswith("must each match a parameter that no rule before it does, got 'w' for other")
+
+
+# Masks ----------------------------------------------------------------------------------------------------
+
+
+MASKED = {
+    "adamw": lambda mask, decay=0.5: adamw(0.1, weight_decay=decay, mask=mask),
+    "schedule_free_sgd": lambda mask, decay=0.5: schedule_free_sgd(0.1, weight_decay=decay, mask=mask),
+    "schedule_free_adamw": lambda mask, decay=0.5: schedule_free_adamw(0.1, weight_decay=decay, mask=mask),
+    "schedule_free_radam": lambda mask, decay=0.5: schedule_free_radam(0.1, weight_decay=decay, mask=mask, silent=False),
+}  # fmt: skip
+masked = pytest.mark.parametrize("name", MASKED)
+WAY = (
+    "`mask` must be a tree of booleans like the parameters or a function that makes one of them, true where weights "
+    'decay, such as not_matching(r"bias$"), got '
+)
+
+
+@masked
+def test_a_mask_that_is_none_is_refused_at_once(name):
+    for mask, got in [("bias$", "'bias$'"), (1, "1"), ({"w": True, "b": "no"}, "'no'"), (["w"], "'w'"), (b"w", "b'w'")]:
+        for decay in (0.0, 0.5):
+            assert refused(MASKED[name], mask, decay) == f"{name}: {WAY}{got}"
+
+
+@masked
+def test_a_mask_that_does_not_fit_is_found_at_init(name):
+    for mask, got in [
+        ({"w": True}, "none for b"),
+        ({"w": True, "b": False, "c": True}, "one for c, where no parameter is"),
+        ({"w": {"kernel": True}, "b": False}, "none for w"),
+        (lambda p: {"w": True}, "none for b"),
+        (lambda p: jax.tree.map(lambda leaf: leaf.ndim, p), "1"),
+        (lambda p: "w", "'w'"),
+    ]:
+        assert refused(MASKED[name](mask).init, PARAMS) == f"{name}: {WAY}{got}"
+    found = refused(MASKED[name](not_matching("bais$")).init, PARAMS)
+    assert found == "not_matching: `patterns` must each match a parameter, got 'bais$' for b, w"
+
+
+@masked
+@pytest.mark.parametrize(
+    ("mask", "decays"),
+    [
+        ({"w": True, "b": False}, "w"),
+        (lambda p: {"w": False, "b": True}, "b"),
+        (not_matching("b$"), "w"),
+        (False, ""),
+        (np.bool_(True), "wb"),
+    ],
+    ids=range(5),
+)
+def test_weights_decay_where_a_mask_is_true(name, mask, decays):
+    optimizer = MASKED[name](mask)
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    state = optimizer.init(PARAMS)
+    updates, state = jax.jit(optimizer.update)(zeros, state, PARAMS)
+    assert {path for path, leaf in updates.items() if (leaf != 0).any()} == {*decays}
+    # Optax calls `init` with a placeholder, which has no leaves.
+    assert jax.tree.structure(optax.tree_map_params(optimizer, lambda p: p, state)) == jax.tree.structure(state)
+
+
+def test_a_mask_goes_by_paths_in_a_model_of_nnx():
+    from flax import nnx
+
+    model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
+    before = model.kernel[...]
+    for mask in (
+        {"kernel": True, "bias": False},
+        jax.tree.map(lambda p: p.ndim > 1, nnx.state(model, nnx.Param)),
+        not_matching("bias$"),
+    ):
+        model.bias[...] = jnp.ones(2)
+        optimizer = nnx.Optimizer(model, adamw(0.1, weight_decay=0.5, mask=mask), wrt=nnx.Param)
+        optimizer.update(model, jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param)))
+        np.testing.assert_array_equal(model.bias[...], 1.0)
+    assert (model.kernel[...] != before).all()
+
+
+# Hyperparameters ------------------------------------------------------------------------------------------
+
+
+def used(optimizer, updates=2, **keywords):
+    state = optimizer.init(PARAMS)
+    for _ in range(updates):
+        _, state = optimizer.update(PARAMS, state, PARAMS, **keywords)
+    return hyperparameters(state)
+
+
+RATE = optax.linear_schedule(0.1, 0.0, 10)
+SGD = optax.inject_hyperparams(optax.sgd)
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_what_was_injected_is_read_through_wrappers(wrap):
+    found = used(WRAPPED[wrap](SGD(RATE)), 4 if wrap == "MultiSteps" else 2)
+    np.testing.assert_allclose(found["learning_rate"], RATE(1), rtol=1e-6)
+
+
+def test_what_was_injected_is_read_beside_ours_and_in_an_nnx_optimizer():
+    from flax import nnx
+
+    optimizer = nnx.Optimizer(nnx.Linear(2, 1, rngs=nnx.Rngs(0)), SGD(RATE), wrt=nnx.Param)
+    np.testing.assert_allclose(hyperparameters(optimizer.opt_state)["learning_rate"], RATE(0), rtol=1e-6)
+    found = used(optax.partition({"a": SGD(0.3), "b": sgd(0.2)}, {"w": "a", "b": "b"}))
+    assert [float(found[n]) for n in sorted(found) if "learning_rate" in n] == pytest.approx([0.3, 0.2])
+    found = used(average(SGD(RATE), ema(0.9)))
+    assert {"learning_rate", "coefficient", "beta"} <= found.keys()
+
+
+def test_an_optimizer_of_ours_says_itself_what_it_made_of_what_was_injected():
+    found = used(optax.inject_hyperparams(schedule_free_adamw)(learning_rate=0.1, warmup_steps=10))
+    np.testing.assert_allclose(found["learning_rate"], 0.02, rtol=1e-6)
+    assert found["warmup_steps"] == 10
+
+
+def test_what_optax_itself_keeps_is_read():
+    plateau = optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(factor=0.5, patience=1))
+    assert used(plateau, 2, value=1.0) == {"scale": 0.5}
+    for search in (optax.scale_by_backtracking_linesearch(5), optax.scale_by_zoom_linesearch(5)):
+        state = optax.chain(optax.sgd(0.1), search).init(PARAMS)
+        assert hyperparameters(state) == {"learning_rate": 1.0}
+
+
+def test_it_is_said_where_no_number_can_be_read():
+    for optimizer, states in [
+        (optax.adam(0.1), "ScaleByAdamState, EmptyState"),
+        (optax.adam(RATE), "ScaleByAdamState, ScaleByScheduleState"),
+        (optax.sgd(0.1), "EmptyState"),
+        (optax.MultiSteps(optax.sgd(RATE), 2).gradient_transformation(), "EmptyState, ScaleByScheduleState"),
+        (optax.partition({"a": optax.adam(0.1)}, {"w": "a", "b": "a"}), "ScaleByAdamState, EmptyState"),
+    ]:
+        assert refused(hyperparameters, optimizer.init(PARAMS)) == (
+            "hyperparameters: `opt_state` must keep the numbers that were used, as states of optim and of "
+            f"optax.inject_hyperparams(optax.adam)(learning_rate=lr) do, got {states}, which keeps none"
+        )
+    assert refused(hyperparameters, PARAMS).endswith("got dict, which keeps none")
+    # What is ours is read beside what is not.
+    assert "coefficient" in used(average(optax.adam(0.1), ema(0.9)))
