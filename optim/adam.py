@@ -10,28 +10,19 @@ import optax
 from jax import Array
 from jax.typing import DTypeLike
 
-from optim.numerics import (
+from optim.checks import (
     FRACTION,
     INSIDE,
     NOT_NEGATIVE,
-    at,
     checked,
     checked_or_schedules,
-    direction,
-    is_zero,
-    lerp,
-    like,
-    limit,
-    limited,
-    one_minus_power,
     require_like,
     require_params,
     require_real,
     require_state,
     scheduled,
-    squared,
-    zeros,
 )
+from optim.numerics import at, direction, is_zero, lerp, like, limit, limited, one_minus_power, squared, zeros
 from optim.rules import Mask, decay_mask
 from schedules import Precise, Schedule, ScheduleLike, Value, schedule
 from schedules.kinds import Number

@@ -10,25 +10,21 @@ import optax
 from jax import Array
 from jax.typing import ArrayLike
 
-from optim.coefficients import Weights, WeightSum, add_weight, no_weights
-from optim.numerics import (
+from optim.checks import (
     COUNT,
     INDEX,
     SHARE,
     as_named,
     checked,
     checked_or_schedules,
-    is_zero,
-    lerp,
-    like,
     require_base,
     require_like,
     require_params,
     require_real,
     require_state,
-    widen,
-    zeros,
 )
+from optim.coefficients import Weights, WeightSum, add_weight, no_weights
+from optim.numerics import is_zero, lerp, like, widen, zeros
 from schedules import Formula, Schedule, ScheduleLike, as_schedule
 
 

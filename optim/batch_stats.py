@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from optim.numerics import by_path, difference, lerp, zeros
+from optim.checks import by_path, difference
+from optim.numerics import lerp, zeros
 from schedules.core import shortened
 
 Model = TypeVar("Model")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from optim.numerics import (
+from optim.checks import (
     BELOW_1,
     COUNT,
     FRACTION,
@@ -23,12 +23,11 @@ from optim.numerics import (
     NOT_NEGATIVE,
     POSITIVE,
     POWER,
-    accumulate,
     checked,
     checked_or_schedules,
-    one_minus_power,
     scheduled,
 )
+from optim.numerics import accumulate, one_minus_power
 from schedules import (
     Period,
     Positive,

@@ -10,7 +10,7 @@ from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path, tree_map_with_path
 
 from optim.averaging import AverageState, LawaState, recovered
-from optim.numerics import by_path, difference, is_hole, unlike
+from optim.checks import by_path, difference, is_hole, unlike
 from optim.schedule_free_plus import ScheduleFreePlusState
 
 AVERAGES = (AverageState, LawaState, ScheduleFreePlusState)

@@ -18,7 +18,8 @@ from jax import Array
 from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
 
-from optim.numerics import FRACTION, INSIDE, NOT_NEGATIVE, checked, require_one, require_state, widen
+from optim.checks import FRACTION, INSIDE, NOT_NEGATIVE, checked, require_one, require_state
+from optim.numerics import widen
 from schedules.kinds import Choice, Kind, Number
 from schedules.numerics import MAX_STEPS
 

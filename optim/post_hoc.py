@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from optim.numerics import POSITIVE, checked, mismatch
+from optim.checks import POSITIVE, checked, mismatch
 
 
 class Snapshot(NamedTuple):

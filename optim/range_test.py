@@ -17,7 +17,7 @@ import optax
 from jax import Array
 
 from optim.adam import adam
-from optim.numerics import FRACTION, POSITIVE, checked, require_real
+from optim.checks import FRACTION, POSITIVE, checked, require_real
 from schedules import Schedule, exponential
 from schedules.core import shortened
 from schedules.inspection import COLOURS

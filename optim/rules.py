@@ -26,7 +26,8 @@ import optax
 from jax import Array
 from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 
-from optim.numerics import at, is_hole, require_like, require_state, widen
+from optim.checks import is_hole, require_like, require_state
+from optim.numerics import at, widen
 from schedules import Schedule, ScheduleLike, as_schedule
 from schedules.core import shortened
 

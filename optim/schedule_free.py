@@ -6,8 +6,7 @@ import optax
 
 from optim.adam import adam_with_rectification, adamw, rectification
 from optim.averaging import Coefficient, average
-from optim.coefficients import Weights, polyak, weighted
-from optim.numerics import (
+from optim.checks import (
     FRACTION,
     INDEX,
     INSIDE,
@@ -18,8 +17,9 @@ from optim.numerics import (
     as_named,
     checked,
     checked_or_schedules,
-    is_zero,
 )
+from optim.coefficients import Weights, polyak, weighted
+from optim.numerics import is_zero
 from optim.rules import Mask, decay_mask
 from optim.sgd import sgd
 from schedules import Schedule, ScheduleLike, advance, as_schedule, linear

@@ -8,32 +8,22 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from optim.coefficients import Weights, WeightSum, add_weight, no_weights, weighted
-from optim.numerics import (
+from optim.checks import (
     FRACTION,
     INDEX,
     NOT_NEGATIVE,
     POWER,
-    at,
     checked,
     checked_or_schedules,
-    direction,
-    is_zero,
-    lerp,
-    like,
-    limit,
-    limited,
-    one_minus_power,
     require_like,
     require_one,
     require_params,
     require_real,
     require_state,
     scheduled,
-    squared,
-    widen,
-    zeros,
 )
+from optim.coefficients import Weights, WeightSum, add_weight, no_weights, weighted
+from optim.numerics import at, direction, is_zero, lerp, like, limit, limited, one_minus_power, squared, widen, zeros
 from schedules import Schedule, ScheduleLike, constant, exponential
 
 _LARGEST = 2.0**126  # of norms and rates: a quarter of the range of float32

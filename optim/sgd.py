@@ -8,19 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from optim.numerics import (
-    FRACTION,
-    at,
-    checked_or_schedules,
-    is_zero,
-    like,
-    require_like,
-    require_real,
-    require_state,
-    scheduled,
-    widen,
-    zeros,
-)
+from optim.checks import FRACTION, checked_or_schedules, require_like, require_real, require_state, scheduled
+from optim.numerics import at, is_zero, like, widen, zeros
 from schedules import Schedule, ScheduleLike
 
 

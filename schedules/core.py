@@ -142,7 +142,7 @@ class Schedule:
         bound = self.formula.bind(self.arguments)
         composed = self.formula.compose(*bound.args, **bound.kwargs)
         if not isinstance(composed, Schedule):
-            raise TypeError(f"{self.formula}: a recipe must return a schedule, got {_shown(composed)}")
+            raise TypeError(f"{self.formula}: a recipe must return a schedule, got {shown(composed)}")
         return composed.expand()
 
     def replace(self, /, **changes: Any) -> "Schedule":
@@ -382,7 +382,7 @@ class Formula(Generic[P]):
         try:
             return kind.build(value)
         except (ValueError, OverflowError):
-            raise ValueError(f"{self}: `{name}` must be {kind.expected}, got {_shown(value)}") from None
+            raise ValueError(f"{self}: `{name}` must be {kind.expected}, got {shown(value)}") from None
 
     def _cast(self, arguments: Mapping[str, Any], clock: Any) -> inspect.BoundArguments:
         cast = {}
@@ -579,7 +579,7 @@ def _text(value: Any) -> str:
     return repr(value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     try:
         return shortened(repr(value), 200)
     except ValueError:  # Python does not print integers of more than 4300 digits

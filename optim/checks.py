@@ -1,0 +1,206 @@
+"""What the arguments of optimizers must be: numbers in a range, arrays, and trees that fit each other.
+
+Each mistake is a ValueError of one sentence that names the optimizer, the argument, and in a tree the leaf.
+"""
+
+import functools
+import math
+from itertools import repeat
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.tree_util import keystr, tree_leaves_with_path
+from jax.typing import ArrayLike
+
+from schedules import Schedule, ScheduleLike, as_schedule
+from schedules.core import shortened, shown
+from schedules.kinds import Kind, Number
+from schedules.numerics import MAX_STEPS
+
+# Numbers and schedules --------------------------------------------------------------------------------
+
+BELOW_1 = math.nextafter(1.0, 0.0)
+POSITIVE = Number(float, "a positive number", above=0)
+NOT_NEGATIVE = Number(float, "a number that is not negative", least=0)
+SHARE = Number(float, "a number from 0 to 1", least=0, most=1)
+FRACTION = Number(float, "a number from 0 to below 1", least=0, most=BELOW_1)
+INSIDE = Number(float, "a number above 0 and below 1", above=0, most=BELOW_1)
+POWER = Number(float, "a number from 0 to 4", least=0, most=4)
+INDEX = Number(int, f"a whole number from 0 to {MAX_STEPS}", least=0)
+COUNT = Number(int, f"a whole number from 1 to {MAX_STEPS}", least=1)
+
+
+def checked(function: str, kind: Kind, **values: Any) -> list[Any]:
+    """The arguments, each of which must be of the kind; traced ones are not checked.
+
+    Numbers stay Python numbers here: 1 - 0.999 must be formed in double precision, before float32.
+    """
+    return [_checked(function, name, value, kind, kind.expected) for name, value in values.items()]
+
+
+def checked_or_schedules(function: str, kind: Kind, **values: Any) -> list[Any]:
+    """The hyperparameters: numbers as by `checked`, and anything else as a schedule, whose values are not checked."""
+    return [
+        _checked(function, name, value, kind, f"{kind.expected} or a schedule")
+        if isinstance(value, int | float | np.generic | np.ndarray | Array)
+        else as_named(function, name, value)
+        for name, value in values.items()
+    ]
+
+
+def _checked(function: str, name: str, value: Any, kind: Kind, expected: str) -> Any:
+    try:
+        return kind.build(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{function}: `{name}` must be {expected}, got {shown(value)}") from None
+
+
+def as_named(optimizer: str, name: str, value: ScheduleLike) -> Schedule:
+    """`value` as a schedule; raises the ValueError that names the hyperparameter if it cannot be one."""
+    try:
+        return as_schedule(value)
+    except ValueError as error:
+        raise ValueError(f"{optimizer}: `{name}` must be a number or a schedule ({error})") from None
+
+
+def scheduled(optimizer: str, **hyperparameters: ScheduleLike) -> dict[str, Schedule]:
+    """Each `as_named`."""
+    return {name: as_named(optimizer, name, value) for name, value in hyperparameters.items()}
+
+
+# Parameters, gradients and states ---------------------------------------------------------------------
+
+
+def require_one(argument: str, metric: ArrayLike) -> None:
+    if jnp.shape(metric):
+        raise ValueError(f"{argument} must be one number, got an array of shape {jnp.shape(metric)}")
+
+
+def require_base(optimizer: str, base: Any) -> optax.GradientTransformationExtraArgs:
+    if not isinstance(base, optax.GradientTransformation):
+        raise ValueError(f"{optimizer}: `base` must be an optax transformation, got {base!r}")
+    return optax.with_extra_args_support(base)
+
+
+def require_real(optimizer: str, params: Any) -> None:
+    """Raises the ValueError that names the first parameter that is not a real floating-point array or number."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = _dtype(leaf)
+        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+            got = type(leaf).__name__ if dtype is None else dtype
+            place = f" at {jax.tree_util.keystr(path)}" if path else ""
+            raise ValueError(
+                f"{optimizer}: `params` must be real floating-point arrays, got {got}{place}; {_advice(dtype)}"
+            )
+
+
+def _dtype(leaf: Any) -> Any:
+    """That of an array or a Python number, else None. Not `jnp.result_type`, which takes names of dtypes as well."""
+    if isinstance(leaf, bool | int | float | complex):
+        return jnp.result_type(leaf)
+    is_array = hasattr(leaf, "dtype") and hasattr(leaf, "shape") and not isinstance(leaf, type)
+    return leaf.dtype if is_array else None
+
+
+def _advice(dtype: Any) -> str:
+    if dtype is None:
+        return "pass arrays only, of an Equinox model eqx.filter(model, eqx.is_inexact_array)"
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return "wrap the optimizer in optax.contrib.split_real_and_imaginary"
+    return "leave out what is not trained, and make floating what is"
+
+
+def require_params(optimizer: str, params: Any) -> Any:
+    if params is None:
+        raise ValueError(f"{optimizer}: `params` must be passed to update(grads, state, params), got None")
+    return params
+
+
+def require_state(optimizer: str, kind: type, state: Any) -> None:
+    if not isinstance(state, kind):
+        got = type(state).__name__
+        raise ValueError(f"{optimizer}: `state` must be the {kind.__name__} that init makes, got {got}")
+
+
+def require_like(optimizer: str, expected: Any, params: Any = None, axes: int = 0, **trees: Any) -> None:
+    """Raises the ValueError that names the first leaf of `params` or of another tree that does not fit.
+
+    `expected`: what the state holds of every parameter, with so many `axes` in front, or the parameters themselves
+    where it holds nothing; None where neither is known. Computes nothing, since callers may not have jitted.
+    """
+    if expected is None:
+        return
+    for argument, tree in [*trees.items(), *([] if params is None else [("params", params)])]:
+        if what := mismatch(tree, expected, argument == "params", axes):
+            raise ValueError(unlike(optimizer, argument, what))
+
+
+def unlike(function: str, argument: str, what: str) -> str:
+    return f"{function}: `{argument}` must be like the parameters that the state was made for, got {what}"
+
+
+def mismatch(tree: Any, expected: Any, whole: bool = False, axes: int = 0) -> str | None:
+    """What is wrong with the first leaf of `tree`, or else with its containers; None if nothing is."""
+    structure: Any
+    (found, structure), (likes, wanted) = jax.tree.flatten(tree), jax.tree.flatten(expected)
+    if structure == wanted and not any(map(misfit, found, likes, repeat(whole), repeat(axes))):
+        return None
+    containers = (shortened(str(each), 200) for each in (structure, wanted))
+    return difference(by_path(tree), by_path(expected), whole, axes) or "{} where {} is expected".format(*containers)
+
+
+def is_hole(node: Any) -> bool:
+    return node is None or isinstance(node, optax.MaskedNode)
+
+
+def by_path(tree: Any) -> dict[Any, Any]:
+    return dict(tree_leaves_with_path(tree))
+
+
+def difference(found: dict[Any, Any], expected: dict[Any, Any], whole: bool = False, axes: int = 0) -> str | None:
+    """What is wrong with the first leaf that is missing, too many, or a `misfit`; None if none is."""
+    for path in expected | found:
+        place = f" at {keystr(path)}" if path else ""
+        if path not in found:
+            return f"nothing{place}"
+        if path not in expected:
+            return f"{_kind(found[path])}{place} where nothing is expected"
+        if wrong := misfit(found[path], expected[path], whole, axes):
+            got, wanted = wrong
+            return f"{got}{place} where {wanted} is expected"
+    return None
+
+
+def misfit(leaf: Any, like: Any, whole: bool, axes: int = 0) -> tuple[str, str] | None:
+    """What a leaf is and what was expected, unless it is real, floating and of the shape of `like`.
+
+    Narrower ones fit, such as half-precision gradients and parameters the float32 of a state. Wider ones do
+    unless the `whole` of their digits should be kept.
+    """
+    wanted = like.shape[axes:]
+    try:
+        shape, dtype = leaf.shape, leaf.dtype
+    except AttributeError:
+        if not isinstance(leaf, int | float | complex):
+            return _kind(leaf), f"shape {wanted}"
+        shape, dtype = (), None
+    if shape != wanted:
+        return f"shape {shape}", f"{wanted}"
+    if dtype == like.dtype:
+        return None
+    return _misfit(dtype if isinstance(leaf, jax.Array) else jnp.result_type(leaf), like.dtype, whole)
+
+
+@functools.cache
+def _misfit(dtype: Any, like: Any, whole: bool) -> tuple[str, str] | None:
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return f"{dtype}", "a real floating-point array"
+    return (f"{dtype}", f"{like}") if whole and jnp.finfo(dtype).bits > jnp.finfo(like).bits else None
+
+
+def _kind(leaf: Any) -> str:
+    return f"shape {leaf.shape}" if hasattr(leaf, "shape") else f"a {type(leaf).__name__}"
