@@ -6,7 +6,7 @@ A number in the place of a schedule means `constant`, a plain callable means `fu
 import functools
 import operator
 from collections.abc import Callable, Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -49,7 +49,7 @@ def add(step: Array, *schedules: ScheduleLike) -> ArrayLike:
 
     $$f(t) = \sum_i f_i(t)$$
     """
-    return functools.reduce(operator.add, (as_schedule(f)(step) for f in schedules))
+    return _folded(jnp.add, schedules, step)
 
 
 @schedule
@@ -61,7 +61,7 @@ def multiply(step: Array, *schedules: ScheduleLike) -> ArrayLike:
     A product runs on one clock: in `warmup_factor * decay` the decay has begun during the warm-up.
     `warmup(decay, steps)` starts the decay after it.
     """
-    return functools.reduce(operator.mul, (as_schedule(f)(step) for f in schedules))
+    return _folded(jnp.multiply, schedules, step)
 
 
 @schedule
@@ -79,7 +79,7 @@ def minimum(step: Array, *schedules: ScheduleLike) -> ArrayLike:
 
     $$f(t) = \min_i f_i(t)$$
     """
-    return functools.reduce(jnp.minimum, (as_schedule(f)(step) for f in schedules))
+    return _folded(jnp.minimum, schedules, step)
 
 
 @schedule
@@ -88,7 +88,20 @@ def maximum(step: Array, *schedules: ScheduleLike) -> ArrayLike:
 
     $$f(t) = \max_i f_i(t)$$
     """
-    return functools.reduce(jnp.maximum, (as_schedule(f)(step) for f in schedules))
+    return _folded(jnp.maximum, schedules, step)
+
+
+def _folded(combine: Any, schedules: Sequence[ScheduleLike], step: Array) -> Array:
+    """`combine` over the values of the schedules; many that differ only in their numbers are compiled as one."""
+    many = len(schedules) > 32
+    groups = [pieces for _, pieces in _alike(schedules)] if many else [[as_schedule(each)] for each in schedules]
+    return functools.reduce(combine, (_folded_alike(combine, pieces, step) for pieces in groups))
+
+
+def _folded_alike(combine: Any, pieces: Sequence[Schedule], step: Array) -> Array:
+    if len(pieces) == 1:
+        return pieces[0](step)
+    return combine.reduce(jax.vmap(lambda piece: piece(step), axis_size=len(pieces))(_stacked(pieces)))
 
 
 @schedule(check=functools.partial(in_order, "low", "high"))
@@ -119,7 +132,7 @@ def join(step: Array, schedules: Schedules, boundaries: Boundaries) -> Array:
     boundaries = jnp.asarray(boundaries)
     starts = jnp.concatenate([jnp.zeros(1, boundaries.dtype), boundaries])
     now = passed(step, boundaries)
-    alike = _alike([as_schedule(piece) for piece in schedules])
+    alike = _alike(schedules)
     values = []
     for places, pieces in alike:
         slot = _lookup(len(starts), places, range(len(places)))[now]
@@ -131,10 +144,10 @@ def join(step: Array, schedules: Schedules, boundaries: Boundaries) -> Array:
     return jnp.stack(values)[group[now]]
 
 
-def _alike(pieces: Sequence[Schedule]) -> list[tuple[list[int], list[Schedule]]]:
+def _alike(pieces: Sequence[ScheduleLike]) -> list[tuple[list[int], list[Schedule]]]:
     """`pieces` in groups that differ only in their numbers, each with its places in the sequence."""
     groups: dict[object, tuple[list[int], list[Schedule]]] = {}
-    for place, piece in enumerate(pieces):
+    for place, piece in enumerate(map(as_schedule, pieces)):
         leaves, structure = jax.tree.flatten(piece)
         places, members = groups.setdefault((structure, tuple(map(np.shape, leaves))), ([], []))
         places.append(place)
@@ -146,7 +159,11 @@ def _pick(pieces: Sequence[Schedule], slot: Array) -> Schedule:
     """`pieces[slot]` of schedules that differ only in their numbers."""
     if len(pieces) == 1:
         return pieces[0]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves)[slot], *pieces)
+    return jax.tree.map(lambda leaves: leaves[slot], _stacked(pieces))
+
+
+def _stacked(pieces: Sequence[Schedule]) -> Schedule:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *pieces)
 
 
 def _lookup(length: int, places: Sequence[int], entries: Sequence[int]) -> Array:

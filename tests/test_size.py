@@ -85,7 +85,7 @@ def calls(walk, lr) -> int:
 
 @pytest.mark.parametrize("name", NESTED)
 def test_the_work_grows_with_the_depth(name):
-    small, large = nested(NESTED[name], 6), nested(NESTED[name], 18)
+    small, large = nested(NESTED[name], 5), nested(NESTED[name], 15)
     for walk in WALKS.values():
         assert calls(walk, large) < 3.5 * calls(walk, small) + 500
 
