@@ -17,6 +17,7 @@ import optax
 from jax import Array
 from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
+from typing_extensions import TypeAliasType
 
 from optim.numerics import require_one, widen
 from schedules.kinds import Choice, Kind, Number
@@ -39,12 +40,17 @@ class _Fraction(Number):
     largest = math.nextafter(1.0, 0.0)
 
 
-Mode = Annotated[Literal["min", "max"], Choice("min", "max")]
-ThresholdMode = Annotated[Literal["rel", "abs"], Choice("rel", "abs")]
-Factor = Annotated[float | Array, _Fraction(float, "a number above 0 and below 1", above=0)]
-Floor = Annotated[float | Array, _Fraction(float, "a number from 0 to below 1", least=0)]
-Observations = Annotated[int | Array, Number(int, f"a whole number of observations from 0 to {MAX_STEPS}", least=0)]
-NotNegative = Annotated[float | Array, Number(float, "a number that is not negative", least=0)]
+Mode = TypeAliasType("Mode", Annotated[Literal["min", "max"], Choice("min", "max")])
+ThresholdMode = TypeAliasType("ThresholdMode", Annotated[Literal["rel", "abs"], Choice("rel", "abs")])
+Factor = TypeAliasType("Factor", Annotated[float | Array, _Fraction(float, "a number above 0 and below 1", above=0)])
+Floor = TypeAliasType("Floor", Annotated[float | Array, _Fraction(float, "a number from 0 to below 1", least=0)])
+Observations = TypeAliasType(
+    "Observations",
+    Annotated[int | Array, Number(int, f"a whole number of observations from 0 to {MAX_STEPS}", least=0)],
+)
+NotNegative = TypeAliasType(
+    "NotNegative", Annotated[float | Array, Number(float, "a number that is not negative", least=0)]
+)
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -127,7 +133,7 @@ class Plateau:
         return rule
 
 
-_KINDS: dict[str, Kind] = {n: hint.__metadata__[0] for n, hint in get_type_hints(Plateau, include_extras=True).items()}
+_KINDS: dict[str, Kind] = {n: hint.__value__.__metadata__[0] for n, hint in get_type_hints(Plateau).items()}
 
 
 @functools.partial(jax.jit, inline=True)
