@@ -209,7 +209,10 @@ class Vocabulary(griffe.Extension):
             func.returns = griffe.ExprName("Schedule", parent=loader.modules_collection["schedules.core"])
 
     def on_attribute(self, *, attr: griffe.Attribute, loader: griffe.GriffeLoader, **kwargs: Any) -> None:
-        kind = getattr(getattr(schedules, attr.name, None), "__metadata__", [None])[-1]
-        if kind and attr.module.path in ("schedules.kinds", "schedules.core"):
-            attr.docstring = griffe.Docstring(f"{kind.expected[0].upper()}{kind.expected[1:]}.", parent=attr)
+        named = getattr(getattr(schedules, attr.name, getattr(optim, attr.name, None)), "__value__", None)
+        if named is None or not isinstance(attr.value, griffe.ExprCall):
+            return
+        attr.value = attr.value.arguments[1]
+        if kind := getattr(named, "__metadata__", None):
+            attr.docstring = griffe.Docstring(f"{kind[0].expected[0].upper()}{kind[0].expected[1:]}.", parent=attr)
             attr.value = attr.value.slice.elements[0]

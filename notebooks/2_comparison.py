@@ -21,12 +21,15 @@
 # measured](../docs/experiments.md) · [these results as a report](../experiments/results/cifar10-small/report.md)
 
 # %%
+import sys
 from pathlib import Path
 from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
+
+sys.path.insert(0, "..")  # where `experiments` is, which is not installed
 
 from experiments.arms import published
 from experiments.claims import standard_error

@@ -14,6 +14,7 @@
 # `loss`.
 
 # %%
+import sys
 from pathlib import Path
 
 import jax
@@ -24,6 +25,8 @@ import optax
 from cycler import cycler
 from scipy.stats import sem
 from sklearn.datasets import load_digits
+
+sys.path.insert(0, "..")  # where `experiments` is, which is not installed
 
 from experiments.results import Results
 from optim import adam, plot_range_test, range_test, sgd, suggest_rate

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 from jax.typing import ArrayLike
+from typing_extensions import TypeAliasType
 
 from optim.checks import (
     COUNT,
@@ -39,7 +40,7 @@ class AverageState(NamedTuple):
 
 
 # A schedule, or a function of the step; no number.
-Coefficient = Schedule | Callable[[Array], ArrayLike]
+Coefficient = TypeAliasType("Coefficient", Schedule | Callable[[Array], ArrayLike])
 
 
 class _Settings(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Annotated, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
+from typing_extensions import TypeAliasType
 
 from optim.checks import (
     BELOW_1,
@@ -45,7 +46,7 @@ from schedules import (
 from schedules.kinds import Number
 from schedules.numerics import Split, pair, power
 
-Window = Annotated[float | Array, Number(float, "a number of updates, 1 or more", least=1)]
+Window = TypeAliasType("Window", Annotated[float | Array, Number(float, "a number of updates, 1 or more", least=1)])
 
 
 @schedule

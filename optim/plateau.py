@@ -17,6 +17,7 @@ import optax
 from jax import Array
 from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
+from typing_extensions import TypeAliasType
 
 from optim.checks import FRACTION, INSIDE, NOT_NEGATIVE, checked, require_one, require_state
 from optim.numerics import widen
@@ -36,12 +37,15 @@ class PlateauState(NamedTuple):
         return {"scale": self.scale}
 
 
-Mode = Annotated[Literal["min", "max"], Choice("min", "max")]
-ThresholdMode = Annotated[Literal["rel", "abs"], Choice("rel", "abs")]
-Factor = Annotated[float | Array, INSIDE]
-Floor = Annotated[float | Array, FRACTION]
-Observations = Annotated[int | Array, Number(int, f"a whole number of observations from 0 to {MAX_STEPS}", least=0)]
-NotNegative = Annotated[float | Array, NOT_NEGATIVE]
+Mode = TypeAliasType("Mode", Annotated[Literal["min", "max"], Choice("min", "max")])
+ThresholdMode = TypeAliasType("ThresholdMode", Annotated[Literal["rel", "abs"], Choice("rel", "abs")])
+Factor = TypeAliasType("Factor", Annotated[float | Array, INSIDE])
+Floor = TypeAliasType("Floor", Annotated[float | Array, FRACTION])
+Observations = TypeAliasType(
+    "Observations",
+    Annotated[int | Array, Number(int, f"a whole number of observations from 0 to {MAX_STEPS}", least=0)],
+)
+NotNegative = TypeAliasType("NotNegative", Annotated[float | Array, NOT_NEGATIVE])
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -121,7 +125,7 @@ class Plateau:
         return rule
 
 
-_KINDS: dict[str, Kind] = {n: hint.__metadata__[0] for n, hint in get_type_hints(Plateau, include_extras=True).items()}
+_KINDS: dict[str, Kind] = {n: hint.__value__.__metadata__[0] for n, hint in get_type_hints(Plateau).items()}
 
 
 @functools.partial(jax.jit, inline=True)

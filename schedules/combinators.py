@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
+from typing_extensions import TypeAliasType
 
 from schedules import numerics
 from schedules.core import (
@@ -30,9 +31,11 @@ from schedules.decays import passed
 from schedules.kinds import Boundaries, Count, Period, Precise, Steps, Value, in_order, one_more
 from schedules.ramps import linear
 
+StepFunction = TypeAliasType("StepFunction", Annotated[Callable[[Array], ArrayLike], Function()])
+
 
 @schedule
-def function(step: Array, of: Annotated[Callable[[Array], ArrayLike], Function()]) -> ArrayLike:
+def function(step: Array, of: StepFunction) -> ArrayLike:
     """A plain callable `step -> value`, such as an optax schedule, as a schedule.
 
     The callable is structure: two are equal if they are the same object, and another one retraces.
@@ -265,10 +268,11 @@ def stretch(step: Array, schedule: ScheduleLike, factor: Precise) -> Array:
     return stretched(as_schedule(schedule), longer)(step)
 
 
+ScheduleInEpochs = TypeAliasType("ScheduleInEpochs", Annotated[ScheduleLike, Nested(stretches=False)])
+
+
 @schedule
-def per_epoch(
-    step: Array, schedule: Annotated[ScheduleLike, Nested(stretches=False)], steps_per_epoch: Period
-) -> Array:
+def per_epoch(step: Array, schedule: ScheduleInEpochs, steps_per_epoch: Period) -> Array:
     r"""A schedule written in epochs: its next value after every `steps_per_epoch` updates.
 
     $$f(t) = \mathrm{schedule}(\lfloor t / \mathrm{steps\_per\_epoch} \rfloor)$$

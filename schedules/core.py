@@ -17,9 +17,10 @@ be vmapped. A formula is written for one step: arrays of steps are mapped over i
 
 import functools
 import inspect
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, get_args, get_origin, overload
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, Generic, Literal, ParamSpec, get_args, get_origin
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,7 @@ import numpy as np
 from jax import Array
 from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
+from typing_extensions import TypeAliasType
 
 from schedules.kinds import STEPS, VALUE, Choice, Kind, Steps, Value, require
 from schedules.numerics import MAX_STEPS, Split
@@ -114,8 +116,8 @@ class Schedule:
     __array_ufunc__ = None
 
     def __init__(self, formula: "Formula[...]", arguments: Mapping[str, Any]):
-        """Takes the arguments as they are, since JAX rebuilds schedules with tracers and placeholders
-        for leaves; `Formula.__call__` is where they are checked."""
+        # As they are, since JAX rebuilds schedules with tracers and placeholders for leaves; `Formula.__call__`
+        # is where they are checked.
         object.__setattr__(self, "formula", formula)
         object.__setattr__(self, "arguments", MappingProxyType(dict(arguments)))
 
@@ -248,9 +250,11 @@ class StandIn(Schedule):
         return (self.arguments["of"],)
 
 
-ScheduleLike = Annotated[Schedule | float | Array | Callable[..., ArrayLike], Nested()]
-Schedules = Annotated[Sequence[Schedule | float | Array | Callable[..., ArrayLike]], NestedList()]
-Shape = Annotated[Callable[[Value, Value, Steps], Schedule], RampShape()]
+ScheduleLike = TypeAliasType("ScheduleLike", Annotated[Schedule | float | Array | Callable[..., ArrayLike], Nested()])
+Schedules = TypeAliasType(
+    "Schedules", Annotated[Sequence[Schedule | float | Array | Callable[..., ArrayLike]], NestedList()]
+)
+Shape = TypeAliasType("Shape", Annotated[Callable[[Value, Value, Steps], Schedule], RampShape()])
 
 
 def _value(schedule: Schedule, step: ArrayLike) -> Array:
@@ -313,6 +317,7 @@ class Formula(Generic[P]):
         self.kinds = {p.name: _kind(self, p) for p in parameters}
         self.changes: Callable[..., Iterable[int]] = changes or self._ends_of_phases
         self.variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        parameters = [p.replace(annotation=_without_kind(p.annotation)) for p in parameters]
         self.__signature__ = signature.replace(parameters=parameters, return_annotation=Schedule)
         _register(self)
 
@@ -329,6 +334,13 @@ class Formula(Generic[P]):
             raise TypeError(f"{self.usage}: {error}") from None
         bound.apply_defaults()
         return self._build(bound.arguments)
+
+    # Else IPython shows (*args, **kwargs) below the signature of the formula.
+    __call__.__signature__ = NotImplemented  # type: ignore[attr-defined]
+
+    # Of what has this method, as functions have, `help` shows the signature.
+    def __get__(self, instance: object, owner: type | None = None) -> "Formula[P]":
+        return self  # also where it is an attribute of a class: the first argument of a formula is not `self`
 
     @property
     def usage(self) -> str:
@@ -404,11 +416,11 @@ class Formula(Generic[P]):
         return self.__qualname__  # pickled by reference, as functions are
 
 
-@overload
+@typing.overload
 def schedule(function: Callable[Concatenate[Array, P], ArrayLike], /) -> Formula[P]: ...
 
 
-@overload
+@typing.overload
 def schedule(
     *, check: Callable[..., str | None] | None = None, changes: Callable[..., Iterable[int]] | None = None
 ) -> Callable[[Callable[Concatenate[Array, P], ArrayLike]], Formula[P]]: ...
@@ -436,15 +448,19 @@ def schedule(function: Any = None, /, *, check: Any = None, changes: Any = None)
         return peak * (1 - step % period / period)
     ```
     """
-    make = functools.partial(Formula, check=check, changes=changes, is_recipe=False)
-    return make if function is None else make(function)
+    if not function:
+        return functools.partial(schedule, check=check, changes=changes)
+    if TYPE_CHECKING:  # for jedi: see `_without_step`
+        return _without_step(function)
+    else:
+        return Formula(function, check, changes, is_recipe=False)
 
 
-@overload
+@typing.overload
 def recipe(function: Callable[P, Schedule], /) -> Formula[P]: ...
 
 
-@overload
+@typing.overload
 def recipe(*, check: Callable[..., str | None]) -> Callable[[Callable[P, Schedule]], Formula[P]]: ...
 
 
@@ -460,8 +476,29 @@ def recipe(function: Any = None, /, *, check: Any = None) -> Any:
         return join([linear(0.0, peak, up), linear(peak, 0.0, down)], [up])
     ```
     """
-    make = functools.partial(Formula, check=check, changes=None, is_recipe=True)
-    return make if function is None else make(function)
+    if not function:
+        return functools.partial(recipe, check=check)
+    if TYPE_CHECKING:  # for jedi: see `_without_step`
+        return function
+    else:
+        return Formula(function, check, None, is_recipe=True)
+
+
+if TYPE_CHECKING:
+
+    def _without_step(function: Any) -> Any:
+        """What `schedule` makes of a formula, for jedi, which completes names in notebooks and some editors.
+
+        It does not know `Concatenate`, and shows the step as an argument. So it is given a function of all but the
+        step. That it reads the bodies of the two decorators takes `typing.overload`, since after a bare `overload`
+        it reads the declarations only; `not function`, where it follows no `is None`; and `TYPE_CHECKING`.
+        """
+
+        @functools.wraps(function)
+        def constructor(*args: Any, **kwargs: Any) -> Schedule:
+            return function(*args, step=0, **kwargs)
+
+        return constructor
 
 
 FORMULAS: dict[str, Formula[Any]] = {}  # by name, for `parse`
@@ -484,7 +521,7 @@ def _require_step(formula: "Formula[...]", parameters: Sequence[inspect.Paramete
 def _kind(formula: "Formula[...]", parameter: inspect.Parameter) -> Kind:
     if hasattr(Schedule, parameter.name) or parameter.name in Schedule.__annotations__:
         raise TypeError(f"{formula}: an argument cannot be called `{parameter.name}`, as every schedule has its own")
-    annotation = parameter.annotation
+    annotation = getattr(parameter.annotation, "__value__", parameter.annotation)
     if annotation in (float, int):
         return VALUE if annotation is float else STEPS
     if annotation is bool:
@@ -492,7 +529,7 @@ def _kind(formula: "Formula[...]", parameter: inspect.Parameter) -> Kind:
     if get_origin(annotation) is Literal:
         return Choice(*get_args(annotation))
     if annotation is Schedule:
-        annotation = ScheduleLike
+        return Nested()
     for kind in reversed(getattr(annotation, "__metadata__", ())):
         if isinstance(kind, Kind):
             return NestedList() if parameter.kind is parameter.VAR_POSITIONAL else kind
@@ -500,6 +537,11 @@ def _kind(formula: "Formula[...]", parameter: inspect.Parameter) -> Kind:
     raise TypeError(
         f"{formula}: `{parameter.name}` must be annotated with its kind, such as Value or Steps, got {found}"
     )
+
+
+def _without_kind(annotation: Any) -> Any:
+    """The type alone, for people to read."""
+    return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 # Working with schedules -----------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from typing_extensions import TypeAliasType
 
 from schedules.combinators import join
 from schedules.core import Schedule, ScheduleLike, as_schedule, recipe, schedule, stretched
@@ -23,7 +24,7 @@ class GrowthNumber(PreciseNumber):
         return growth
 
 
-Growth = Annotated[float | Array, GrowthNumber(float, "1, or a number from 1.1")]
+Growth = TypeAliasType("Growth", Annotated[float | Array, GrowthNumber(float, "1, or a number from 1.1")])
 
 
 @schedule

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from typing_extensions import TypeAliasType
 
 from schedules.numerics import MAX_STEPS, Split, split
 
@@ -214,19 +215,29 @@ def require(value: Any, fits: bool) -> Any:
     return value
 
 
+# Named types: signatures show the names, and not what they stand for.
+
 VALUE = Number(float, "a finite number")
 STEPS = Number(int, f"a whole number of steps from 0 to {MAX_STEPS}", least=0, duration=True)
 
-Value = Annotated[float | Array, VALUE]
-Positive = Annotated[float | Array, Number(float, "a positive number", above=0)]
-Precise = Annotated[float | Array, PreciseNumber(float, "a positive number", above=0)]
-Bound = Annotated[float | Array, PreciseNumber(float, "a number from -20 to 20", least=-20, most=20)]
-Steps = Annotated[int | Array, STEPS]
-Count = Annotated[int | Array, Number(int, f"a whole number from 1 to {MAX_STEPS}", least=1)]
-Period = Annotated[int | Array, Number(int, f"a whole number of steps from 1 to {MAX_STEPS}", least=1, duration=True)]
-Seed = Annotated[int | Array, Number(int, f"a whole number from 0 to {MAX_STEPS}", least=0)]
-Values = Annotated[Sequence[float | Array] | Array, Numbers(VALUE, "a list of finite numbers")]
-Boundaries = Annotated[
-    Sequence[int | Array] | Array,
-    Numbers(STEPS, f"a list of whole numbers from 0 to {MAX_STEPS} that never decreases", ascending=True),
-]
+Value = TypeAliasType("Value", Annotated[float | Array, VALUE])
+Positive = TypeAliasType("Positive", Annotated[float | Array, Number(float, "a positive number", above=0)])
+Precise = TypeAliasType("Precise", Annotated[float | Array, PreciseNumber(float, "a positive number", above=0)])
+Bound = TypeAliasType(
+    "Bound", Annotated[float | Array, PreciseNumber(float, "a number from -20 to 20", least=-20, most=20)]
+)
+Steps = TypeAliasType("Steps", Annotated[int | Array, STEPS])
+Count = TypeAliasType("Count", Annotated[int | Array, Number(int, f"a whole number from 1 to {MAX_STEPS}", least=1)])
+Period = TypeAliasType(
+    "Period",
+    Annotated[int | Array, Number(int, f"a whole number of steps from 1 to {MAX_STEPS}", least=1, duration=True)],
+)
+Seed = TypeAliasType("Seed", Annotated[int | Array, Number(int, f"a whole number from 0 to {MAX_STEPS}", least=0)])
+Values = TypeAliasType("Values", Annotated[Sequence[float | Array] | Array, Numbers(VALUE, "a list of finite numbers")])
+Boundaries = TypeAliasType(
+    "Boundaries",
+    Annotated[
+        Sequence[int | Array] | Array,
+        Numbers(STEPS, f"a list of whole numbers from 0 to {MAX_STEPS} that never decreases", ascending=True),
+    ],
+)

@@ -27,6 +27,7 @@ from experiments.data import digits
 from experiments.results import History, Results
 from experiments.run import Plan
 
+ROOT = Path(__file__).parent.parent
 STEPS = 200
 
 
@@ -180,7 +181,7 @@ def script(arguments):
 
 
 def environment(cache, devices=1, **more):
-    settings = {**caching(cache), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": devices, **more}
+    settings = {**caching(cache), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": devices, "PYTHONPATH": ROOT, **more}
     return {**os.environ, **{name: str(value) for name, value in settings.items()}}
 
 

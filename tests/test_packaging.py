@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("schedules", "optim", "experiments")
+PACKAGES = ("schedules", "optim")
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -26,10 +26,26 @@ def modules(*folders: str) -> set[str]:
     return {path.relative_to(ROOT).as_posix() for folder in folders for path in (ROOT / folder).rglob("*.py")}
 
 
+def build(root: Path, target: str, folder: Path) -> None:
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", target, "-d", folder], cwd=root, check=True)
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def checkout(tmp_path_factory):
+    """The files of a source distribution, from which an editable install was made."""
+    folder = tmp_path_factory.mktemp("checkout")
+    build(ROOT, "sdist", folder)
+    with tarfile.open(folder / f"{NAME}.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    build(folder / NAME, "wheel:editable", folder)
+    return folder / NAME
+
+
+@pytest.fixture(scope="module")
+def built(checkout, tmp_path_factory):
     folder = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "hatchling", "build", "-d", folder], cwd=ROOT, check=True)
+    build(checkout, "sdist", folder)
+    build(checkout, "wheel", folder)
     return folder
 
 
@@ -42,10 +58,10 @@ def test_the_wheel_holds_the_packages_and_nothing_else(built):
 def test_the_sdist_holds_what_it_takes_to_build_and_test(built):
     with tarfile.open(built / f"{NAME}.tar.gz") as archive:
         sizes = {member.name.removeprefix(f"{NAME}/"): member.size for member in archive}
-    assert modules(*PACKAGES, "tests", "notebooks") <= sizes.keys()
+    assert modules(*PACKAGES, "experiments", "tests", "notebooks") <= sizes.keys()
     assert {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "pyproject.toml", ".ci/run"} <= sizes.keys()
-    assert {"tests/golden/torch.json", "experiments/results/digits/history.npz", "mkdocs.yml"} <= sizes.keys()
-    assert not [name for name in sizes if name.endswith((".bin", ".tar.gz", ".pyc"))]
+    assert {"tests/golden/torch.json", "experiments/results/digits/history.npz", "hatch_build.py"} <= sizes.keys()
+    assert not [name for name in sizes if name.endswith((".bin", ".tar.gz", ".pyc")) or name.startswith(".editable")]
     assert sum(sizes.values()) < 20e6
 
 
@@ -58,6 +74,32 @@ def test_the_metadata_says_what_it_is(built):
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert {*metadata.get_all("Provides-Extra")} == EXTRAS.keys()
     assert metadata.get_payload().startswith("# pure-schedules")
+
+
+IMPORTABLE = """
+import importlib.util, site, sys
+site.addsitedir(sys.argv[1])
+print(*(name for name in sys.argv[2:] if importlib.util.find_spec(name)))
+"""
+
+
+def test_an_editable_install_shows_the_packages_and_nothing_else(checkout, tmp_path):
+    with zipfile.ZipFile(checkout.parent / f"{NAME}-py3-none-any.whl") as wheel:
+        wheel.extractall(tmp_path)
+    names = [path.stem for path in checkout.glob("[!.]*") if path.is_dir() or path.suffix == ".py"]
+    assert {*PACKAGES, "experiments", "tests", "docs", "notebooks"} <= {*names}
+    # -I and -S: without what this environment has installed.
+    command = [sys.executable, "-I", "-S", "-c", IMPORTABLE, tmp_path, *names]
+    assert {*subprocess.check_output(command, text=True).split()} == {*PACKAGES}
+
+
+def test_an_editable_install_is_found_without_being_run(checkout):
+    """By type checkers and editors, which read a .pth file but cannot run an import hook."""
+    with zipfile.ZipFile(checkout.parent / f"{NAME}-py3-none-any.whl") as wheel:
+        (pth,) = (name for name in wheel.namelist() if ".dist-info/" not in name)
+        folder = Path(wheel.read(pth).decode())
+    for package in PACKAGES:
+        assert (folder / package / "py.typed").samefile(checkout / package / "py.typed")
 
 
 # One fact, one place -------------------------------------------------------------------------------------
