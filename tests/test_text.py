@@ -1,5 +1,6 @@
 """Text to schedules and back, and whatever else people and machines may write."""
 
+import os
 import string
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from schedules import (
     advance,
     clip,
     constant,
+    cooldown,
     cosine,
     delay,
     extend,
@@ -100,24 +102,39 @@ def test_a_join_of_a_thousand_comes_back():
 
 # Anything at all: a schedule or a ValueError, and soon ------------------------------------------------
 
+# How many times as many texts and compositions as usual: THOROUGH=350 tries 105,000 texts.
+THOROUGH = int(os.environ.get("THOROUGH", "1"))
+
+
 WORDS = [*FORMULAS, "(", ")", "[", "]", ",", "=", "+", "*", "-", "**", ".", ":", "1", "0.1", "9", "steps=", "'a'", " "]
+WORDS += ["\u2028", "\x0c", "\ud800", "é", "#", "\n", "\\", "self=", "1e", "_", "True", "'", '"']
+characters = st.characters(codec=None, categories=None)  # surrogates as well
 
 
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300 * THOROUGH, deadline=2000, derandomize=True)
 @given(
     st.one_of(
-        st.text(max_size=60),
+        st.text(characters, max_size=60),
         st.text(string.printable, max_size=60),
         st.lists(st.sampled_from(WORDS), max_size=30).map("".join),
         st.sampled_from([repr(row.schedule) for row in TABLE]).flatmap(lambda text: st.builds(_spoilt, st.just(text), st.integers(0, len(text) - 1), st.sampled_from(WORDS))),
     )
 )  # fmt: skip
-def test_any_text_is_a_schedule_or_a_value_error(text):
+def test_any_text_is_a_schedule_or_a_short_value_error_with_a_mark(text):
     try:
         found: object = parse(text)
     except ValueError as error:
         found = str(error)
-    assert isinstance(found, Schedule) or found.startswith("parse: ")
+    if isinstance(found, str):
+        sentence, excerpt, mark = found.split("\n")
+        place = int(sentence.rpartition("at character ")[2])
+        assert sentence.startswith("parse: ")
+        assert len(found) < 700
+        assert place <= len(text) + 1
+        shown = text[place - 1 : place]
+        assert excerpt[mark.index("^") :][:1].strip() == (shown.strip() if shown.isprintable() else "")
+    else:
+        assert parse(repr(found)) == found
 
 
 def _spoilt(text: str, place: int, word: str) -> str:
@@ -146,6 +163,11 @@ def _warmed(pair: Pair, steps: int, init: float) -> Pair:
     return Pair(warmup(pair.schedule, steps, init), at)
 
 
+def _cooled(pair: Pair, start: int, steps: int, end: float) -> Pair:
+    at = lambda t: pair.at(t) if t < start else linear_at(t - start, pair.at(start), end, steps)  # noqa: E731
+    return Pair(cooldown(pair.schedule, start, steps, end), at)
+
+
 def _interpolated(a: float, b: float, c: float, gap: int, n: int) -> Pair:
     at = lambda t: linear_at(t, a, b, gap) if t < gap else linear_at(t - gap, b, c, n)  # noqa: E731
     return Pair(interpolate([a, b, c], [0, gap, gap + n]), at)
@@ -168,6 +190,9 @@ def larger(parts: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
         st.builds(lambda a: Pair(clip(a.schedule, 0.5, 2.0), lambda t: min(max(a.at(t), 0.5), 2.0)), parts),
         st.builds(_joined, parts, parts, lengths),
         st.builds(_warmed, parts, lengths, values),
+        st.builds(_cooled, parts, lengths, lengths, values),
+        st.builds(lambda a, b, v: Pair(v + a.schedule / 2 + 3 * b.schedule, lambda t: v + a.at(t) / 2 + 3 * b.at(t)), parts, parts, values),
+        st.builds(lambda a, p: Pair(a.schedule**p, lambda t: a.at(t) ** p), parts, st.sampled_from([0.5, 1.2, 2.0])),
         st.builds(lambda a, n: Pair(delay(a.schedule, n), lambda t: a.at(max(t - n, 0))), parts, lengths),
         st.builds(lambda a, n: Pair(advance(a.schedule, n), lambda t: a.at(t + n)), parts, lengths),
         st.builds(lambda a, b, n: Pair(extend(a.schedule, b, n), lambda t: a.at(t - min(max(t - b, 0), n))), parts, lengths, lengths),
@@ -177,7 +202,7 @@ def larger(parts: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
     )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40 * THOROUGH, deadline=None, derandomize=True)
 @given(st.recursive(leaves, larger, max_leaves=4))
 def test_random_compositions_equal_their_definitions(pair):
     steps = np.array([*range(12), 29, 30, 31, 59, 60, 61, 97, 120, 200])
