@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from schedules import combinators, cycles, decays
 from schedules.core import Schedule, ScheduleLike, StandIn, as_schedule, shortened, stretched
 from schedules.numerics import MAX_STEPS, Split
+from schedules.ramps import constant
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -165,33 +166,26 @@ class _Clock(NamedTuple):
     same: bool  # whether it always shows the step itself
 
     def __call__(self, steps: np.ndarray) -> np.ndarray:
-        return np.asarray(_readings(self.outer, steps)[1][self.which][self.reading])
-
-    def hands_on(self, step: int) -> bool:
-        """Whether the value that is read is the outer schedule's value at `step`, as it is."""
-        return bool(_readings(self.outer, np.array([step]))[0][0] == PROBE)
-
-
-PROBE = 0.7371  # a value that no formula happens to return
+        return np.asarray(_readings(self.outer, steps)[self.which][self.reading])
 
 
 @jax.jit
-def _readings(outer: Schedule, steps: Array) -> tuple[Array, dict[int, list[Array]]]:
-    """The values of a schedule in which every schedule is PROBE, and at which steps it reads each of them."""
+def _readings(outer: Schedule, steps: Array) -> dict[int, list[Array]]:
+    """At which steps a schedule reads each of those in it, whatever their values, for each of `steps`."""
 
-    def at(step: Array) -> tuple[Array, dict[int, list[Array]]]:
+    def at(step: Array) -> dict[int, list[Array]]:
         seen: dict[int, list[Array]] = {}
 
         def stand_in(which: int) -> StandIn:
             def read(step: ArrayLike) -> Array:
                 seen.setdefault(which, []).append(jnp.asarray(step))
-                return jnp.full(jnp.shape(step), PROBE)
+                return jnp.ones(jnp.shape(step))
 
             return StandIn(read)
 
         holes = itertools.count()
-        filled = _with_arguments(outer, lambda value: stand_in(next(holes)) if value is None else value, _is_hole)
-        return filled(step), seen
+        _with_arguments(outer, lambda value: stand_in(next(holes)) if value is None else value, _is_hole)(step)
+        return seen
 
     return jax.vmap(at)(steps)
 
@@ -199,6 +193,14 @@ def _readings(outer: Schedule, steps: Array) -> tuple[Array, dict[int, list[Arra
 def _with_arguments(schedule: Schedule, change: Callable[[Any], Any], is_leaf: Callable[[Any], bool]) -> Schedule:
     changed = {n: jax.tree.map(change, value, is_leaf=is_leaf) for n, value in schedule.arguments.items()}
     return Schedule(schedule.formula, changed)
+
+
+def _with_nested(schedule: Schedule, which: int, other: Schedule) -> Schedule:
+    """`schedule` with another one in the place of one of those in it."""
+    number = itertools.count()
+    return _with_arguments(
+        schedule, lambda value: other if _is_schedule(value) and next(number) == which else value, _is_schedule
+    )
 
 
 def _is_hole(value: Any) -> bool:
@@ -212,7 +214,7 @@ def _read(schedule: Schedule, steps: int) -> Iterator[tuple[Schedule, _Clock]]:
         return
     outer = _with_arguments(schedule, lambda value: None if _is_schedule(value) else value, _is_schedule)
     at = np.unique(np.geomspace(1, steps + 1, 100).astype(int) - 1)
-    for which, readings in _readings(outer, at)[1].items():
+    for which, readings in _readings(outer, at).items():
         for reading, seen in enumerate(np.asarray(each) for each in readings):
             last = int(np.clip(np.ceil(seen[-1]), 0, MAX_STEPS))
             yield nested[which], _Clock(outer, which, reading, last, bool((seen == at).all()))
@@ -285,6 +287,7 @@ def check(schedule: ScheduleLike, steps: int, *, after: ScheduleLike | None = No
     given if and only if `after` is.
     """
     schedule, steps = as_schedule(schedule), _length("check", steps)
+    before = None if after is None else as_schedule(after)
     if (after is None) != (at == 0) or _length("check", at, name="at", least=0) >= steps:
         raise ValueError(
             f"check: `at` must be a step from 1 to {steps - 1} if `after` is given, and 0 if not, got {at!r}"
@@ -293,12 +296,12 @@ def check(schedule: ScheduleLike, steps: int, *, after: ScheduleLike | None = No
     places, values = places[places >= at], values[places >= at]
     if not np.isfinite(values).all():
         return [f"It is not finite at step {places[~np.isfinite(values)][0]:,}."]
-    remarks = [] if after is None else [*_takes_over(schedule, as_schedule(after), at)]
+    remarks = [] if before is None else [*_takes_over(schedule, before, at)]
     for rule in (_negative, _zero, _end, _after, _tail):
         remarks += rule(schedule, steps, places, values)
     return remarks + [
         f"It jumps from {left:.6g} to {right:.6g} at step {joint:,}, where one schedule is joined to the next."
-        for joint, left, right in _jumps(schedule, steps)
+        for joint, left, right in dict.fromkeys(_jumps(schedule, steps))
         if joint > at
     ]
 
@@ -374,7 +377,10 @@ def _jumps(schedule: Schedule, steps: int) -> Iterator[tuple[int, float, float]]
         for inner, clock in _read(schedule, steps):
             jumps = [*_jumps(inner, clock.last)]
             times = _times(clock, iter([joint for joint, _, _ in jumps]), steps)
-            yield from ((t, left, right) for t, (_, left, right) in zip(times, jumps, strict=True) if clock.hands_on(t))
+            for t, (_, *sides) in zip(times, jumps, strict=True):
+                left, right = (float(_with_nested(schedule, clock.which, constant(side))(t)) for side in sides)
+                if _differ(left, right):
+                    yield t, left, right
         return
     starts = [0, *_plain(schedule.arguments["boundaries"])]
     for i, joint in enumerate(starts[1:]):

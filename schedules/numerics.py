@@ -73,8 +73,9 @@ def timescales(step: Array, timescale: ArrayLike) -> Split:
     """1 + step / timescale with twice the digits."""
     whole, part = count(step // timescale), fraction(step % timescale, timescale)
     beyond = 1 + part.hi  # exact, as the fraction has 12 bits
-    hi = whole.hi + beyond
-    return Split(hi, (beyond - (hi - whole.hi)) + whole.lo + part.lo)
+    below_2 = beyond + part.lo
+    hi = whole.hi + below_2
+    return Split(hi, (below_2 - (hi - whole.hi)) + (part.lo - (below_2 - beyond)) + whole.lo)
 
 
 def power(base: Split | ArrayLike, exponent: Split | ArrayLike, scale: ArrayLike = 1.0) -> Array:

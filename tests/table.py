@@ -141,7 +141,7 @@ def rectification_at(t: int, b2: float) -> float:
     return float(((rho - 4) * (rho - 2) * last / ((last - 4) * (last - 2) * rho)).sqrt()) if rho > 4 else 0.0
 
 
-def power_at(base: float, exponent: Decimal | int) -> float:
+def power_at(base: float | Decimal, exponent: Decimal | int) -> float:
     return float(Decimal(base) ** exponent)
 
 
@@ -200,6 +200,9 @@ SHAPED: list[Row] = [
     *(Row(f"polynomial-{p}", polynomial(0.3, 0.1, 1000, p), lambda t, p=p: polynomial_at(t, 0.3, 0.1, 1000, p), (1000,)) for p in (0.5, 1.0, 1.2, 5.0)),
     Row("polynomial-long", polynomial(1.0, 0.0, 100_000_000, 1.2), lambda t: polynomial_at(t, 1.0, 0.0, 100_000_000, 1.2), (100_000_000,)),
     Row("rex-bend", rex(0.3, 0.0, 1000, 0.125), lambda t: rex_at(t, 0.3, 0.0, 1000, 0.125), (1000,)),
+    Row("tanh-wide", tanh(1.0, 0.0, 1000, -20.0, 20.0), lambda t: tanh_at(t, 1.0, 0.0, 1000, -20, 20), (1000,)),
+    Row("tanh-wide-up", tanh(0.0, 1.0, 1_000_000, -18.93, 5.4), lambda t: tanh_at(t, 0.0, 1.0, 1_000_000, -18.93, 5.4), (1_000_000,)),
+    Row("polynomial-tiny", polynomial(1e20, 0.0, 100_000_000, 5.0), lambda t: polynomial_at(t, 1e20, 0.0, 100_000_000, 5.0), (100_000_000,)),
     Row("tanh-bounds", tanh(0.3, 0.02, 100_000, -5.09, 3.85), lambda t: tanh_at(t, 0.3, 0.02, 100_000, -5.09, 3.85), (100_000,)),
 ]  # fmt: skip
 
@@ -210,6 +213,8 @@ OPEN_ENDED: list[Row] = [
         for stairs in (False, True)
     ),
     Row("exponential_decay-growing", minimum(exponential_decay(0.1, 1.5, 10), 2.0), lambda t: min(0.1 * power_at(1.5, Decimal(min(t, 1000)) / 10), 2.0), (10, 73)),
+    Row("exponential_decay-large", exponential_decay(1e30, 0.5, 7), lambda t: float(Decimal(10) ** 30 * Decimal("0.5") ** (Decimal(t) / 7)), (7, 1400)),
+    Row("power_law-large", power_law(1e30, 8.0, 50), lambda t: 1e30 * power_at(1 + Decimal(t) / 50, -8), (50,)),
     Row("step_decay", step_decay(0.3, 300, 0.7), lambda t: 0.3 * power_at(0.7, t // 300), (300, 600, 90_000)),
     Row("inverse_time", inverse_time(0.3, 0.7, 100), lambda t: 0.3 / (1 + 0.7 * t / 100), (100,)),
     Row("inverse_time-stairs", inverse_time(0.3, 0.7, 100, True), lambda t: 0.3 / (1 + 0.7 * (t // 100)), (100, 1000)),

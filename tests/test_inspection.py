@@ -1,16 +1,24 @@
 """Describing, checking and drawing schedules, from Python and from the command line."""
 
+import itertools
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from table import TABLE
 
 from schedules import (
+    Period,
+    ScheduleLike,
+    Steps,
+    advance,
+    as_schedule,
     boundaries,
     check,
+    clip,
     constant,
     cooldown,
     cosine,
@@ -27,6 +35,7 @@ from schedules import (
     per_update,
     plot,
     restarts,
+    schedule,
     sgdr,
     step_decay,
     stretch,
@@ -42,7 +51,7 @@ LR = warmup(cosine(3e-4, 0.0, 9000), 1000)
 
 
 def test_boundaries_are_those_of_the_structure():
-    for schedule, expected in [
+    for lr, expected in [
         (LR, [1000]),
         (wsd(1.0, 10, 70, 20), [10, 80, 100]),
         (multistep(1.0, [30, 60]) * warmup(1.0, 5), [5, 30, 60]),
@@ -61,7 +70,35 @@ def test_boundaries_are_those_of_the_structure():
         (noam(512, 4000), [3999]),
         (constant(1.0), []),
     ]:
-        assert boundaries(schedule, 10_000) == expected, schedule
+        assert boundaries(lr, 10_000) == expected, lr
+
+
+def test_a_users_own_combinators_are_seen_as_ours_are():
+    @schedule
+    def late(step, schedule: ScheduleLike, steps: Steps):
+        return as_schedule(schedule)(jnp.maximum(step - steps, 0))
+
+    @schedule
+    def slow(step, schedule: ScheduleLike, times: Period):
+        return as_schedule(schedule)(step // times)
+
+    @schedule
+    def halves(step, one: ScheduleLike, other: ScheduleLike):
+        return 0.5 * as_schedule(one)(step) + 0.5 * as_schedule(other)(step + 3)
+
+    @schedule(changes=lambda period: itertools.count(period, period))
+    def sawtooth(step, period: Period):
+        return 1 - step % period / period
+
+    for schedules in [
+        (late(LR, 50), delay(LR, 50)),
+        (slow(LR, 3), per_epoch(LR, 3)),
+        (halves(LR, linear(1.0, 0.0, 40)), 0.5 * LR + 0.5 * advance(linear(1.0, 0.0, 40), 3)),
+        (late(slow(late(LR, 50), 3), 7), delay(per_epoch(delay(LR, 50), 3), 7)),
+        (sawtooth(1000), step_decay(1.0, 1000)),
+    ]:
+        own, ours = (boundaries(each, 4000) for each in schedules)
+        assert own == ours != []
 
 
 def test_a_description_says_what_a_run_will_see():
@@ -122,9 +159,49 @@ REMARKS = [
 ]  # fmt: skip
 
 
+REMARKS += [
+    (
+        late(join([constant(1.0), 0.5], [20]), 30),
+        100,
+        ["It jumps from 1 to 0.5 at step 50, where one schedule is joined to the next."],
+    )
+    for late in (
+        delay,
+        lambda lr, n: warmup(lr, n, init=1.0),
+        lambda lr, n: cooldown(delay(lr, n), 60, 30, 0.1),
+        lambda lr, n: 1.0 * delay(lr, n),
+    )
+]
+REMARKS += [
+    (0.5 * join([constant(1.0), 0.5], [20]) + 0.25, 100, ["It jumps from 0.75 to 0.5 at step 20, where one schedule is joined to the next."]),
+    (clip(join([constant(1.0), 0.5], [20]), 0.1, 0.4), 100, []),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(("schedule", "steps", "remarks"), REMARKS, ids=range(len(REMARKS)))
 def test_a_careful_colleague_remarks(schedule, steps, remarks):
     assert check(schedule, steps) == remarks
+
+
+@pytest.mark.parametrize("at", [500, 1000, 1500])
+def test_a_run_that_is_continued_under_another_schedule_is_checked_from_there_on(at):
+    before = warmup(cosine(0.1, 0.01, 900), 100)
+    longer = before.replace(schedule=cosine(0.1, 0.01, 1900))
+    left, right = float(before(at)), float(longer(at))
+    assert check(longer, 2000, after=before, at=at) == [
+        f"It jumps from {left:.6g} to {right:.6g} at step {at:,}, where it replaces the schedule before it: "
+        f"`cooldown(before, {at}, ...)` would go on from there."
+    ]
+    assert check(cooldown(before, at, 2000 - at, 0.01), 2000, after=before, at=at) == []
+    # What the new schedule does before it takes over is the old one's affair.
+    assert len(check(longer, 2000)) == 1
+    assert check(join([linear(-1.0, 0.2, 10), 0.01], [10]), 2000, after=0.01, at=at) == []
+
+
+def test_check_wants_to_know_from_where_on():
+    for arguments in [{"after": LR}, {"at": 10}, {"after": LR, "at": 100}, {"after": LR, "at": -1}, {"at": True}]:
+        with pytest.raises(ValueError, match="^check: `at` must be "):
+            check(LR, 100, **arguments)
 
 
 def test_what_is_not_finite_is_remarked_first():
