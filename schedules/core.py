@@ -513,8 +513,9 @@ def _register(formula: Formula[Any]) -> None:
 
 
 def _require_step(formula: "Formula[...]", parameters: Sequence[inspect.Parameter]) -> None:
-    found = f"`{parameters[0]}`" if parameters else "none"
-    if not parameters or parameters[0].name != "step" or parameters[0].kind is not parameters[0].POSITIONAL_OR_KEYWORD:
+    first = parameters[0] if parameters else None
+    if first is None or first.name != "step" or first.kind is first.VAR_POSITIONAL:
+        found = f"`{'*' if first.kind is first.VAR_POSITIONAL else ''}{first.name}`" if first else "none"
         raise TypeError(f"{formula}: the first argument of a formula must be `step`, got {found}")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from schedules import (
+    Steps,
     Value,
     Values,
     advance,
@@ -72,6 +73,26 @@ def settings(step, kind: Literal["up", "down"], staircase: bool, peak: Value = 1
 @recipe
 def _not_a_schedule(peak: Value):
     return peak
+
+
+def _without_step():
+    @schedule
+    def triangle_wave(peak: Value, period: Steps):
+        return peak * period
+
+
+def _step_elsewhere():
+    @schedule
+    def triangle_wave(peak: Value, step):
+        return peak * step
+
+
+def _any_step():
+    schedule(lambda *step: step)
+
+
+def _no_argument():
+    schedule(lambda: 1.0)
 
 
 def _taken():
@@ -215,6 +236,10 @@ def test_other_mistakes_are_clear_too():
         (lambda: lr(1j), TypeError, "cosine: `step` must be integers or floats, got complex64"),
         (lambda: lr(np.array([0, 2**31])), OverflowError, "cosine: `step` must be at most 2147483647, got 2147483648"),
         (lambda: lr(2**31), OverflowError, "cosine: `step` must be at most 2147483647, got 2147483648"),
+        (_without_step, TypeError, "triangle_wave: the first argument of a formula must be `step`, got `peak`"),
+        (_step_elsewhere, TypeError, "triangle_wave: the first argument of a formula must be `step`, got `peak`"),
+        (_any_step, TypeError, "<lambda>: the first argument of a formula must be `step`, got `*step`"),
+        (_no_argument, TypeError, "<lambda>: the first argument of a formula must be `step`, got none"),
         (lambda: _not_a_schedule(1.0), TypeError, "_not_a_schedule: a recipe must return a schedule, got 1.0"),
         (lambda: setattr(lr, "steps", 3), AttributeError, "a schedule is a value and cannot be changed: use .replace(steps=...)"),
         (lambda: delattr(lr, "steps"), AttributeError, "a schedule is a value and cannot be changed: 'steps' cannot be deleted"),

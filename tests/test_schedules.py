@@ -13,6 +13,7 @@ from schedules import (
     Steps,
     Value,
     add,
+    as_schedule,
     constant,
     cooldown,
     cosine,
@@ -26,7 +27,9 @@ from schedules import (
     recipe,
     restarts,
     schedule,
+    sgdr,
     stack,
+    stretch,
     table,
     tabulate,
     warmup,
@@ -242,6 +245,51 @@ def test_a_recipe_is_the_composition_it_says():
     assert lr.expand().expand() == lr.expand()
     np.testing.assert_array_equal(tabulate(lr, 10), tabulate(lr.expand(), 10))
     assert (lr**2.0)(2) == 0.25
+
+
+def test_a_recipe_may_compute_with_the_values_of_a_schedule():
+    @recipe
+    def inverse_excess(schedule: ScheduleLike, steps: Steps) -> Schedule:
+        return linear(1 / (as_schedule(schedule)(0) - 1), 0.0, steps)
+
+    np.testing.assert_allclose(inverse_excess(constant(3.0), 10)(5), 0.25, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda v: inverse_excess(constant(v), 10)(5))(3.0), 0.25, rtol=1e-6)
+
+    @recipe
+    def misspelt(schedule: ScheduleLike) -> Schedule:
+        return constant(as_schedule(schedule)(0), peak=1.0)
+
+    # What is wrong whatever the values is found where the recipe is built.
+    with pytest.raises(TypeError, match="^constant: has no argument `peak`, only `value`$"):
+        misspelt(constant(3.0))
+
+    @recipe
+    def too_long(schedule: ScheduleLike, steps: Steps) -> Schedule:
+        return cooldown(schedule, steps, 2 * steps)
+
+    with pytest.raises(ValueError, match="^too_long: cooldown: `steps` must be a whole number of steps"):
+        too_long(constant(3.0), 2_000_000_000)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 31, 63, 64, 65, 200, 1000])
+def test_periods_and_lengths_near_the_last_step(missing):
+    period = 2**31 - 1 - missing
+    for t in (0, 1, period // 2, period - 1):
+        expected = np.sin(np.pi / 2 * (period - t) / period) ** 2
+        np.testing.assert_allclose(sgdr(1.0, period)(t), expected, rtol=1e-6)
+        np.testing.assert_allclose(sgdr(1.0, period, 2.0)(t), expected, rtol=1e-6)
+    half = period // 2
+    last = 2 * half
+    for t in (0, half, last - 1, last):
+        np.testing.assert_allclose(stretch(linear(1.0, 0.0, half), 2.0)(t), (last - t) / last, rtol=1e-6)
+    # What would be longer ends at the last step there is.
+    assert stretch(linear(1.0, 0.0, period), 3.0)(2**31 - 1) == 0.0
+
+
+def test_durations_that_are_rounded_have_no_derivative():
+    for lr in (stretch(linear(1.0, 0.0, 90), 1.5), restarts(linear(1.0, 0.0, 90), 90, 2.0)):
+        gradient = jax.grad(lambda lr: lr(50), allow_int=True)(lr)
+        assert getattr(gradient, "factor" if lr.formula is stretch else "growth") == 0.0
 
 
 def test_cooldown_leaves_a_stable_run_at_any_step():
