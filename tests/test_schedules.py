@@ -260,7 +260,7 @@ def test_a_recipe_may_compute_with_the_values_of_a_schedule():
         return constant(as_schedule(schedule)(0), peak=1.0)
 
     # What is wrong whatever the values is found where the recipe is built.
-    with pytest.raises(TypeError, match="^constant: has no argument `peak`, only `value`$"):
+    with pytest.raises(TypeError, match="^constant: has no argument `peak`, only `value`"):
         misspelt(constant(3.0))
 
     @recipe
