@@ -418,8 +418,8 @@ def test_the_time_of_a_block_is_what_the_first_took(settings, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--steps", "5"], "--steps must be 20 or more, got 5"),
-        (["--parameters", "0"], "--parameters must be 1 or more, got 0"),
+        (["--steps", "5"], "--steps must be from 20 to 15,384,615, got 5"),
+        (["--parameters", "0"], "--parameters must be from 1 to 10,000,000,000, got 0"),
         (["--data", "/nowhere"], "/nowhere/data_batch_1.bin cannot be read (No such file or directory): --data must be the folder"),
         (["--out", "/proc/nowhere"], "--out must be a folder that can be written, got /proc/nowhere (No such file or directory)"),
         (["--work", "/proc/nowhere"], "/proc/nowhere must be a folder that can be written (No such file or directory)"),
@@ -527,7 +527,7 @@ def test_packed_images_are_read_as_they_were_packed(tmp_path):
     assert [array.dtype for array in found] == [np.uint8, np.int32] * 2
     assert abs(found.train_images[0].astype(int) - images[0]).max() < 30
     for title, expected in ((None, "CIFAR-10 (JPEG copy)"), ("mine", "mine")):
-        assert settle(Running(task="cifar10", data=path, title=title)).plan({}).title == expected
+        assert settle(Running(task="cifar10", data=path, title=title, batch_size=5)).plan({}).title == expected
 
 
 def test_packed_images_take_pillow(monkeypatch):
