@@ -71,7 +71,7 @@ class Block(NamedTuple):
 
 def blocks_in(work: Path) -> dict[Block, Results | None]:
     """What each has measured; None before its first checkpoint."""
-    named = [(re.fullmatch(r"seeds-(\d+)-(\d+)", path.name), path) for path in work.iterdir()]
+    named = [(re.fullmatch(r"seeds-(\d+)-(\d+)", path.name), path) for path in work.glob("seeds-*")]
     folders = {Block(int(found[1]), int(found[2])): path / HISTORY for found, path in named if found}
     return {block: Results.load(file) if file.exists() else None for block, file in sorted(folders.items())}
 

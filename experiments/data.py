@@ -126,8 +126,7 @@ def _download(url: str, sha256: str) -> Path:
         problem = "what came is not the data set: its SHA-256 differs, as after an interrupted or altered download"
     except OSError as error:
         # Those of requests are OSErrors without a reason of the system, and pooch wraps those of permission.
-        refused = error.__cause__ if isinstance(error.__cause__, OSError) else error
-        problem = refused.strerror or type(error).__name__
+        problem = getattr(error.__cause__ or error, "strerror", None) or type(error).__name__
     raise DataError(
         f"CIFAR-10 could not be downloaded from {url} to {cache} ({problem}): try again, or fetch it otherwise, unpack "
         "it and pass its folder with --data"

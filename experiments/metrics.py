@@ -14,6 +14,7 @@ from experiments.errors import UserError
 from experiments.files import parsed_json, write_bytes
 from experiments.results import decimals, record_length
 from experiments.train import Progress
+from schedules.numerics import MAX_STEPS
 
 
 class Pace(NamedTuple):
@@ -108,7 +109,8 @@ def _logged(log: Path) -> dict[bytes, dict[str, Any]]:
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
         held = parsed_json(line)
-        return held if held["step"] >= 0 and 0 < held["updates_per_second"] < math.inf else None
+        counted = isinstance(held["step"], int) and 0 <= held["step"] <= MAX_STEPS
+        return held if counted and 0 < held["updates_per_second"] < math.inf else None
     except (ValueError, TypeError, KeyError):
         return None
 

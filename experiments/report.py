@@ -25,7 +25,8 @@ def save(results: Results, folder: Path) -> str:
     **Raises:** `UserError` if they cannot be written.
     """
     try:
-        return _save_grid(results, folder) if results.grid() else _save(results, folder)
+        with np.errstate(invalid="ignore"):  # of infinite losses, the spread is no number
+            return _save_grid(results, folder) if results.grid() else _save(results, folder)
     except OSError as error:
         raise UserError(
             f"{folder} can no longer be written ({reason(error)}): when it can, the same command writes the report"
