@@ -19,8 +19,9 @@ from experiments.machine import machine
 
 CONFIG, METRICS, HISTORY, LOCK, CHECKPOINTS = "config.json", "metrics.jsonl", "history.npz", ".lock", "checkpoints"
 
-# What Orbax logs of a failed save, with its traceback, it raises as well.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+# What Orbax logs of a failed save, with its traceback, it raises as well; of several failed writes, it raises the first.
+for _logger in ("absl", "asyncio"):
+    logging.getLogger(_logger).setLevel(logging.CRITICAL)
 
 
 def _without_leftovers(raised: Any, before: Callable[[Any], Any] = sys.unraisablehook) -> None:
