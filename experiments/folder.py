@@ -19,7 +19,7 @@ from experiments.machine import machine
 
 CONFIG, METRICS, HISTORY, LOCK, CHECKPOINTS = "config.json", "metrics.jsonl", "history.npz", ".lock", "checkpoints"
 
-# What Orbax logs of a failed save, with its traceback, it raises as well; of several failed writes, it raises the first.
+# What Orbax logs of a failed save, with its traceback, it raises as well; of several failed writes, the first.
 for _logger in ("absl", "asyncio"):
     logging.getLogger(_logger).setLevel(logging.CRITICAL)
 
