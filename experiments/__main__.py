@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +13,13 @@ try:
     from experiments.bench import Bench, bench
     from experiments.compare import Compare, compare
     from experiments.devices import use_all_cores
-    from experiments.errors import UsageError, UserError
-    from experiments.files import write_text
+    from experiments.errors import UsageError, UserError, answered, reason
+    from experiments.files import read_json, write_text
     from experiments.range_test import Range, find_range
     from experiments.report import new_report, save
     from experiments.results import Results, merged
     from experiments.sweep import Sweep, sweep
+    from schedules.terminal import exit_status
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] in ("", "experiments", "optim", "schedules"):
         raise
@@ -34,7 +35,7 @@ class Report:
     config.json of each.
     """
 
-    folders: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    folders: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
     """The folders of the runs, or their history.npz."""
     out: Path | None = None
     """The folder for the report, not a run's. [that of the run, if it is one]"""
@@ -47,16 +48,32 @@ def report(options: Report) -> int:
         raise UsageError("report needs the folder of one run or more")
     if len(options.folders) > 1 and not options.out:
         raise UsageError("--out must be a folder for the report of several runs, got none")
-    files = [path / HISTORY if path.is_dir() else path for path in options.folders]
+    files = [_history_of(path) if path.is_dir() else path for path in options.folders]
     results = merged([Results.load(file) for file in files])
     out = options.out or files[0].parent
     if options.out:
         new_report(out)
         results.save(out / HISTORY)
-        configs = [json.loads(c.read_text()) for file in files if (c := file.with_name(CONFIG)).exists()]
+        configs = [_config_in(c) for file in files if (c := file.with_name(CONFIG)).exists()]
         write_text(out / "runs.json", json.dumps(configs, indent=1) + "\n")
     print(save(results, out))
     return 0
+
+
+def _history_of(folder: Path) -> Path:
+    from experiments.folder import HISTORY
+
+    runs = sorted(str(file.parent) for file in folder.glob(f"*/{HISTORY}"))
+    if runs and not (folder / HISTORY).exists():
+        raise UserError(f"{folder} holds no run itself, but others in it do: name {' or '.join(runs)}")
+    return folder / HISTORY
+
+
+def _config_in(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as the configuration of a run ({reason(error)})") from None
 
 
 # By the first word of the command line; without one of these it is the comparison.
@@ -73,16 +90,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     name = words.pop(0) if words[:1] and words[0] in COMMANDS else ""
     options, command = COMMANDS.get(name, (Compare, compare))
-    try:
-        prog = f"python -m experiments {name}".strip()
-        return command(tyro.cli(options, prog=prog, args=words, config=(tyro.conf.DisallowNone,)))
-    except UserError as error:
-        print(f"python -m experiments: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # outside training, which stops in order
-        return 130
+    prog = f"python -m experiments {name}".strip()
+    config = (tyro.conf.DisallowNone,)
+    return answered(
+        "python -m experiments",
+        lambda: command(tyro.cli(without_none(options), prog=prog, args=words, config=config)),
+    )
+
+
+def without_none(options: type) -> type:
+    """`options` whose help calls no None a default: what is done without an option is told in [brackets]."""
+    untold = tyro.conf.arg(help_behavior_hint="")
+    absent = [
+        (field.name, Annotated[field.type, untold], field.default)
+        for field in fields(options)
+        if field.default in (None, ())
+    ]
+    return make_dataclass(
+        options.__name__, absent, bases=(options,), namespace={"__doc__": options.__doc__}, frozen=True
+    )
 
 
 if __name__ == "__main__":
     use_all_cores()
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -10,6 +10,7 @@ import functools
 import gc
 import json
 import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,19 +24,21 @@ import numpy as np
 
 from experiments.arms import ARMS, published
 from experiments.bench import HEAD, Measurement, large_updates
-from experiments.compare import Running, Settings, settle
-from experiments.devices import use_all_cores
-from experiments.errors import UsageError, UserError
-from experiments.files import write_text
+from experiments.compare import Running, Settings, require, settle
+from experiments.devices import require_cache, use_all_cores
+from experiments.errors import UsageError, UserError, answered, reason
+from experiments.files import read_json, write_text
 from experiments.folder import CONFIG, HISTORY, METRICS, Folder
 from experiments.machine import machine
 from experiments.metrics import Pace, pace
 from experiments.program import Precision, Program
 from experiments.report import save
 from experiments.results import Results, merged
-from experiments.run import Plan, run, stop_signals, until
+from experiments.run import Plan, run
+from experiments.signals import stop_signals, until
 from experiments.tasks import TASKS
 from experiments.throughput import one_program, published_style, race, row_name, sustained
+from schedules.terminal import exit_status
 
 PLAIN = ("constant", "linear-100", "cosine", "step-75", "step-25")
 AVERAGED = ("polyak", "ema-long", "ema-short", "sf-polyak", "sf-ema")
@@ -48,6 +51,7 @@ UPDATES = 20
 # comes to about 1e-5. Rounding the factors of products on a CPU as tf32 and bfloat16 do took it to 2.3e-3 and 2.4e-2.
 TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 5e-2}
 STYLE_SECONDS = 60.0
+MOST_PARAMETERS = 10_000_000_000
 SLACK = 1.1  # for validation and checkpoints
 
 
@@ -67,7 +71,8 @@ class Block(NamedTuple):
 
 def blocks_in(work: Path) -> dict[Block, Results | None]:
     """What each has measured; None before its first checkpoint."""
-    folders = {Block(*map(int, path.name.split("-")[1:])): path / HISTORY for path in work.glob("seeds-*-*")}
+    named = [(re.fullmatch(r"seeds-(\d+)-(\d+)", path.name), path) for path in work.glob("seeds-*")]
+    folders = {Block(int(found[1]), int(found[2])): path / HISTORY for found, path in named if found}
     return {block: Results.load(file) if file.exists() else None for block, file in sorted(folders.items())}
 
 
@@ -86,10 +91,13 @@ def report(blocks: Mapping[Block, Results | None], out: Path) -> None:
 def measured_in(folder: Path) -> Measured:
     if not (file := folder / MEASURED).exists():
         return {}
-    held = json.loads(file.read_text())["parts"]
-    return {
-        name: rows if isinstance(rows, str) else [Measurement(**row) for row in rows] for name, rows in held.items()
-    }
+    try:
+        held = read_json(file)["parts"]
+        return {
+            name: rows if isinstance(rows, str) else [Measurement(**row) for row in rows] for name, rows in held.items()
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read ({reason(error)}): delete it to measure again") from None
 
 
 def write_measured(measured: Measured, folder: Path) -> None:
@@ -293,14 +301,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun = time.monotonic()
     options = parser().parse_args(arguments)
     deadline = begun + 60 * options.minutes
-    try:
+
+    def run_suite() -> int:
         with stop_signals() as signalled:
             return suite(options, deadline, lambda: signalled() or until(deadline)())
-    except UserError as error:
-        print(f"python -m experiments.accelerator: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:  # the second, which does not wait for the part under way
-        return 130
+
+    return answered("python -m experiments.accelerator", run_suite)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -340,8 +346,8 @@ def parser() -> argparse.ArgumentParser:
 
 def suite(options: argparse.Namespace, deadline: float, stopped: Callable[[], bool]) -> int:
     """Everything, until `stopped` says so after some part; returns the exit status."""
-    if options.parameters < 1:
-        raise UsageError(f"--parameters must be 1 or more, got {options.parameters}")
+    require(1, MOST_PARAMETERS, parameters=options.parameters)
+    require(0, minutes=options.minutes)
     require_devices()
     chosen = {name: getattr(options, name) for name in CHOSEN}
     settings, work, out = settle(Running(**chosen)), options.work, options.out
@@ -388,12 +394,13 @@ def prepare(work: Path, out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         write_text(out / CONFIG, (work / CONFIG).read_text())
     except OSError as error:
-        raise UsageError(f"--out must be a folder that can be written, got {out} ({error.strerror})") from None
+        raise UsageError(f"--out must be a folder that can be written, got {out} ({reason(error)})") from None
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
         # The next call compiles the same.
         jax.config.update("jax_compilation_cache_dir", str(work / "compiled"))
+        require_cache()
 
 
 if __name__ == "__main__":
     use_all_cores()
-    sys.exit(main())
+    sys.exit(exit_status(main))

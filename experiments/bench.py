@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.devices import require_cache
+from experiments.files import write_text
 from experiments.machine import machine
 from experiments.report import new_report
 from optim import adam, average, ema, schedule_free_adamw
@@ -60,6 +62,7 @@ HEAD = "| what | | against | | ratio | goal |\n|---|---|---|---|---|---|"
 def bench(options: Bench) -> int:
     """Measures everything, prints rows as they come, and writes them to the folder; returns the exit status."""
     folder = options.out or Path("runs/bench")
+    require_cache()
     new_report(folder)
     print(HEAD)
     rows = []
@@ -67,8 +70,8 @@ def bench(options: Bench) -> int:
         rows.append(measurement)
         print(measurement.row(), flush=True)
     about = {**machine(), "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}
-    (folder / "bench.json").write_text(json.dumps(about, indent=1) + "\n")
-    (folder / "bench.md").write_text("\n".join([HEAD, *(row.row() for row in rows)]) + "\n")
+    write_text(folder / "bench.json", json.dumps(about, indent=1) + "\n")
+    write_text(folder / "bench.md", "\n".join([HEAD, *(row.row() for row in rows)]) + "\n")
     print(f"\nIn {folder}: bench.md, bench.json")
     return 0
 

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import stdtrit
 
+from experiments.results import decimals
+
 # The training loss of each seed of an arm, around a percentage of the run.
 At = Callable[[str, int], np.ndarray]
 Verdict = Literal["holds", "fails", "undecided"]
@@ -55,7 +57,7 @@ def below(at: At, lower: str, upper: str, percent: int = 100, by: np.ndarray | N
     margin = at(upper, percent) - at(lower, percent)
     if by is None:
         return {f"{lower} below {upper} at {percent} %": margin}
-    return {f"{lower} below {upper} + {by.mean():.3f} at {percent} %": margin + by}
+    return {f"{lower} below {upper} + {decimals(float(by.mean()), 3)} at {percent} %": margin + by}
 
 
 def tolerance(at: At) -> np.ndarray:

@@ -9,16 +9,20 @@ from typing import Literal
 
 from experiments.arms import ARMS, Arm, published
 from experiments.data import Dataset, is_jpeg_copy
-from experiments.devices import by_first, start_processes
+from experiments.devices import by_first, require_cache, start_processes
 from experiments.errors import UsageError
-from experiments.program import Precision
+from experiments.program import LAST_SEED, Precision
 from experiments.report import save
 from experiments.results import Results
-from experiments.run import Plan, run, stop_signals
+from experiments.run import Plan, run
+from experiments.signals import stop_signals
 from experiments.tasks import TASKS, Task, evaluations
 from experiments.train import stalled
 
 POLICIES = "policies"
+MOST_SEEDS = 10_000  # in one run; `report` merges more
+MOST_UPDATES = 200_000_000  # of all arms together: schedules are tabulated, which takes a few bytes for each
+RATES = 1e-30, 1e30  # which float32 holds, also ten times or a tenth of them
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def compare(options: Compare) -> int:
     if options.arms == (POLICIES,):
         from experiments.policies import compare_policies
 
-        return compare_policies(settle(options, POLICIES))
+        return compare_policies(options)
     names = ARMS if options.arms == ("published",) else options.arms
     if alone := {"published", POLICIES} & {*names}:
         raise UsageError(f"--arms must be names of arms, or {min(alone)} alone, got {' '.join(names)}")
@@ -139,13 +143,13 @@ def compare(options: Compare) -> int:
         raise UsageError(f"--arms must name one or more arms, each once, got {' '.join(names) or 'none'}")
     if unknown := [name for name in names if name not in ARMS]:
         raise UsageError(f"--arms must be published, policies or of {', '.join(ARMS)}, got {unknown[0]}")
-    settings = settle(options)
+    settings = settle(options, arms=len(names))
     arms = published(settings.learning_rate, settings.steps)
     with stop_signals() as stopped:
         return settings.train(settings.plan({name: arms[name] for name in names}), settings.sample.out, stopped)[1]
 
 
-def settle(options: Running, name: str = "") -> Settings:
+def settle(options: Running, name: str = "", arms: int = len(ARMS)) -> Settings:
     """`options` with the defaults of the task in place of None. A run of some `name` has a folder of its own.
 
     **Raises:** `UserError` for what cannot be trained with.
@@ -153,11 +157,10 @@ def settle(options: Running, name: str = "") -> Settings:
     task = TASKS[options.task]
     steps = task.steps if options.steps is None else options.steps
     rate = task.learning_rate if options.learning_rate is None else options.learning_rate
-    require_least(20, steps=steps)
-    require_least(1, early_stopping=options.early_stopping)
-    require_least(0, checkpoint_seconds=options.checkpoint_seconds)
-    if not 0 < rate < math.inf:
-        raise UsageError(f"--learning-rate must be a positive number, got {rate}")
+    require(20, MOST_UPDATES // arms, steps=steps)
+    require(1, early_stopping=options.early_stopping)
+    require(0, checkpoint_seconds=options.checkpoint_seconds)
+    require(*RATES, learning_rate=rate)
     if options.distributed:
         join()
     return Settings(sampled(options, name), steps, rate, options)
@@ -168,18 +171,26 @@ def sampled(options: Sampling, name: str = "") -> Sample:
     task = TASKS[options.task]
     seeds = task.seeds if options.seeds is None else options.seeds
     batch_size = task.batch_size if options.batch_size is None else options.batch_size
-    require_least(1, seeds=seeds, batch_size=batch_size)
-    require_least(0, first_seed=options.first_seed)
+    require(1, MOST_SEEDS, seeds=seeds)
+    require(0, LAST_SEED + 1 - seeds, first_seed=options.first_seed)
+    require(1, batch_size=batch_size)
+    require_cache()
     every = tuple(range(options.first_seed, options.first_seed + seeds))
     out = options.out or Path("runs") / "-".join(filter(None, (options.task, name)))
     title = options.title or task.title.format(copy=" (JPEG copy)" if is_jpeg_copy(options.data) else "")
-    return Sample(task, every, batch_size, task.load(options.data), title, out)
+    if not title.isprintable():  # a report and its figures could not show it
+        raise UsageError(f"--title must be printable, got {title!r}")
+    data = task.load(options.data)
+    require(1, len(data.train_labels), batch_size=batch_size)
+    return Sample(task, every, batch_size, data, title, out)
 
 
-def require_least(least: float, **options: float | None) -> None:
+def require(least: float, most: float = math.inf, **options: float | None) -> None:
+    """**Raises:** `UsageError` if an option is given and not in between."""
+    expected = f"from {least:,} to {most:,}" if most < math.inf else f"{least:,} or more"
     for name, value in options.items():
-        if value is not None and not value >= least:
-            raise UsageError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"--{name.replace('_', '-')} must be {expected}, got {value}")
 
 
 def join() -> None:

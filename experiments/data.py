@@ -4,14 +4,15 @@ import importlib
 import io
 import itertools
 import tarfile
-import zipfile
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.errors import UserError
+from experiments.errors import UserError, reason
+from experiments.files import read_arrays, read_bytes
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -19,6 +20,7 @@ FOLDER = "cifar-10-batches-bin"
 TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 VALID_FILES = ("test_batch.bin",)
 RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue planes of 32 x 32
+MOST = 100_000 * RECORD  # bytes of one file, which has 10,000 images in the published data set
 
 
 class Dataset(NamedTuple):
@@ -67,7 +69,7 @@ def cifar10(path: Path | None = None, url: str = URL, sha256: str = SHA256) -> D
 def _from_directory(directory: Path) -> dict[str, bytes]:
     folder = directory / FOLDER if (directory / FOLDER).is_dir() else directory
     try:
-        return {name: (folder / name).read_bytes() for name in TRAIN_FILES + VALID_FILES}
+        return {name: read_bytes(folder / name, MOST) for name in TRAIN_FILES + VALID_FILES}
     except OSError as error:
         raise DataError(
             f"{error.filename} cannot be read ({error.strerror}): --data must be the folder that holds "
@@ -85,16 +87,27 @@ def _from_jpegs(path: Path) -> dict[str, bytes]:
     the i-th JPEG file, of which the last sixth validates."""
     pillow = _imported("PIL.Image", "pillow", f"the images of {path} are read by Pillow")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as packed:
-            header, payload = packed["header"].tobytes(), packed["payload"].tobytes()
-            offsets, labels = packed["offsets"].tolist(), packed["labels"].astype(np.uint8)
-        files = [io.BytesIO(header + payload[begin:end]) for begin, end in itertools.pairwise(offsets)]
-        images = np.stack([np.asarray(pillow.open(file, formats=["JPEG"])) for file in files])
+        packed = read_arrays(path)
+        header, payload = packed["header"].tobytes(), packed["payload"].tobytes()
+        offsets, labels = packed["offsets"].tolist(), packed["labels"].astype(np.uint8)
+        files = (header + payload[begin:end] for begin, end in itertools.pairwise(offsets))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what is refused as it is
+            images = np.stack([_pixels(pillow, file) for file in files])
         records = np.column_stack([labels, images.transpose(0, 3, 1, 2).reshape(len(images), -1)])
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} cannot be read as a packed JPEG copy of CIFAR-10 ({error}): fetch it again") from None
+    except Exception as error:  # of no kind of its own: a damaged or foreign file can do anything to what reads it
+        raise DataError(
+            f"{path} cannot be read as a packed JPEG copy of CIFAR-10 ({reason(error)}): fetch it again"
+        ) from None
     names = TRAIN_FILES + VALID_FILES
     return {name: part.tobytes() for name, part in zip(names, np.array_split(records, len(names)), strict=True)}
+
+
+def _pixels(pillow: Any, file: bytes) -> np.ndarray:
+    image = pillow.open(io.BytesIO(file), formats=["JPEG"])  # which decodes nothing yet
+    if (*image.size, image.mode) != (32, 32, "RGB"):
+        raise ValueError(f"an image is {image.width} x {image.height} {image.mode}, not 32 x 32 RGB")
+    return np.asarray(image)
 
 
 def _imported(module: str, package: str, why: str) -> Any:
@@ -106,15 +119,17 @@ def _imported(module: str, package: str, why: str) -> Any:
 
 def _download(url: str, sha256: str) -> Path:
     pooch = _imported("pooch", "pooch", "without --data CIFAR-10 is downloaded by pooch")
+    cache = pooch.os_cache("pure-schedules")
     try:
-        return Path(pooch.retrieve(url, f"sha256:{sha256}", path=pooch.os_cache("pure-schedules"), progressbar=True))
+        return Path(pooch.retrieve(url, f"sha256:{sha256}", path=cache, progressbar=True))
     except ValueError:
         problem = "what came is not the data set: its SHA-256 differs, as after an interrupted or altered download"
-    except OSError as error:  # requests' errors are OSErrors
-        problem = f"{type(error).__name__}"
+    except OSError as error:
+        # Those of requests are OSErrors without a reason of the system, and pooch wraps those of permission.
+        problem = getattr(error.__cause__ or error, "strerror", None) or type(error).__name__
     raise DataError(
-        f"CIFAR-10 could not be downloaded from {url} ({problem}): try again, or fetch it otherwise, unpack it and "
-        "pass its folder with --data"
+        f"CIFAR-10 could not be downloaded from {url} to {cache} ({problem}): try again, or fetch it otherwise, unpack "
+        "it and pass its folder with --data"
     )
 
 
@@ -124,8 +139,10 @@ def _from_archive(archive: Path) -> dict[str, bytes]:
         with tarfile.open(archive) as tar:
             members = {name: tar.extractfile(f"{FOLDER}/{name}") for name in TRAIN_FILES + VALID_FILES}
             return {name: member.read() for name, member in members.items() if member}
-    except (KeyError, tarfile.TarError, EOFError):
-        raise DataError(f"{archive} is not the binary version of CIFAR-10: delete it and try again") from None
+    except (OSError, KeyError, tarfile.TarError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{archive} cannot be read as the binary version of CIFAR-10 ({reason(error)}): delete it and try again"
+        ) from None
 
 
 def _records(files: dict[str, bytes], names: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:

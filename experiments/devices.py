@@ -4,6 +4,7 @@ import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -11,7 +12,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh
 
-from experiments.errors import UserError
+from experiments.errors import UserError, reason
+from experiments.files import require_writable
 
 T = TypeVar("T")
 AXES = ("seeds", "arms", "batch")
@@ -56,6 +58,20 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", min(cores(), 8))
         one_thread = "--xla_cpu_multi_thread_eigen=false"
         os.environ["XLA_FLAGS"] = f"{one_thread} {os.environ.get('XLA_FLAGS', '')}".strip()
+
+
+def require_cache() -> None:
+    """**Raises:** `UserError` if compiled programs are to be kept in a folder that cannot be written.
+
+    JAX would say so of each of them, in a warning of two lines.
+    """
+    folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if folder and "://" not in folder:
+        try:
+            require_writable(Path(folder))
+        except OSError as error:
+            must = "JAX_COMPILATION_CACHE_DIR must be a folder that can be written"
+            raise UserError(f"{must}, got {folder} ({reason(error)})") from None
 
 
 def cores() -> int:

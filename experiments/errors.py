@@ -1,5 +1,12 @@
 """What a user can do something about."""
 
+import os
+import re
+import sys
+from collections.abc import Callable
+
+from experiments.signals import ended_by_a_second_interrupt
+
 
 class UserError(Exception):
     """Something that cannot be done as it was asked for; the message says why, and what to do."""
@@ -7,3 +14,35 @@ class UserError(Exception):
 
 class UsageError(UserError):
     """A value on the command line that cannot be used."""
+
+
+def reason(error: BaseException) -> str:
+    """Why, in one short line: in the system's own words where it is the system that refused."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    # TensorStore gives the system's number among pages of [details='in brackets'], in no fixed order.
+    if refused := re.search(r"\[os_error_code='(\d+)'\]", str(error)):
+        return os.strerror(int(refused[1]))
+    said = re.split(r" \[\w+(?:\[\d+\])?=", str(error).partition("\n")[0])[0]
+    known = isinstance(error, ValueError | OSError) and said
+    return (said if known else f"{type(error).__name__}: {said}")[:300]
+
+
+def answered(prog: str, command: Callable[[], int]) -> int:
+    """The exit status of `command`: what it returns; 2 and a sentence for what a user can do something about; 130 for
+    Ctrl-C."""
+    try:
+        with ended_by_a_second_interrupt():
+            return command()
+    except BrokenPipeError:
+        raise
+    except UserError as error:
+        told = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        told = f"{error.filename} cannot be used ({reason(error)})"
+    except KeyboardInterrupt:  # outside training, which stops in order
+        return 130
+    print(f"{prog}: {told}", file=sys.stderr)
+    return 2

@@ -2,25 +2,26 @@
 
 import contextlib
 import fcntl
+import itertools
 import json
 import logging
-import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import orbax.checkpoint as ocp
 
-from experiments.errors import UserError
-from experiments.files import write_text
+from experiments.errors import UserError, reason
+from experiments.files import read_json, write_text
 from experiments.machine import machine
 
 CONFIG, METRICS, HISTORY, LOCK, CHECKPOINTS = "config.json", "metrics.jsonl", "history.npz", ".lock", "checkpoints"
 
-# What Orbax logs of a failed save, with its traceback, it raises as well.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
+# What Orbax logs of a failed save, with its traceback, it raises as well; of several failed writes, the first.
+for _logger in ("absl", "asyncio"):
+    logging.getLogger(_logger).setLevel(logging.CRITICAL)
 
 
 def _without_leftovers(raised: Any, before: Callable[[Any], Any] = sys.unraisablehook) -> None:
@@ -34,6 +35,13 @@ sys.unraisablehook = _without_leftovers  # at once, as some of these come before
 
 class FolderError(UserError):
     """A folder that cannot be used, or no longer; the message says what to do."""
+
+
+class Change(NamedTuple):
+    """What a run went on with after so many updates that was different before, in a sentence."""
+
+    after: int
+    sentence: str
 
 
 class Folder:
@@ -55,7 +63,7 @@ class Folder:
                 self._require_same(json.loads(json.dumps(plan)))
                 (path / CHECKPOINTS).mkdir(exist_ok=True)
             except OSError as error:
-                raise FolderError(f"{path} must be a folder that can be written ({_reason(error)})") from None
+                raise FolderError(f"{path} must be a folder that can be written ({reason(error)})") from None
             opened.pop_all()
         # Of the processes of one run, only the first reads and writes.
         alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="folder")
@@ -74,8 +82,8 @@ class Folder:
             error = error or failed
         finally:
             self._lock.close()
-        # Whatever the system refuses while a run has its folder, it refuses to the folder.
-        if isinstance(error, OSError):
+        # Whatever the system refuses while a run has its folder, it refuses to the folder, if it is not a closed pipe.
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             raise self._failed(error) from None
 
     def _require_alone(self) -> None:
@@ -93,11 +101,11 @@ class Folder:
     def _require_same(self, plan: dict[str, Any]) -> None:
         config = self.path / CONFIG
         if not config.exists():
-            write_text(config, json.dumps({"plan": plan, **machine()}, indent=1) + "\n")
-            return
+            write_text(config, _config(plan, [{"after": 0, **machine()}]))
         try:
-            held = dict(json.loads(config.read_text())["plan"])
-        except (ValueError, KeyError, TypeError):
+            content = read_json(config)
+            held, self._machines = dict(content["plan"]), _machines(content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise FolderError(f"{config} must be what a run wrote, but cannot be read: name another folder") from None
         for name in {**plan, **held}:
             if plan.get(name) != held.get(name):
@@ -105,6 +113,19 @@ class Folder:
                     f"{self.path} holds a run with {_difference(name, held.get(name), plan.get(name))}: name another "
                     "folder, or delete it"
                 )
+
+    def changes(self, step: int, goes_on: bool) -> list[Change]:
+        """What of the machine has changed on the way to the checkpoint after `step` updates, and what changes there if
+        the run goes on, which is kept in the folder. Of updates that were lost nothing is told."""
+        held = self._machines
+        self._machines = [each for each in held if each["after"] < step]
+        now = {"after": step, **machine()}
+        if goes_on and (not self._machines or _flat(self._machines[-1]) != _flat(now)):
+            self._machines.append(now)
+        if self._machines != held:
+            plan = read_json(self.path / CONFIG)["plan"]
+            write_text(self.path / CONFIG, _config(plan, self._machines))
+        return [_change(before, after) for before, after in itertools.pairwise(self._machines)]
 
     def restore(self, like: Any) -> tuple[int, Any] | None:
         """The latest complete checkpoint: after how many updates, and arrays like those of `like`; or None."""
@@ -116,7 +137,7 @@ class Folder:
         except Exception as error:
             place = self.path / CHECKPOINTS / str(step)
             raise FolderError(
-                f"{place} cannot be read ({_reason(error)}): delete it to go on from the one before"
+                f"{place} cannot be read ({reason(error)}): delete it to go on from the one before"
             ) from None
 
     def due(self, seconds: float) -> bool:
@@ -143,7 +164,7 @@ class Folder:
 
     def _failed(self, error: Exception) -> FolderError:
         return FolderError(
-            f"{self.path} can no longer be written ({_reason(error)}): when it can, the same command goes on from the "
+            f"{self.path} can no longer be written ({reason(error)}): when it can, the same command goes on from the "
             "last checkpoint"
         )
 
@@ -156,11 +177,34 @@ def _difference(name: str, held: Any, given: Any) -> str:
     return f"{name.replace('_', ' ')} {held}, not {given}"
 
 
-def _reason(error: Exception) -> str:
-    """The system's own words, where it is the system that refused."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    refused = re.search(r"([^:]+) \[os_error_code", str(error))
-    # What TensorStore says ends with pages of [details='in brackets'].
-    said = re.split(r" \[\w+(?:\[\d+\])?=", str(error).partition("\n")[0])[0]
-    return refused[1].strip() if refused else f"{type(error).__name__}: {said}"
+def _config(plan: Mapping[str, Any], machines: Sequence[Mapping[str, Any]]) -> str:
+    """The content of config.json: the plan, the machine on which the run began, and those on which it was resumed."""
+    first = {name: value for name, value in machines[0].items() if name != "after"}
+    resumed = {"resumed": machines[1:]} if machines[1:] else {}
+    return json.dumps({"plan": plan, **first, **resumed}, indent=1) + "\n"
+
+
+def _machines(config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The inverse of `_config`."""
+    several = [{**config, "after": 0}, *config.get("resumed", [])]
+    return [
+        {
+            "after": int(each["after"]),
+            "device": each["device"],
+            "devices": each["devices"],
+            "versions": {**each["versions"]},
+        }
+        for each in several
+    ]
+
+
+def _flat(machine: Mapping[str, Any]) -> dict[str, Any]:
+    """What may change on the way, by name."""
+    return {"device": machine["device"], "devices": machine["devices"], **machine["versions"]}
+
+
+def _change(before: Mapping[str, Any], after: Mapping[str, Any]) -> Change:
+    was, now = _flat(before), _flat(after)
+    changed = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+    listed = ", ".join(f"{name} {now.get(name, 'none')} (before: {was.get(name, 'none')})" for name in changed)
+    return Change(after["after"], f"Resumed after {after['after']:,} updates with {listed}.")

@@ -11,9 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.errors import UserError
-from experiments.files import write_text
-from experiments.results import record_length
+from experiments.files import parsed_json, write_bytes
+from experiments.results import decimals, record_length
 from experiments.train import Progress
+from schedules.numerics import MAX_STEPS
 
 
 class Pace(NamedTuple):
@@ -25,20 +26,21 @@ class Pace(NamedTuple):
 
 def pace(log: Path) -> Pace | None:
     """From the lines that a run has logged; None if there are none."""
-    lines = (
-        [json.loads(line) for line in log.read_text().splitlines() if _step_of(line) < math.inf] if log.exists() else []
-    )
-    if not lines:
+    found = [*_logged(log).values()]
+    if not found:
         return None
-    rates = np.array([line["updates_per_second"] for line in lines])
-    updates = np.diff([line["step"] for line in lines], prepend=0)
+    rates = np.array([each["updates_per_second"] for each in found])
+    updates = np.diff([each["step"] for each in found], prepend=0)
     return Pace(float(np.median(rates)), float(np.sum(updates / rates)))
 
 
 class Watch:
     """Shows and logs where a run stands: means over the seeds, by arm.
 
-    **Arguments:** `log`: the file of JSON lines, of which those after `step` are dropped; `tensorboard`: a folder.
+    The clock of the progress bar starts after the first piece, before which all is compiled.
+
+    **Arguments:** `log`: the file of JSON lines, of which those after `step` and whatever is not a run's are dropped;
+    `tensorboard`: a folder.
 
     **Raises:** `UserError` for TensorBoard without the package tensorboardX.
     """
@@ -46,11 +48,11 @@ class Watch:
     def __init__(self, title: str, arms: Sequence[str], steps: int, step: int, log: Path, tensorboard: Path | None):
         self.arms, self.every, self.log = arms, record_length(steps), log
         self.board = board(tensorboard, step) if tensorboard else None
-        self.bar = tqdm(total=steps, initial=step, unit="update", desc=title, smoothing=0.1)
+        self.title, self.compiling = title, True
+        self.bar = tqdm(total=steps, initial=step, unit="update", desc=f"{title}, compiling", smoothing=0.1)
         self.step, self.at = step, time.monotonic()
         if log.exists():
-            lines = [line for line in log.read_text().splitlines() if _step_of(line) <= step]
-            write_text(log, "".join(f"{line}\n" for line in lines))
+            write_bytes(log, b"".join(line + b"\n" for line, held in _logged(log).items() if held["step"] <= step))
 
     def show(self, progress: Progress) -> None:
         step, now = progress.step, time.monotonic()
@@ -60,15 +62,24 @@ class Watch:
             for name in ("valid_loss", "valid_accuracy"):
                 measured[name] = self._by_arm(getattr(progress.history, name)[..., at[0]].mean(axis=1))
         rate = (step - self.step) / max(now - self.at, 1e-9)
+        logged = {"step": step, "updates_per_second": float(f"{rate:.6g}"), **measured}
         with self.log.open("a") as file:
-            file.write(json.dumps({"step": step, "updates_per_second": round(rate, 3), **measured}) + "\n")
+            file.write(json.dumps(logged) + "\n")
         if self.board:
             for tag, by_arm in measured.items():
                 for arm, value in by_arm.items():
                     self.board.add_scalar(f"{tag}/{arm}", math.nan if value is None else value, step)
         self.bar.set_postfix_str(_range(measured["train_loss"]), refresh=False)
-        self.bar.update(step - self.step)
-        self.step, self.at = step, now
+        if self.compiling:
+            self._start_clock(step)
+        else:
+            self.bar.update(step - self.step)
+        self.step, self.at, self.compiling = step, now, False
+
+    def _start_clock(self, step: int) -> None:
+        self.bar.n = self.bar.initial = self.bar.last_print_n = step
+        self.bar.unpause()
+        self.bar.set_description(self.title)
 
     def close(self) -> None:
         self.bar.close()
@@ -89,11 +100,19 @@ def board(folder: Path, step: int) -> Any:
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 
-def _step_of(line: str) -> float:
+def _logged(log: Path) -> dict[bytes, dict[str, Any]]:
+    """What a run has logged, by line. Whatever else is there, as a line that was cut off by a kill, is left out."""
+    lines = log.read_bytes().splitlines() if log.exists() else []
+    return {line: held for line in lines if (held := _record(line))}
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        return json.loads(line)["step"]
-    except ValueError:  # cut off when the process was killed
-        return math.inf
+        held = parsed_json(line)
+        counted = isinstance(held["step"], int) and 0 <= held["step"] <= MAX_STEPS
+        return held if counted and 0 < held["updates_per_second"] < math.inf else None
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _range(losses: dict[str, float | None]) -> str:
@@ -103,4 +122,5 @@ def _range(losses: dict[str, float | None]) -> str:
         return "no loss is a number any more"
     best, worst = min(finite, key=finite.__getitem__), max(finite, key=finite.__getitem__)
     lost = len(losses) - len(finite)
-    return f"loss {finite[best]:.3f} {best} to {finite[worst]:.3f} {worst}" + (f", {lost} diverged" if lost else "")
+    lowest, highest = (decimals(finite[arm], 3) for arm in (best, worst))
+    return f"loss {lowest} {best} to {highest} {worst}" + (f", {lost} diverged" if lost else "")

@@ -13,10 +13,11 @@ import optax
 from jax import Array
 
 from experiments.arms import EPS, Arm, Optimizer, arm, averaged_adam, decayed_adam, schedule_free_adam
-from experiments.compare import Settings
+from experiments.compare import POLICIES as NAME
+from experiments.compare import Compare, settle
 from experiments.devices import agreed
 from experiments.results import CYCLE, STEPPED, Results
-from experiments.run import stop_signals
+from experiments.signals import stop_signals
 from optim import Plateau, adam, exponential_average, gpa, polyak, schedule_free_adamw, sgd, warmed
 from schedules import (
     Schedule,
@@ -229,8 +230,9 @@ def best_factors(results: Results) -> dict[str, float]:
     return {name: float(arm.split("@")[1]) for name, arm in best.items() if arm}
 
 
-def compare_policies(settings: Settings) -> int:
+def compare_policies(options: Compare) -> int:
     """Sweeps the rate of every policy in one program, and then trains each at its best, with other seeds."""
+    settings = settle(options, NAME, arms=len(POLICIES) * len(FACTORS))
     rate, steps = settings.learning_rate, settings.steps
     sweep, best = settings.sample.out / "sweep", settings.sample.out / "best"
     # One watch over both runs, so that a signal at the end of the first is not lost.

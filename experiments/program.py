@@ -42,6 +42,14 @@ class Run(NamedTuple):
     valid_loss: Array  # at the last validation, infinite before the first: what a plateau rule listens to
 
 
+LAST_SEED = 2**32 - 1  # of which the keys of JAX have all bits; with 64-bit types disabled they would drop those above
+
+
+def as_seeds(seeds: Sequence[int]) -> np.ndarray:
+    """**Raises:** `OverflowError` if one is not from 0 to `LAST_SEED`."""
+    return np.array([*seeds], np.uint32)
+
+
 # One step, one seed -----------------------------------------------------------------------------------
 
 
@@ -173,7 +181,7 @@ class Program:
         self.groups = [*families.values()]
         self.optimizers = [arms[group[0]].optimizer for group in self.groups]
         self.mesh = mesh(devices or jax.devices(), len(seeds), [*map(len, self.groups)], batch_size)
-        self.logical_seeds = np.asarray(seeds)
+        self.logical_seeds = as_seeds(seeds)
         self.seeds = self._place(_filled(self.logical_seeds, 0, self.mesh.shape["seeds"]), BY_SEED)
         self.data = jax.tree.map(lambda array: self._place(array, REPLICATED), data)
         self.numbers = [self._tabulated([arms[i] for i in group]) for group in self.groups]
@@ -185,7 +193,7 @@ class Program:
     def with_seeds(self, seeds: Sequence[int]) -> Self:
         """The same program for as many other seeds: nothing is compiled again."""
         other = copy.copy(self)
-        other.logical_seeds = np.asarray(seeds)
+        other.logical_seeds = as_seeds(seeds)
         other.seeds = self._place(_filled(other.logical_seeds, 0, self.mesh.shape["seeds"]), BY_SEED)
         return other
 

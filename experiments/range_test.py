@@ -1,7 +1,6 @@
 """The learning-rate range test on a task, over several seeds in one program."""
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,15 +11,16 @@ from jax import Array
 from matplotlib.figure import Figure
 
 from experiments.arms import EPS
-from experiments.compare import Sample, Sampling, require_least, sampled
+from experiments.compare import RATES, Sample, Sampling, require, sampled
 from experiments.errors import UsageError
 from experiments.files import write_text
 from experiments.machine import machine
-from experiments.program import as_floats, batch_loss, draw
+from experiments.program import as_floats, as_seeds, batch_loss, draw
 from experiments.report import heading_of, markdown, new_report, save_figure
 from optim import RangeTest, adam, plot_range_test, range_test, sgd, suggest_rate
 from optim.range_test import LEAST_STEPS, PICKERS
 
+MOST_RATES = 10_000_000  # of all seeds together: each is kept, with its losses
 OPTIMIZERS = {"adam": lambda lr: adam(lr, eps=EPS), "sgd": lambda lr: sgd(lr, momentum=0.9)}
 
 
@@ -43,10 +43,11 @@ class Range(Sampling):
 
 def find_range(options: Range) -> int:
     """The command; returns its exit status."""
-    require_least(LEAST_STEPS, steps=options.steps)
-    if not 0 < options.start < options.end < math.inf:
-        raise UsageError(f"--start and --end must be positive and ascending, got {options.start} and {options.end}")
+    require(*RATES, start=options.start, end=options.end)
+    if not options.start < options.end:
+        raise UsageError(f"--start must be below --end, got {options.start} and {options.end}")
     sample = sampled(options, "range-test")
+    require(LEAST_STEPS, MOST_RATES // len(sample.seeds), steps=options.steps)
     new_report(sample.out)
     found = jax.device_get(tested(sample, options))
     text = f"{heading_of(sample.title, f'range test of {options.optimizer}', len(sample.seeds))}\n\n{table(found)}\n"
@@ -69,7 +70,7 @@ def tested(sample: Sample, options: Range) -> RangeTest:
         batches = jnp.broadcast_to(seed, steps.shape), steps
         return range_test(loss, params, batches, OPTIMIZERS[options.optimizer], options.start, options.end)
 
-    return jax.jit(jax.vmap(one_seed))(jnp.asarray(sample.seeds))
+    return jax.jit(jax.vmap(one_seed))(as_seeds(sample.seeds))
 
 
 def table(found: RangeTest) -> str:

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.claims import CLAIMS, FOOTNOTE, QUARTERS, Finding, as_json, judge, standard_error
-from experiments.errors import UserError
+from experiments.errors import UserError, reason
 from experiments.figure import plot, plot_grid
-from experiments.files import write_bytes, write_text
-from experiments.results import CYCLE, STEPPED, Loss, Results
+from experiments.files import require_writable, write_bytes, write_text
+from experiments.results import CYCLE, STEPPED, Loss, Results, decimals
 
 Measure = Callable[[str, int], np.ndarray]
 
@@ -25,10 +25,11 @@ def save(results: Results, folder: Path) -> str:
     **Raises:** `UserError` if they cannot be written.
     """
     try:
-        return _save_grid(results, folder) if results.grid() else _save(results, folder)
+        with np.errstate(invalid="ignore"):  # of infinite losses, the spread is no number
+            return _save_grid(results, folder) if results.grid() else _save(results, folder)
     except OSError as error:
         raise UserError(
-            f"{folder} can no longer be written ({error.strerror}): when it can, the same command writes the report"
+            f"{folder} can no longer be written ({reason(error)}): when it can, the same command writes the report"
         ) from None
 
 
@@ -37,6 +38,7 @@ def _save(results: Results, folder: Path) -> str:
     parts = [
         heading(results),
         table(results),
+        *results.changes,
         *diverged(results),
         *super_convergence(results),
         claims(results, findings),
@@ -53,7 +55,7 @@ def _save(results: Results, folder: Path) -> str:
 
 def _save_grid(results: Results, folder: Path) -> str:
     """The same for a sweep of rates, which has many arms and a question of its own."""
-    text = "\n\n".join([heading(results), grid(results)]) + "\n"
+    text = "\n\n".join([heading(results), grid(results), *results.changes]) + "\n"
     write_text(folder / "report.md", f"# {text}")
     write_text(folder / "results.json", json.dumps({"arms": numbers(results)}, indent=1) + "\n")
     save_figure(plot_grid(results), folder / "figure.png")
@@ -66,9 +68,9 @@ def new_report(folder: Path) -> None:
     **Raises:** `UserError` if it cannot be written, or holds a run.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        require_writable(folder)
     except OSError as error:
-        raise UserError(f"--out must be a folder that can be written, got {folder} ({error.strerror})") from None
+        raise UserError(f"--out must be a folder that can be written, got {folder} ({reason(error)})") from None
     if (folder / "config.json").exists():
         raise UserError(f"--out must be a folder that holds no run, got {folder}")
 
@@ -143,7 +145,7 @@ def _grid(results: Results, of: Loss) -> list[Sequence[str]]:
 
 def _shown(results: Results, arm: str, of: Loss) -> str:
     loss = float(results.loss(arm, of).mean())
-    return f"{loss:.3f}" if math.isfinite(loss) else "diverged" if results.diverged(arm) else "-"
+    return decimals(loss, 3) if math.isfinite(loss) else "diverged" if results.diverged(arm) else "-"
 
 
 def courses(results: Results) -> str:
@@ -220,7 +222,7 @@ def margins(findings: Sequence[Finding]) -> list[str]:
     rows: list[Sequence[str]] = [("claim", "compared", "difference", "standard error", "z", "verdict")]
     for finding in findings:
         for i, margin in enumerate(finding.margins):
-            error = "-" if margin.error is None else f"{margin.error:.4f}"
+            error = "-" if margin.error is None else decimals(margin.error, 4)
             measured = [_signed(margin.mean, 4), error, _signed(margin.z, 1)]
             rows.append((finding.name, margin.compared, *measured, "" if i else finding.verdict))
     return ["## Claims, in parts\n\n" + markdown(rows, left=2)]
@@ -248,12 +250,12 @@ def _margin(finding: Finding) -> str:
 
 def _decides(finding: Finding) -> str:
     weakest = finding.weakest
-    error = "" if weakest.error is None else f" ± {weakest.error:.3f}"
+    error = "" if weakest.error is None else f" ± {decimals(weakest.error, 3)}"
     return f"{_signed(weakest.mean, 3)}{error}"
 
 
 def _signed(number: float | None, digits: int) -> str:
-    return "-" if number is None else f"{number:+.{digits}f}"
+    return "-" if number is None else decimals(number, digits, "+")
 
 
 def markdown(rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -272,8 +274,8 @@ def _cell(measure: str, values: np.ndarray) -> str:
         return "-"
     percent = measure.endswith("accuracy")
     digits = 1 if percent else 3
-    error = f" ± {standard_error(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{values.mean():.{digits}f}{error}{' %' if percent else ''}"
+    error = f" ± {decimals(float(standard_error(values)), digits)}" if len(values) > 1 else ""
+    return f"{decimals(float(values.mean()), digits)}{error}{' %' if percent else ''}"
 
 
 def _finite(value: float) -> float | None:

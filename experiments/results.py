@@ -4,8 +4,6 @@ import dataclasses
 import functools
 import io
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +11,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments.errors import UserError
-from experiments.files import write_bytes
+from experiments.errors import UserError, reason
+from experiments.files import parsed_json, read_arrays, write_bytes
 
 STEPPED, CYCLE = "sgd-step", "sgd-one-cycle-"  # arms by whose names super-convergence is measured
 RECORDS = 2_000  # training losses kept for each run: as many, up to twice as many, or one an update
@@ -48,6 +46,7 @@ class Results:
     steps: int  # the length of the run
     done: int  # updates made, fewer if it was stopped
     history: History
+    changes: tuple[str, ...] = ()  # a sentence for each time it was resumed on another machine or with other versions
 
     @property
     def every(self) -> int:
@@ -97,7 +96,9 @@ class Results:
 
     def grid(self) -> dict[str, list[str]]:
         """The arms `policy@factor` of each policy, by ascending rate; none where arms are not named so."""
-        policies = dict.fromkeys(arm.split("@")[0] for arm in self.horizons if "@" in arm)
+        if not all("@" in arm for arm in self.horizons):
+            return {}
+        policies = dict.fromkeys(arm.split("@")[0] for arm in self.horizons)
         ascending = sorted(self.horizons, key=self.rates.__getitem__)
         return {policy: [arm for arm in ascending if arm.split("@")[0] == policy] for policy in policies}
 
@@ -141,6 +142,8 @@ class Results:
         by_arm = {"horizons": [*self.horizons.values()], "rates": [*self.rates.values()], "arms": [*self.horizons]}
         plan = json.dumps(dict(self.plan))
         about = {"title": self.title, "plan": plan, "steps": self.steps, "done": self.done, "seeds": self.seeds}
+        if self.changes:
+            about["changes"] = self.changes
         file = io.BytesIO()
         np.savez_compressed(file, **by_arm, **about, **self.history._asdict())  # type: ignore[arg-type]
         write_bytes(path, file.getvalue())
@@ -149,14 +152,71 @@ class Results:
     def load(cls, path: Path) -> "Results":
         """**Raises:** `ResultsError` if the file cannot be read as what `save` writes."""
         try:
-            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-                arms, seeds = file["arms"].tolist(), tuple(file["seeds"].tolist())
-                horizons, rates = (dict(zip(arms, file[n].tolist(), strict=True)) for n in ("horizons", "rates"))
-                title, steps, done = str(file["title"]), int(file["steps"]), int(file["done"])
-                history = History(*(file[name] for name in History._fields))
-                return cls(title, json.loads(str(file["plan"])), horizons, rates, seeds, steps, done, history)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ResultsError(f"{path} cannot be read as the history of a run ({error})") from None
+            return cls(**_fields(read_arrays(path)))
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"{path} cannot be read as the history of a run ({reason(error)})") from None
+
+
+# What a file holds: the kinds of dtype and the axes of each array. The first one with an axis says how long it is.
+LAYOUT = {
+    "title": ("U", ()),
+    "plan": ("U", ()),
+    "steps": ("iu", ()),
+    "done": ("iu", ()),
+    "arms": ("U", ("arms",)),
+    "horizons": ("iu", ("arms",)),
+    "rates": ("f", ("arms",)),
+    "seeds": ("iu", ("seeds",)),
+    "train_loss": ("f", ("arms", "seeds", "records")),
+    "valid_steps": ("iu", ("validations",)),
+    "valid_loss": ("f", ("arms", "seeds", "validations")),
+    "valid_accuracy": ("f", ("arms", "seeds", "validations")),
+    "changes": ("U", ("changes",)),
+}
+
+
+def _fields(read: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What `Results` is made of, from the arrays of a file.
+
+    **Raises:** `ValueError` unless they are what `Results.save` writes.
+    """
+    read = {"changes": np.array([], str), **read}
+    _require_layout(read)
+    told = {name: read[name].tolist() for name in LAYOUT if name not in History._fields}
+    arms, seeds, steps, plan = told.pop("arms"), tuple(told["seeds"]), told["steps"], parsed_json(told["plan"])
+    consistent = {
+        "arms": len({*arms}) == len(arms) > 0,
+        "seeds": len({*seeds}) == len(seeds) > 0,
+        "plan": isinstance(plan, dict),
+        "train_loss": read["train_loss"].shape[-1] == -(-steps // record_length(steps)) > 0,
+        "done": 0 <= told["done"] <= steps,
+        "horizons": all(0 < end <= steps for end in told["horizons"]),
+        "rates": np.isfinite(told["rates"]).all(),
+    }
+    if wrong := [name for name, right in consistent.items() if not right]:
+        raise ValueError(f"its {wrong[0]} cannot be those of a run")
+    "".join([told["title"], *arms, *told["changes"]]).encode()  # which the report will be
+    for arm in arms:
+        float(arm.partition("@")[2] or 0)  # the rate of an arm `policy@factor`
+    by_arm = {name: dict(zip(arms, told[name], strict=True)) for name in ("horizons", "rates")}
+    history = History(*(read[name] for name in History._fields))
+    return {**told, **by_arm, "plan": plan, "seeds": seeds, "changes": tuple(told["changes"]), "history": history}
+
+
+def _require_layout(read: Mapping[str, np.ndarray]) -> None:
+    sizes: dict[str, int] = {}
+    for name, (kinds, axes) in LAYOUT.items():
+        if name not in read:
+            raise ValueError(f"it holds no {name}")
+        array = read[name]
+        expected = tuple(sizes.setdefault(axis, size) for axis, size in zip(axes, array.shape, strict=False))
+        if array.ndim != len(axes) or array.shape != expected or array.dtype.kind not in kinds:
+            raise ValueError(f"its {name} is an array of {array.dtype} of shape {array.shape}")
+
+
+def decimals(number: float, digits: int, sign: str = "") -> str:
+    """`number` with so many decimals, or in powers of ten where it has diverged."""
+    return f"{number:{sign}.1e}" if abs(number) >= 1e5 else f"{number:{sign}.{digits}f}"
 
 
 def record_length(steps: int) -> int:
@@ -201,5 +261,6 @@ def merged(several: Sequence[Results]) -> Results:
         horizons={arm: end for each in several for arm, end in each.horizons.items()},
         rates={arm: rate for each in several for arm, rate in each.rates.items()},
         seeds=tuple(seeds),
+        changes=tuple(dict.fromkeys(change for each in several for change in each.changes)),
         history=first.history._replace(**measured),
     )

@@ -3,9 +3,8 @@
 import contextlib
 import functools
 import hashlib
-import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from experiments.folder import HISTORY, METRICS, Folder
 from experiments.metrics import Watch
 from experiments.model import TinyViT
 from experiments.program import Precision, Program
-from experiments.results import Results
-from experiments.train import Progress, beginning, train
+from experiments.results import History, Results
+from experiments.train import Progress, beginning, stalled, train, unmeasured
 
 NOT_PLAIN = ("model", "data", "arms", "seeds")
 
@@ -62,10 +61,14 @@ class Plan:
             self.model, self.data, self.arms, self.seeds, self.steps, self.batch_size, self.precision, devices
         )
 
-    def results(self, progress: Progress) -> Results:
+    def ends(self, progress: Progress) -> bool:
+        """Whether there is nothing left to train."""
+        return progress.step == self.steps or stalled(progress.history, progress.step, self.patience)
+
+    def results(self, progress: Progress, changes: Sequence[str] = ()) -> Results:
         horizons = {arm.name: arm.horizon for arm in self.arms}
         steps, done, history = self.steps, progress.step, progress.history
-        return Results(self.title, self.common, horizons, self.rates, self.seeds, steps, done, history)
+        return Results(self.title, self.common, horizons, self.rates, self.seeds, steps, done, history, (*changes,))
 
     @functools.cached_property
     def rates(self) -> dict[str, float]:
@@ -90,79 +93,69 @@ def run(
     folder = by_first(lambda: Folder(path, plan.record()))
     with folder or contextlib.nullcontext():
         program = program or plan.program()
-        progress = _where_it_was(folder, program, beginning(program, plan.evaluations))
-        watch = by_first(lambda: _watch(plan, path, progress.step, tensorboard))
-        saved = progress.step
+        found = _where_it_was(folder, program, unmeasured(program, plan.evaluations))
+        saved = found.step if found else 0
+        changes = by_first(lambda: _changes(folder, saved, goes_on=not (found and plan.ends(found)))) or []
+        watch = by_first(lambda: _watch(plan, path, saved, tensorboard))
         try:
+            progress = found or beginning(program, plan.evaluations)
             for _ in train(program, progress, plan.patience, stopped):
                 by_first(lambda: watch.show(progress) if watch else None)
                 if agreed(np.asarray(folder is not None and folder.due(checkpoint_seconds))):
-                    _checkpoint(plan, folder, program, progress)
+                    _checkpoint(plan, folder, program, progress, changes)
                     saved = progress.step
         finally:
             if watch:
                 watch.close()
         if progress.step > saved:
-            _checkpoint(plan, folder, program, progress)
-        by_first(lambda: _leave(plan, folder, progress))
-    return plan.results(progress)
+            _checkpoint(plan, folder, program, progress, changes)
+        by_first(lambda: _leave(plan, folder, progress, changes))
+    return plan.results(progress, changes)
 
 
-def _where_it_was(folder: Folder | None, program: Program, fresh: Progress) -> Progress:
-    """`fresh`, or what the last checkpoint holds, in every process."""
-    like = {"runs": program.saved_shapes(), "history": fresh.history}
+def _where_it_was(folder: Folder | None, program: Program, history: History) -> Progress | None:
+    """What the last checkpoint holds, in every process; its history is like `history`."""
+    like = {"runs": program.saved_shapes(), "history": history}
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
     found = by_first(lambda: folder.restore(zeros) if folder else None)
     step = int(agreed(np.asarray(found[0] if found else 0)))
     if step == 0:
-        return fresh
+        return None
     saved = jax.tree.map(np.array, agreed(found[1] if found else zeros))
     return Progress(step, program.load(saved["runs"]), saved["history"])
 
 
-def _checkpoint(plan: Plan, folder: Folder | None, program: Program, progress: Progress) -> None:
+def _changes(folder: Folder | None, step: int, goes_on: bool) -> list[str]:
+    """Sentences about what has changed since the run began; the one about this very moment is said at once."""
+    changes = folder.changes(step, goes_on) if folder else []
+    for change in changes:
+        if change.after == step:
+            print(change.sentence, file=sys.stderr)
+    return [change.sentence for change in changes]
+
+
+def _checkpoint(
+    plan: Plan, folder: Folder | None, program: Program, progress: Progress, changes: Sequence[str]
+) -> None:
     runs = program.save(progress.runs)  # a collection from all processes
 
     def save() -> None:
         if folder:
             history = jax.tree.map(np.copy, progress.history)  # which goes on changing while it is being written
             folder.checkpoint(progress.step, {"runs": runs, "history": history})
-            plan.results(progress).save(folder.path / HISTORY)
+            plan.results(progress, changes).save(folder.path / HISTORY)
 
     by_first(save)
 
 
-def _leave(plan: Plan, folder: Folder | None, progress: Progress) -> None:
+def _leave(plan: Plan, folder: Folder | None, progress: Progress, changes: Sequence[str]) -> None:
     if folder:
         folder.wait()
         # Again, as a kill may have come between the checkpoint and its history.
-        plan.results(progress).save(folder.path / HISTORY)
+        plan.results(progress, changes).save(folder.path / HISTORY)
 
 
 def _watch(plan: Plan, path: Path, step: int, tensorboard: bool) -> Watch:
     names = [arm.name for arm in plan.arms]
     title = f"{len(names)} arms x {len(plan.seeds)} seeds"
     return Watch(title, names, plan.steps, step, path / METRICS, path / "tensorboard" if tensorboard else None)
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C or SIGTERM has come: the first asks for an orderly stop, a second Ctrl-C ends at once."""
-    came: list[int] = []
-
-    def note(number: int, _: object) -> None:
-        if came and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        came.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def until(deadline: float) -> Callable[[], bool]:
-    """Whether `time.monotonic()` has come to `deadline`."""
-    return lambda: time.monotonic() >= deadline

@@ -1,12 +1,11 @@
 """A grid of schedules and rates in one program: how the end of training depends on the peak rate."""
 
-import math
 from dataclasses import dataclass
 
 from experiments.compare import Running, settle
 from experiments.errors import UsageError
 from experiments.policies import FACTORS, POLICIES, grid
-from experiments.run import stop_signals
+from experiments.signals import stop_signals
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ def sweep(options: Sweep) -> int:
             f"--schedules must be some of {', '.join(POLICIES)}, each once, got {' '.join(names) or 'none'}"
         )
     factors = options.factors
-    if not factors or not all(0 < f < math.inf for f in factors) or len(set(factors)) < len(factors):
-        raise UsageError(f"--factors must be positive numbers, each once, got {factors}")
-    settings = settle(options, "sweep")
+    if not factors or not all(1e-6 <= f <= 1e6 for f in factors) or len(set(factors)) < len(factors):
+        raise UsageError(f"--factors must be numbers from 1e-6 to 1e+6, each once, got {factors}")
+    settings = settle(options, "sweep", arms=len(names) * len(factors))
     arms = grid(names, settings.learning_rate, settings.steps, options.factors)
     with stop_signals() as stopped:
         return settings.train(settings.plan(arms), settings.sample.out, stopped)[1]

@@ -27,14 +27,18 @@ class Progress:
 
 def beginning(program: Program, evaluations: int) -> Progress:
     """Before the first update."""
+    return Progress(0, program.start(), unmeasured(program, evaluations))
+
+
+def unmeasured(program: Program, evaluations: int) -> History:
+    """That of a run before its first update."""
     arms, seeds, every = len(program.arms), len(program.logical_seeds), record_length(program.steps)
     stops = validated_after(program.steps, evaluations, [arm.horizon for arm in program.arms])
 
-    def unmeasured(count: int) -> np.ndarray:
+    def nothing(count: int) -> np.ndarray:
         return np.full((arms, seeds, count), np.nan, np.float32)
 
-    history = History(unmeasured(-(-program.steps // every)), stops, unmeasured(len(stops)), unmeasured(len(stops)))
-    return Progress(0, program.start(), history)
+    return History(nothing(-(-program.steps // every)), stops, nothing(len(stops)), nothing(len(stops)))
 
 
 def validated_after(steps: int, evaluations: int, horizons: Sequence[int]) -> np.ndarray:

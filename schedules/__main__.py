@@ -2,18 +2,16 @@
 
 import argparse
 import inspect
-import io
 import sys
 from collections.abc import Sequence
 
 from schedules import check, describe, parse, plot
 from schedules.core import FORMULAS
+from schedules.terminal import exit_status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # the sketch, on a terminal that has no blocks
     options = _parser().parse_args(arguments)
     if options.expression == ["list"]:
         print(vocabulary())
@@ -30,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             assert figure is not None
             figure.savefig(options.plot, dpi=150)
             print(f"Plotted in {options.plot}")
+    except BrokenPipeError:
+        raise
     except (ValueError, ImportError, OSError) as error:
         print(f"python -m schedules: {error}", file=sys.stderr)
         return 2
@@ -66,4 +66,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -27,6 +27,7 @@ from experiments.arms import ARMS, published
 from experiments.bench import Measurement
 from experiments.compare import Running, settle
 from experiments.data import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, DataError, Dataset, cifar10
+from experiments.errors import UserError
 from experiments.model import TinyViT
 from experiments.program import Program
 from experiments.results import Results
@@ -401,6 +402,19 @@ def test_a_block_has_a_seed_for_each_device_and_an_unfinished_one_goes_first(dat
         assert Suite(five, tmp_path, tmp_path, 1000).following() == expected
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"parts": 3}', '{"parts": {"one": [3]}}', "[" * 100_000, "\xff"])
+def test_measurements_that_cannot_be_read_are_named(text, tmp_path):
+    (tmp_path / "measured.json").write_text(text, encoding="latin1")
+    with pytest.raises(UserError, match=r"measured.json cannot be read \([^\n]+\): delete it to measure again$"):
+        accelerator.measured_in(tmp_path)
+
+
+def test_folders_that_are_no_blocks_of_seeds_are_left_alone(tmp_path):
+    for name in ("seeds-0-8", "seeds-a-b", "seeds-1-2-3", "compiled"):
+        (tmp_path / name).mkdir()
+    assert accelerator.blocks_in(tmp_path) == {Block(0, 8): None}
+
+
 def test_the_time_of_a_block_is_what_the_first_took(settings, tmp_path):
     folder = tmp_path / "work" / "seeds-0-1"
     folder.mkdir(parents=True)
@@ -418,8 +432,9 @@ def test_the_time_of_a_block_is_what_the_first_took(settings, tmp_path):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--steps", "5"], "--steps must be 20 or more, got 5"),
-        (["--parameters", "0"], "--parameters must be 1 or more, got 0"),
+        (["--steps", "5"], "--steps must be from 20 to 15,384,615, got 5"),
+        (["--minutes", "nan"], "--minutes must be 0 or more, got nan"),
+        (["--parameters", "0"], "--parameters must be from 1 to 10,000,000,000, got 0"),
         (["--data", "/nowhere"], "/nowhere/data_batch_1.bin cannot be read (No such file or directory): --data must be the folder"),
         (["--out", "/proc/nowhere"], "--out must be a folder that can be written, got /proc/nowhere (No such file or directory)"),
         (["--work", "/proc/nowhere"], "/proc/nowhere must be a folder that can be written (No such file or directory)"),
@@ -527,7 +542,7 @@ def test_packed_images_are_read_as_they_were_packed(tmp_path):
     assert [array.dtype for array in found] == [np.uint8, np.int32] * 2
     assert abs(found.train_images[0].astype(int) - images[0]).max() < 30
     for title, expected in ((None, "CIFAR-10 (JPEG copy)"), ("mine", "mine")):
-        assert settle(Running(task="cifar10", data=path, title=title)).plan({}).title == expected
+        assert settle(Running(task="cifar10", data=path, title=title, batch_size=5)).plan({}).title == expected
 
 
 def test_packed_images_take_pillow(monkeypatch):
@@ -536,6 +551,24 @@ def test_packed_images_take_pillow(monkeypatch):
         DataError, match="^the images of copy.npz are read by Pillow, which must be installed: pip install pillow$"
     ):
         cifar10(Path("copy.npz"))
+
+
+@pytest.mark.parametrize(
+    ("side", "reason"), [(20_000, "400000000 pixels"), (10_000, "an image is 10000 x 10000 RGB, not 32 x 32 RGB")]
+)
+def test_packed_images_that_claim_to_be_enormous_are_not_decoded(side, reason, tmp_path):
+    path = tmp_path / "copy.npz"
+    packed(path, [plain(0)] * 5 + [plain(9)], range(6))
+    with np.load(path) as file:
+        arrays = dict(file)
+    header = arrays["header"].tobytes()
+    frame = header.index(b"\xff\xc0") + 5  # where a JPEG file has its height and its width
+    header = header[:frame] + 2 * side.to_bytes(2, "big") + header[frame + 4 :]
+    np.savez(path, **{**arrays, "header": np.frombuffer(header, np.uint8)})
+    with pytest.raises(
+        DataError, match=f"copy.npz cannot be read as a packed JPEG copy of CIFAR-10 .*{reason}.*: fetch"
+    ):
+        cifar10(path)
 
 
 def test_a_packed_file_that_is_none_is_one_sentence(tmp_path):
@@ -556,7 +589,7 @@ def test_a_packed_file_that_is_none_is_one_sentence(tmp_path):
     with pytest.raises(DataError, match="a CIFAR-10 label must be from 0 to 9, got 10"):
         cifar10(path)
     packed(path, [image[:16, :16] for image in images], range(6))
-    with pytest.raises(DataError, match="the CIFAR-10 files must all be of one size"):
+    with pytest.raises(DataError, match=r"\(an image is 16 x 16 RGB, not 32 x 32 RGB\): fetch it again"):
         cifar10(path)
     whole = path.read_bytes()
     for content in (whole[:-200], whole[: len(whole) // 2], b"", b"text"):

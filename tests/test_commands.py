@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,11 +19,13 @@ from experiments.arms import ARMS
 from experiments.data import FOLDER
 from experiments.model import TinyViT
 from experiments.policies import POLICIES
+from experiments.program import LAST_SEED
 from experiments.results import Results
 from experiments.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+HUGE = "100000000000000000000"
 SMALL = ["--steps", "20", "--seeds", "1", "--batch-size", "4"]
 
 
@@ -67,8 +71,8 @@ def test_the_command_leaves_a_table_figures_and_the_numbers(tmp_path, capsys, ti
 
 def test_reports_are_remade_and_merged_without_training(tmp_path, capsys, tiny, monkeypatch):
     names = ["constant", "step-25", "step-75"]
-    for first in ("0", "5"):
-        command = [*SMALL, "--first-seed", first, "--arms", *names, "--out", str(tmp_path / first)]
+    for folder, first in (("0", 0), ("5", LAST_SEED)):
+        command = [*SMALL, "--first-seed", str(first), "--arms", *names, "--out", str(tmp_path / folder)]
         assert main(command) == 0
     assert main([*SMALL, "--arms", "cosine", "--out", str(tmp_path / "cosine")]) == 0
     report = (tmp_path / "0" / "report.md").read_bytes()
@@ -78,9 +82,12 @@ def test_reports_are_remade_and_merged_without_training(tmp_path, capsys, tiny, 
     assert (tmp_path / "0" / "report.md").read_bytes() == report
     assert main(["report", str(tmp_path / "0"), str(tmp_path / "5"), "--out", str(tmp_path / "both")]) == 0
     both = Results.load(tmp_path / "both" / "history.npz")
-    assert both.seeds == (0, 5)
+    assert both.seeds == (0, LAST_SEED)
     assert "2 seeds" in capsys.readouterr().out
-    assert [run["plan"]["seeds"] for run in json.loads((tmp_path / "both" / "runs.json").read_text())] == [[0], [5]]
+    assert [run["plan"]["seeds"] for run in json.loads((tmp_path / "both" / "runs.json").read_text())] == [
+        [0],
+        [LAST_SEED],
+    ]
     assert (
         main(["report", str(tmp_path / "0"), str(tmp_path / "cosine" / "history.npz"), "--out", str(tmp_path / "c")])
         == 0
@@ -90,6 +97,10 @@ def test_reports_are_remade_and_merged_without_training(tmp_path, capsys, tiny, 
     for refused in (["5", "cosine", "--out", "d"], ["nowhere"], ["0", "5", "--out", "cosine"]):
         assert main(["report", *(word if word.startswith("--") else str(tmp_path / word) for word in refused)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "5" / "config.json").write_text("[" * 100_000)
+    assert main(["report", str(tmp_path / "0"), str(tmp_path / "5"), "--out", str(tmp_path / "d")]) == 2
+    said = f"{tmp_path}/5/config.json cannot be read as the configuration of a run (nested too deeply)"
+    assert capsys.readouterr().err == f"python -m experiments: {said}\n"
     assert main(["range-test", "--out", str(tmp_path / "0")]) == 2
     assert f"--out must be a folder that holds no run, got {tmp_path / '0'}" in capsys.readouterr().err
 
@@ -108,6 +119,9 @@ def test_policies_are_trained_at_their_best_rate_of_a_sweep(tmp_path, capsys, ti
         lowest = min(arms, key=lambda n: np.nan_to_num(arms[n], nan=np.inf))
         assert best.rates[name] == swept.rates[lowest]
     assert "one-cycle" in capsys.readouterr().out
+    assert main(["report", str(out)]) == 2
+    said = f"{out} holds no run itself, but others in it do: name {out}/best or {out}/sweep"
+    assert capsys.readouterr().err == f"python -m experiments: {said}\n"
 
 
 def test_a_sweep_is_a_grid_in_one_program(tmp_path, capsys, tiny):
@@ -123,7 +137,8 @@ def test_a_sweep_is_a_grid_in_one_program(tmp_path, capsys, tiny):
 
 def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
     out = tmp_path / "run"
-    command = ["range-test", "--steps", "60", "--seeds", "2", "--start", "1e-5", "--out", str(out)]
+    seeds = ["--first-seed", str(LAST_SEED - 1)]
+    command = ["range-test", "--steps", "60", *seeds, "--seeds", "2", "--start", "1e-5", "--out", str(out)]
     assert main(command) == 0
     assert {p.name for p in out.iterdir()} == {"report.md", "figure.png", "results.json"}
     printed = capsys.readouterr().out
@@ -135,7 +150,8 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
     record = json.loads((out / "results.json").read_text())
     assert np.shape(record["losses"]) == (2, 60)
     # The first loss is that of the comparison: the same initialization, batch and dropout.
-    assert main([*SMALL, "--batch-size", "24", "--arms", "cosine", "--out", str(tmp_path / "cosine")]) == 0
+    command = [*SMALL, *seeds, "--batch-size", "24", "--arms", "cosine", "--out", str(tmp_path / "cosine")]
+    assert main(command) == 0
     first = Results.load(tmp_path / "cosine" / "history.npz").history.train_loss[0, 0, 0]
     assert record["losses"][0][0] == pytest.approx(first, rel=1e-5)
 
@@ -143,28 +159,43 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--steps", "-5"], "--steps must be 20 or more, got -5"),
-        (["--seeds", "0"], "--seeds must be 1 or more, got 0"),
-        (["--first-seed", "-1"], "--first-seed must be 0 or more, got -1"),
+        (["--steps", "-5"], "--steps must be from 20 to 15,384,615, got -5"),
+        (["--steps", "2000000000"], "--steps must be from 20 to 15,384,615, got 2000000000"),
+        (["--arms", "cosine", "--steps", HUGE], f"--steps must be from 20 to 200,000,000, got {HUGE}"),
+        (["--arms", "policies", "--steps", "1000000"], "--steps must be from 20 to 952,380, got 1000000"),
+        (["sweep", "--steps", HUGE], f"--steps must be from 20 to 4,761,904, got {HUGE}"),
+        (["range-test", "--seeds", "2", "--steps", HUGE], f"--steps must be from 7 to 5,000,000, got {HUGE}"),
+        (["--seeds", "0"], "--seeds must be from 1 to 10,000, got 0"),
+        (["--seeds", HUGE], f"--seeds must be from 1 to 10,000, got {HUGE}"),
+        (["--first-seed", "-1"], "--first-seed must be from 0 to 4,294,967,293, got -1"),
+        (["--first-seed", "4294967294"], "--first-seed must be from 0 to 4,294,967,293, got 4294967294"),
+        (["range-test", "--seeds", "1", "--first-seed", HUGE], f"--first-seed must be from 0 to 4,294,967,295, got {HUGE}"),
         (["--batch-size", "0"], "--batch-size must be 1 or more, got 0"),
+        (["--batch-size", HUGE], f"--batch-size must be from 1 to 1,438, got {HUGE}"),
+        (["--title", "two\nlines"], r"--title must be printable, got 'two\nlines'"),
+        (["--title", "\udcff"], r"--title must be printable, got '\udcff'"),
         (["--early-stopping", "0"], "--early-stopping must be 1 or more, got 0"),
         (["--checkpoint-seconds", "-1"], "--checkpoint-seconds must be 0 or more, got -1.0"),
-        (["--learning-rate", "nan"], "--learning-rate must be a positive number, got nan"),
+        (["--learning-rate", "nan"], "--learning-rate must be from 1e-30 to 1e+30, got nan"),
+        (["--learning-rate", "1e300"], "--learning-rate must be from 1e-30 to 1e+30, got 1e+300"),
+        (["--learning-rate", "1e-300"], "--learning-rate must be from 1e-30 to 1e+30, got 1e-300"),
         (["--arms", "cosine", "cosine"], "--arms must name one or more arms, each once, got cosine cosine"),
         (["--arms", "cosin"], f"--arms must be published, policies or of {', '.join(ARMS)}, got cosin"),
         (["--arms", "policies", "cosine"], "--arms must be names of arms, or policies alone, got policies cosine"),
         (["report"], "report needs the folder of one run or more"),
         (["report", "a", "b"], "--out must be a folder for the report of several runs, got none"),
         (["bench", "--out", "/proc/nowhere"], "--out must be a folder that can be written, got /proc/nowhere (No such file or directory)"),
-        (["sweep", "--factors", "1", "inf"], "--factors must be positive numbers, each once, got (1.0, inf)"),
+        (["sweep", "--factors", "1", "inf"], "--factors must be numbers from 1e-6 to 1e+6, each once, got (1.0, inf)"),
         (["--data", "/nowhere"], "--data is for the task cifar10: digits come with scikit-learn, got /nowhere"),
         (["--out", "/proc/nowhere"], "/proc/nowhere must be a folder that can be written (No such file or directory)"),
         (["--task", "cifar10", "--data", "/nowhere"], "/nowhere/data_batch_1.bin cannot be read (No such file or directory): --data must be"),
         (["sweep", "--schedules", "cosin"], f"--schedules must be some of {', '.join(POLICIES)}, each once, got cosin"),
-        (["range-test", "--steps", "3"], "--steps must be 7 or more, got 3"),
-        (["range-test", "--start", "0"], "--start and --end must be positive and ascending, got 0.0 and 10.0"),
+        (["range-test", "--steps", "3"], "--steps must be from 7 to 3,333,333, got 3"),
+        (["range-test", "--start", "0"], "--start must be from 1e-30 to 1e+30, got 0.0"),
+        (["range-test", "--end", "1e300"], "--end must be from 1e-30 to 1e+30, got 1e+300"),
+        (["range-test", "--start", "11"], "--start must be below --end, got 11.0 and 10.0"),
         (["range-test", "--out", "/proc/nowhere"], "--out must be a folder that can be written, got /proc/nowhere (No such file or directory)"),
-        (["sweep", "--factors", "0", "1"], "--factors must be positive numbers, each once, got (0.0, 1.0)"),
+        (["sweep", "--factors", "0", "1"], "--factors must be numbers from 1e-6 to 1e+6, each once, got (0.0, 1.0)"),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_one_sentence(arguments, message, capsys, tmp_path, monkeypatch):
@@ -175,6 +206,29 @@ def test_a_bad_value_is_one_sentence(arguments, message, capsys, tmp_path, monke
     assert error.startswith("python -m experiments: ")
     assert error.count("\n") == 1
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("words", [[], ["sweep"], ["range-test"], ["bench"]])
+def test_a_cache_of_compiled_programs_that_cannot_be_written_is_one_sentence(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for cache, reason in {"/proc/nowhere": "No such file or directory", __file__: "File exists"}.items():
+        jax.config.update("jax_compilation_cache_dir", cache)
+        try:
+            assert main(words) == 2
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+        said = f"JAX_COMPILATION_CACHE_DIR must be a folder that can be written, got {cache} ({reason})"
+        assert capsys.readouterr().err == f"python -m experiments: {said}\n"
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("words", [["schedules", "list"], ["experiments", "--help"]])
+def test_a_reader_that_has_gone_ends_a_command_without_a_word(words):
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run([sys.executable, "-m", *words], stdout=write, stderr=subprocess.PIPE, timeout=60)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (1, b"")
 
 
 def test_a_missing_package_is_one_sentence(monkeypatch):
@@ -190,6 +244,8 @@ def test_help_names_the_defaults_of_each_task(command, capsys):
         main([*command.split(), "--help"])
     assert stopped.value.code == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "(default: None)" not in text
+    assert "(default: )" not in text
     if not command:
         for name, task in TASKS.items():
             for value in (task.steps, task.seeds, task.batch_size, task.learning_rate):
@@ -211,7 +267,8 @@ def test_three_arms_learn_from_files_in_the_binary_layout(tmp_path, capsys, monk
 
 def test_no_pickle_is_ever_loaded():
     source = "".join(p.read_text() for p in Path(main.__code__.co_filename).parent.glob("*.py"))
-    assert source.count("np.load(") == source.count("allow_pickle=False")
+    assert "np.load(" not in source
+    assert source.count("read_array(") - source.count("_read_array(") == source.count("allow_pickle=False") == 1
     assert "pickle" not in source.replace("without ever loading a pickle", "").replace("allow_pickle=False", "")
 
 

@@ -14,7 +14,7 @@ import pytest
 from experiments.arms import ARMS, arm, decayed_adam, published
 from experiments.data import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, DataError, Dataset, cifar10, digits
 from experiments.model import TinyViT, positions, split_into_patches
-from experiments.program import Program, as_floats, draw
+from experiments.program import LAST_SEED, Program, as_floats, as_seeds, draw
 from experiments.results import History
 from experiments.train import beginning, stalled, train, validated_after
 from optim import adam
@@ -132,6 +132,16 @@ def test_batches_and_dropout_are_pure_in_seed_and_step():
         assert other_key != key
     assert batch.min() >= 0
     assert batch.max() < 1000
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_every_seed_has_a_key_of_its_own(x64):
+    with jax.enable_x64(x64):
+        keys = jax.jit(jax.vmap(jax.random.key))(as_seeds([0, 1, 2**31 - 1, 2**31, LAST_SEED]))
+        assert jax.random.key_data(keys).tolist() == [[0, 0], [0, 1], [0, 2**31 - 1], [0, 2**31], [0, LAST_SEED]]
+    for beyond in (-1, LAST_SEED + 1, 10**20):
+        with pytest.raises(OverflowError):
+            as_seeds([beyond])
 
 
 def test_arms_and_seeds_together_are_each_alone(data, everything):
@@ -368,6 +378,10 @@ def test_wrong_files_are_one_sentence_that_says_what_to_do(tmp_path):
         with pytest.raises(DataError) as caught:
             cifar10(tmp_path)
         assert message in str(caught.value)
+    with (folder / "data_batch_2.bin").open("wb") as file:
+        file.truncate(10**12)  # without a byte on the disk
+    with pytest.raises(DataError, match="data_batch_2.bin cannot be read .File too large.: --data must be the folder"):
+        cifar10(tmp_path)
     (folder / "data_batch_2.bin").unlink()
     with pytest.raises(
         DataError, match="data_batch_2.bin cannot be read .No such file or directory.: --data must be the folder"
@@ -448,8 +462,25 @@ def test_an_archive_of_something_else_is_refused(server, tmp_path):
         tar.add(Path(__file__), "test.py")
     for name in ("empty.tar.gz", "other.tar.gz"):
         url, sha256 = address(name)
-        with pytest.raises(DataError, match="is not the binary version of CIFAR-10: delete it and try again"):
+        with pytest.raises(DataError, match=r"cannot be read as the binary version of CIFAR-10 \(.+\): delete it and"):
             cifar10(url=url, sha256=sha256)
+
+
+@pytest.mark.parametrize(
+    ("cache", "reason"),
+    [
+        (__file__, "Not a directory"),
+        ("/proc/nowhere", "No such file or directory"),
+        ("/sys/kernel", "Operation not permitted|Permission denied|Read-only file system"),
+    ],
+)
+def test_a_cache_of_data_that_cannot_be_written_is_named_with_the_reason(cache, reason, server, monkeypatch, tmp_path):
+    address, served = server
+    pack(served / "cifar.tar.gz", write_cifar(tmp_path / "source" / FOLDER))
+    url, sha256 = address("cifar.tar.gz")
+    monkeypatch.setenv("XDG_CACHE_HOME", cache)
+    with pytest.raises(DataError, match=f"downloaded from {url} to {cache}/pure-schedules \\(({reason})\\): try again"):
+        cifar10(url=url, sha256=sha256)
 
 
 def test_schedules_reach_the_program_as_rows_of_a_table(data):

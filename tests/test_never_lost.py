@@ -1,6 +1,7 @@
 """Whatever stops a run, the same command goes on, and the numbers are those of a run that nothing stopped."""
 
 import dataclasses
+import json
 import math
 import random
 import shutil
@@ -21,11 +22,13 @@ from experiments.__main__ import main
 from experiments.arms import arm, decayed_adam, published
 from experiments.claims import judge
 from experiments.data import digits
-from experiments.errors import UserError
-from experiments.metrics import Watch
+from experiments.errors import UserError, reason
+from experiments.folder import Folder
+from experiments.metrics import Watch, pace
 from experiments.report import save
 from experiments.results import History, Results
-from experiments.run import run, stop_signals
+from experiments.run import run
+from experiments.signals import stop_signals
 from experiments.train import Progress, stalled
 
 
@@ -133,13 +136,29 @@ NO_ROOM = "can no longer be written (No space left on device): when it can, the 
 def test_on_a_full_disk_the_run_says_so_and_goes_on_once_there_is_room(mounting, whole, cache, tmp_path):
     (disk := tmp_path / "disk").mkdir()
     # A checkpoint takes about a hundred kilobytes.
-    line = f"""mount -t tmpfs -o size=150k none {disk}; "$@"; echo exit status $? >&2
+    line = f"""mount -t tmpfs -o size=24k none {disk}; "$@"; echo exit status $? >&2
+        mount -o remount,size=150k none {disk}; "$@"; echo exit status $? >&2
         mount -o remount,size=64m none {disk}; "$@" 2>/dev/null && cp -r {disk}/run {tmp_path}/after"""
     status, said = in_shell(line, *words(disk / "run"), cache=cache)
     sentence = f"python -m experiments: {disk}/run {NO_ROOM} goes on from the last checkpoint"
-    assert said == [sentence, "exit status 2"]
+    assert said == [sentence, "exit status 2"] * 2
     assert status == 0
     same(tmp_path / "after", whole)
+
+
+SPEC = """[tensorstore_spec='{\\"create\\":true,\\"open\\":true}']"""
+FULL = "[os_error_code='28']"
+
+
+@pytest.mark.parametrize(
+    "details", [f"{FULL} {SPEC}", f"{SPEC} {FULL}", f"{FULL} [source locations='a.cc:1\\nb.cc:2']"]
+)
+def test_what_the_storage_says_of_a_full_disk_is_what_the_system_says(details):
+    """Its messages have their details in brackets, in no fixed order."""
+    said = (
+        'RESOURCE_EXHAUSTED: Error opening "zarr" driver: Failed to write 189 bytes to file 12: No space left on device'
+    )
+    assert reason(ValueError(f"{said} {details}")) == "No space left on device"
 
 
 def test_on_a_full_disk_a_report_says_so_too(mounting, copy, cache, tmp_path):
@@ -201,7 +220,9 @@ def test_what_is_no_folder_of_a_run_is_refused_and_left_alone(refused, tmp_path)
     assert refused(*words("/proc/run")) == "/proc/run must be a folder that can be written (No such file or directory)"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"plan": 3}', '{"plan": null}', '{"plan": {"ste', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"plan": 3}', '{"plan": null}', '{"plan": {}}', '{"plan": {"ste', "\xff", "[" * 100_000]
+)
 def test_a_config_that_no_run_wrote_is_refused(text, refused, tmp_path):
     (tmp_path / "config.json").write_text(text, encoding="latin1")
     message = f"{tmp_path}/config.json must be what a run wrote, but cannot be read: name another folder"
@@ -273,7 +294,7 @@ def test_a_signal_stops_in_order_and_the_same_command_goes_on(number, whole, cac
     same(folder, whole)
 
 
-def test_a_second_interrupt_ends_at_once(cache, tmp_path):
+def test_a_first_signal_asks_for_an_end_and_a_second_interrupt_does_not_wait():
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with stop_signals() as stopped:
         assert not stopped()
@@ -283,14 +304,112 @@ def test_a_second_interrupt_ends_at_once(cache, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
-    attempt = Fork(words(tmp_path / "run"), cache, seconds_a_piece=0.0)
-    attempt.until(lambda: lines(tmp_path / "run") > 2)
+
+
+def interrupted(process, waiting):
+    """After Ctrl-C, which is not heard while it waits for a device, and again: exit status, and what it said."""
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None, waiting
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    return process.returncode, said
+
+
+ENDLESS = """
+import sys, jax
+from experiments.errors import answered
+from experiments.signals import stop_signals
+
+def wait():
+    endless = jax.jit(lambda x: jax.lax.while_loop(lambda x: x > 0, lambda x: x | 1, x)).lower(1).compile()
+    print("waits", flush=True)
+    return endless(1).block_until_ready()
+
+def in_order():
+    with stop_signals():
+        return wait()
+
+sys.exit(answered("command", {which}))
+"""
+
+
+@pytest.mark.parametrize("which", ["wait", "in_order"])
+def test_a_second_interrupt_ends_at_once_what_never_ends(which):
+    command = [sys.executable, "-c", ENDLESS.format(which=which)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "waits\n"
+            assert interrupted(process, "for a loop without an end") == (130, "")
+        finally:
+            process.kill()
+
+
+def test_a_second_interrupt_ends_a_run_at_once_while_it_compiles(tmp_path):
+    attempt = Fork(words(tmp_path / "run"), tmp_path / "empty", seconds_a_piece=0.0)
+    attempt.until(lambda: "1 arms x 1 seeds, compiling" in attempt.said.replace("2 arms", "1 arms"))
     attempt.signal(signal.SIGINT)
-    time.sleep(0.01)
+    time.sleep(0.05)
     attempt.signal(signal.SIGINT)
-    status, said = attempt.wait(20)
+    status, said = attempt.wait(60)
     assert status == 130, said
     assert "Traceback" not in said
+    assert "Stopped:" not in said  # neither a report nor a checkpoint was waited for
+
+
+# Resumed with something else -----------------------------------------------------------------------------
+
+
+def with_version(folder, version):
+    """The configuration of a run that began with another JAX."""
+    config = folder / "config.json"
+    held = json.loads(config.read_text())
+    held["versions"]["jax"] = version
+    config.write_text(json.dumps(held))
+
+
+def test_a_run_resumed_with_other_versions_says_so_there_and_in_its_report(copy, cache):
+    (before,) = checkpoints(copy)[:-1]
+    shutil.rmtree(copy / "checkpoints" / str(engine.STEPS))
+    with_version(copy, "0.1.2")
+    sentence = f"Resumed after {before} updates with jax {jax.__version__} (before: 0.1.2)."
+    resumed = Fork(words(copy), cache).finish()
+    assert resumed.resumed_from == before
+    assert resumed.said.count(f"{sentence}\n") == 2  # at once, and in the report
+    assert resumed.said.startswith(f"{sentence}\n")
+    assert sentence in (copy / "report.md").read_text()
+    assert Results.load(copy / "history.npz").changes == (sentence,)
+    held = json.loads((copy / "config.json").read_text())
+    assert held["versions"]["jax"] == "0.1.2"
+    assert [(each["after"], each["versions"]["jax"]) for each in held["resumed"]] == [(before, jax.__version__)]
+    again = Fork(words(copy), cache).finish()
+    assert again.said.count(sentence) == 1  # in the report
+    assert Results.load(copy / "history.npz").changes == (sentence,)
+
+
+def test_of_a_run_with_nothing_left_to_train_no_change_is_told(copy, cache):
+    with_version(copy, "0.1.2")
+    assert "Resumed" not in Fork(words(copy), cache).finish().said
+    assert Results.load(copy / "history.npz").changes == ()
+
+
+def test_what_was_changed_for_updates_that_are_lost_is_not_told(tmp_path, monkeypatch):
+    def told(step, jax, devices=1):
+        found = {"device": "cpu", "devices": devices, "versions": {"jax": jax}}
+        monkeypatch.setattr("experiments.folder.machine", lambda: found)
+        with Folder(tmp_path / "run", {}) as folder:
+            return [sentence for _, sentence in folder.changes(step, goes_on=True)]
+
+    assert told(0, "1") == []
+    assert told(0, "2") == []  # nothing had been trained with the first
+    second = "Resumed after 1,000 updates with jax 3 (before: 2)."
+    assert told(1_000, "3") == [second]
+    assert told(1_000, "2") == []  # killed before the next checkpoint
+    assert told(1_000, "3") == [second]
+    assert told(2_000, "3") == [second]
+    third = "Resumed after 2,000 updates with devices 8 (before: 1), jax 4 (before: 3)."
+    assert told(2_000, "4", devices=8) == [second, third]
+    assert told(1_000, "2") == []  # from an earlier checkpoint
 
 
 # What is logged ------------------------------------------------------------------------------------------
@@ -327,11 +446,58 @@ def test_pieces_are_logged_as_json_without_nan(tmp_path):
 def test_what_was_logged_after_the_last_checkpoint_and_half_a_line_are_dropped(tmp_path):
     history = measured([3.0], [3.0], arms=2)
     watch(tmp_path, 0, history, 5, 10, 20)
-    for half in ('{"step": 3, "train_lo', "{"):
-        with (tmp_path / "metrics.jsonl").open("a") as log:
+    for half in (b'{"step": 3, "train_lo', b"{"):
+        with (tmp_path / "metrics.jsonl").open("ab") as log:
             log.write(half)
         watch(tmp_path, 10, history, 15)
         assert [line["step"] for line in logged(tmp_path)] == [5, 10, 15]
+
+
+FOREIGN = [
+    b"5", b"null", b'"step"', b"[]", b"{}", b'{"x": 1}', b'{"step": 3}', b'{"step": null, "updates_per_second": 1}',
+    b'{"step": "3", "updates_per_second": 1}', b'{"step": 3.5, "updates_per_second": 1}',
+    b'{"step": 3, "updates_per_second": 0}', b'{"step": 3, "updates_per_second": NaN}',
+    b'{"step": 3, "updates_per_second": [1]}', b'{"step": -1e999, "updates_per_second": 1}',
+    b'{"step": %d, "updates_per_second": 1}' % 10**400, b'{"step": ' + b"9" * 5_000 + b"}",
+    b"\xff\xfe", b"\0\0\0", b"", b"[" * 100_000, b'{"step":' * 100_000,
+]  # fmt: skip
+
+
+def test_lines_that_no_run_has_logged_are_dropped_from_the_log(tmp_path):
+    history, log = measured([3.0], [3.0], arms=2), tmp_path / "metrics.jsonl"
+    watch(tmp_path, 0, history, 5, 10)
+    first, second = log.read_bytes().splitlines()
+    expected = pace(log)
+    for foreign in FOREIGN:
+        log.write_bytes(b"\n".join([foreign, first, foreign, second, foreign]))
+        assert pace(log) == expected, foreign[:50]
+        watch(tmp_path, 10, history)
+        assert log.read_bytes().splitlines() == [first, second], foreign[:50]
+
+
+def test_the_progress_bar_says_that_all_is_compiled_and_starts_its_clock_afterwards(tmp_path, capsys):
+    history = measured([3.0], [3.0], arms=2)
+    log = Watch("title", ["one", "other"], 100, 0, tmp_path / "metrics.jsonl", None)
+    assert "title, compiling:   0%|          | 0/100 [00:00<?" in capsys.readouterr().err
+    log.bar.start_t, log.bar.last_print_t = log.bar.start_t - 3_600, log.bar.last_print_t - 3_600  # an hour ago
+    log.show(Progress(5, [], history))
+    said = capsys.readouterr().err
+    assert "title:   5%|" in said
+    assert "| 5/100 [00:00<?" in said
+    assert "compiling" not in said
+    log.show(Progress(50, [], history))
+    log.close()
+    said = capsys.readouterr().err
+    assert "title:  50%|" in said
+    assert "compiling" not in said
+    assert log.bar.format_dict["elapsed"] < 3_600
+
+
+def test_a_loss_that_diverged_is_shown_in_few_digits(tmp_path, capsys):
+    history = measured([3.0], [3.0], arms=2)
+    history.train_loss[1] = 1.234e25
+    watch(tmp_path, 0, history, 5)
+    assert "loss 2.000 one to 1.2e+25 other" in capsys.readouterr().err
 
 
 def test_tensorboard_is_told_the_same(tmp_path, monkeypatch):

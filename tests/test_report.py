@@ -1,7 +1,11 @@
 """What is made of a history: claims, tables, figures, and several runs as one."""
 
 import dataclasses
+import io
 import json
+import random
+import re
+import zipfile
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ from experiments.claims import CLAIMS, judge
 from experiments.figure import PANELS, STYLES, moving_average, plot, plot_grid, plot_questions
 from experiments.policies import POLICIES, best_factors, grid
 from experiments.report import courses, heading, margins, numbers, save, super_convergence, table, verdicts
-from experiments.results import History, Results, ResultsError, merged, record_length
+from experiments.results import LAYOUT, History, Results, ResultsError, decimals, merged, record_length
 from experiments.train import validated_after
 
 
@@ -35,6 +39,7 @@ def results(losses, steps=100, done=100, seeds=None):
     )
 
 
+AS_ONE_SEED = {"cosine": [0.2], "constant": [0.5]}
 AS_PUBLISHED = {
     "constant": 0.5, "linear-100": 0.2, "linear-75": 0.25, "linear-50": 0.3, "linear-25": 0.4, "cosine": 0.2,
     "step-25": 0.4, "step-75": 0.2, "polyak": 0.6, "ema-long": 0.2, "ema-short": 0.3, "sf-polyak": 0.2, "sf-ema": 0.1,
@@ -214,6 +219,100 @@ def test_a_history_that_cannot_be_read_is_one_sentence(tmp_path, content, capsys
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def arrays_of(path):
+    with np.load(path) as file:
+        return {name: file[name] for name in file.files}
+
+
+def claims_to_be(dtype, shape):
+    """A file in NumPy's format, of a header and nothing else."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def refused(path, reason=""):
+    """What is said of a history that cannot be read."""
+    with pytest.raises(ResultsError) as caught:
+        Results.load(path)
+    said = str(caught.value)
+    assert said.startswith(f"{path} cannot be read as the history of a run (")
+    assert reason in said
+    assert "\n" not in said
+    assert len(said) < 500
+    return True
+
+
+@pytest.mark.parametrize(
+    "claim", [("<f4", (10**13,)), ("<f4", (10**9, 10**9, 10**9)), ("<U0", (10**12,)), ("<f4", (-5,)), ("|O", (3,))]
+)
+def test_a_history_that_claims_what_it_does_not_hold_is_one_sentence(claim, tmp_path):
+    path = tmp_path / "history.npz"
+    results(AS_ONE_SEED).save(path)
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("more.npy", claims_to_be(*claim))
+    refused(path)
+    path.write_bytes(claims_to_be(*claim))  # without the archive around it
+    refused(path)
+
+
+def test_a_history_that_holds_too_much_is_not_read(tmp_path, monkeypatch):
+    results(AS_ONE_SEED).save(tmp_path / "history.npz")
+    monkeypatch.setattr("experiments.files.MOST_BYTES", 1_000)
+    refused(tmp_path / "history.npz", "bytes, more than 1,000")
+
+
+@pytest.mark.parametrize("name", [name for name in LAYOUT if name != "changes"])
+def test_a_history_of_odd_arrays_is_one_sentence(name, tmp_path):
+    path = tmp_path / "history.npz"
+    results(AS_ONE_SEED).save(path)
+    held = arrays_of(path)
+    odd = [None, held[name][None], held[name].astype(bool), held[name].astype(object), np.zeros(0), np.zeros((1,) * 5)]
+    for array in odd:
+        np.savez(path, **{key: value for key, value in {**held, name: array}.items() if value is not None})
+        refused(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"arms": np.array(["cosine", "cosine"])}, "its arms cannot be those of a run"),
+        ({"arms": np.array(["cosine", "a@b"])}, "could not convert string to float: 'b'"),
+        ({"arms": np.array(["cosine", "\ud800"])}, "surrogates not allowed"),
+        ({"seeds": np.array([4, 4])}, "its seeds cannot be those of a run"),
+        ({"plan": np.array("[]")}, "its plan cannot be those of a run"),
+        ({"plan": np.array("[" * 100_000)}, "nested too deeply"),
+        ({"plan": np.array("{")}, "Expecting property name"),
+        ({"steps": np.array(0)}, "its train_loss cannot be those of a run"),
+        ({"steps": np.array(10**15)}, "its train_loss cannot be those of a run"),
+        ({"done": np.array(101)}, "its done cannot be those of a run"),
+        ({"horizons": np.array([100, 0])}, "its horizons cannot be those of a run"),
+        ({"rates": np.array([0.1, np.nan])}, "its rates cannot be those of a run"),
+    ],
+)
+def test_a_history_of_odd_content_is_one_sentence(change, reason, tmp_path):
+    path = tmp_path / "history.npz"
+    results({"cosine": [0.1, 0.2], "polyak": [0.1, 0.2]}).save(path)
+    np.savez(path, **{**arrays_of(path), **change})
+    refused(path, reason)
+
+
+def test_a_damaged_history_is_read_or_is_one_sentence(tmp_path):
+    path, rng = tmp_path / "history.npz", random.Random(0)
+    results({"cosine": [0.1, 0.2], "polyak": [0.1, 0.2]}).save(path)
+    whole, said = path.read_bytes(), 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice((1, 1, 10))):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            Results.load(path)
+        except ResultsError as error:
+            said += str(error).startswith(f"{path} cannot be read as the history of a run (")
+    assert said > 100
+
+
 def test_a_history_is_never_half_written(tmp_path, monkeypatch):
     r = results({"cosine": [0.2]})
     r.save(tmp_path / "history.npz")
@@ -346,6 +445,40 @@ def test_a_diverged_run_is_told(tmp_path):
     text = save(r, tmp_path)
     assert "DIVERGED: cosine (1 of 2 seeds). Nothing is concluded from their numbers." in text
     assert json.loads((tmp_path / "results.json").read_text())["arms"]["cosine"]["training loss"][3] == [0.2, None]
+
+
+def test_numbers_of_a_run_that_diverged_have_few_digits(tmp_path):
+    assert [decimals(x, 3, "+") for x in (0.5, -1.234e25, np.inf, np.nan)] == ["+0.500", "-1.2e+25", "+inf", "+nan"]
+    r = results(shaken(AS_PUBLISHED))
+    r.history.train_loss[r.row("cosine")] *= np.float32(1e25)
+    r.history.valid_loss[r.row("polyak"), 0] = np.inf
+    text = save(r, tmp_path) + (tmp_path / "report.md").read_text()
+    assert "e+2" in text
+    assert " inf " in text
+    assert not re.search(r"\d{9}", text)
+
+
+def test_a_run_resumed_with_something_else_says_so(tmp_path):
+    sentences = [f"Resumed after {n} updates with jax 2 (before: 1)." for n in (40, 50)]
+    runs = [
+        dataclasses.replace(results({"cosine": [0.2]}, seeds=[seed]), changes=tuple(changes))
+        for seed, changes in enumerate(([], sentences[:1], sentences))
+    ]
+    for run in runs:
+        text = save(run, tmp_path)
+        assert [sentence for sentence in sentences if sentence in text] == [*run.changes]
+        run.save(tmp_path / "history.npz")
+        assert Results.load(tmp_path / "history.npz").changes == run.changes
+    assert merged(runs).changes == (*sentences,)
+    sweep = dataclasses.replace(swept(), changes=(*sentences,))
+    assert all(sentence in save(sweep, tmp_path) for sentence in sentences)
+
+
+def test_a_sweep_merged_with_other_arms_is_a_table_of_arms(tmp_path):
+    other = dataclasses.replace(results({"constant": [0.5]}), plan={})
+    text = save(merged([swept(), other]), tmp_path)
+    assert "| linear@0.5 " in text
+    assert "| constant " in text
 
 
 def test_super_convergence_is_how_many_times_fewer_updates():

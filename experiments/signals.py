@@ -1,0 +1,60 @@
+"""When to stop: in order, at once, or at a certain time."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C or SIGTERM has come: the first asks for an orderly stop, a second Ctrl-C ends at once."""
+    came: list[int] = []
+
+    def note(number: int, _: object) -> None:
+        if came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def ended_by_a_second_interrupt() -> Iterator[None]:
+    """Ends the process when Ctrl-C comes after Ctrl-C or SIGTERM, whatever the main thread is doing.
+
+    That runs the handlers of Python only between two instructions of its own: not while it compiles, or waits for a
+    device or a disk. Of a process that is ended no more is lost than of one that is killed.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def listen() -> None:
+        came = False
+        while number := os.read(reader, 1):
+            if came and number[0] == signal.SIGINT:
+                os._exit(130)
+            came = came or number[0] in (signal.SIGINT, signal.SIGTERM)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        listener.join()
+        os.close(reader)
+
+
+def until(deadline: float) -> Callable[[], bool]:
+    """Whether `time.monotonic()` has come to `deadline`."""
+    return lambda: time.monotonic() >= deadline
