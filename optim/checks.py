@@ -181,6 +181,7 @@ def misfit(leaf: Any, like: Any, whole: bool, axes: int = 0) -> tuple[str, str] 
     Narrower ones fit, such as half-precision gradients and parameters the float32 of a state. Wider ones do
     unless the `whole` of their digits should be kept.
     """
+    like = like if hasattr(like, "shape") else np.asarray(like)
     wanted = like.shape[axes:]
     try:
         shape, dtype = leaf.shape, leaf.dtype

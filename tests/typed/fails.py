@@ -50,7 +50,7 @@ join([lr, "constant"], [10])  # error: list-item
 join([lr, lr], 10)  # error: arg-type
 stack(lr)  # error: arg-type
 stack([lr, 0.1])  # error: list-item
-parse(0.1)  # error: arg-type
+parse(None)  # error: arg-type
 
 # What a schedule is
 lr("0")  # error: arg-type
@@ -94,11 +94,6 @@ def clockless() -> float:
 @recipe  # error: arg-type
 def number(peak: Value) -> float:
     return 0.1
-
-
-@schedule()  # error: call-overload, untyped-decorator
-def called(step: Array, peak: Value) -> Value:
-    return peak
 
 
 @schedule(name="other")  # error: call-overload, untyped-decorator
