@@ -210,7 +210,7 @@ def _is_hole(value: Any) -> bool:
 def _read(schedule: Schedule, steps: int) -> Iterator[tuple[Schedule, _Clock]]:
     """The schedules that a schedule reads, each with its clock."""
     nested = _nested(schedule)
-    if not nested:
+    if not nested or steps < 0:
         return
     outer = _with_arguments(schedule, lambda value: None if _is_schedule(value) else value, _is_schedule)
     at = np.unique(np.geomspace(1, steps + 1, 100).astype(int) - 1)
