@@ -129,13 +129,21 @@ class Schedule:
 
         **Returns:** an array of the shape of `step`, float32 (float64 where x64 is enabled).
         """
-        if isinstance(step, jax.core.Tracer):
-            return _value(self, step)
+        if isinstance(step, jax.core.Tracer) and self._is_traced():
+            return _value(self, step)  # within another schedule, or in a jitted function whose argument it is
         last = np.max(step, initial=0) if isinstance(step, np.ndarray) else step
         if isinstance(last, int | np.integer) and last > MAX_STEPS:
             # JAX would wrap NumPy's wide integers around in silence.
             raise OverflowError(f"{self.formula}: `step` must be at most {MAX_STEPS}, got {last}")
         return _evaluate(self, step)
+
+    def _is_traced(self) -> bool:
+        """Whether all its own numbers are traced; those of the schedules in it decide for themselves."""
+        kinds = self.formula.kinds
+        own = [
+            v for n, v in self.arguments.items() if kinds[n].is_leaf and not isinstance(kinds[n], Nested | NestedList)
+        ]
+        return all(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(own))
 
     def expand(self) -> "Schedule":
         """The composition of formulas that a recipe stands for; any other schedule itself."""
@@ -277,8 +285,8 @@ def _value(schedule: Schedule, step: ArrayLike) -> Array:
     return jnp.vectorize(at)(step) if step.ndim else at(step)
 
 
-# For eager callers, with the schedule's numbers as arguments. Schedules inside others are traced as they are:
-# a jitted function within each would be inlined into the next, again and again.
+# The numbers of a schedule are arguments, so that others compile nothing anew. Schedules inside others are traced as
+# they are: a jitted function within each would be inlined into the next, again and again.
 _evaluate = jax.jit(_value)
 
 
@@ -382,7 +390,7 @@ class Formula(Generic[P]):
         except ValueError as error:
             raise ValueError(f"{self}: {error}") from None
 
-    def _ends_of_phases(self, **arguments: Any) -> Iterable[int]:
+    def _ends_of_phases(self, /, **arguments: Any) -> Iterable[int]:
         lists = [self.kinds[name].phases(value) for name, value in arguments.items()]
         return sorted(step for phases in lists for step in phases)
 
@@ -603,6 +611,8 @@ def _united(value: Any) -> Any:
 
 
 def _hashable(leaf: Any) -> Any:
+    if isinstance(leaf, jax.core.Tracer):
+        return id(leaf)
     if isinstance(leaf, Array | np.ndarray):
         leaf = np.asarray(leaf)
         return str(leaf.dtype), leaf.shape, leaf.tobytes()

@@ -2,6 +2,7 @@
 
 import bisect
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MOST_SAMPLES = 1_000_000
 MOST_CHANGES = 10_000
+MOST_READINGS = 16  # of a schedule by another, at each step
 
 
 def tabulate(schedule: ScheduleLike, steps: int) -> Array:
@@ -104,14 +106,23 @@ def boundaries(schedule: ScheduleLike, steps: int) -> list[int]:
 
     The first ten thousand of them, for a schedule that changes at every few updates.
     """
-    changes = itertools.islice(_changes(as_schedule(schedule), steps), MOST_CHANGES)
-    return sorted({step for step in changes if 0 < step < steps})
+    steps = _length("boundaries", steps)
+    changes = itertools.islice(_changes(_with_plain_numbers(as_schedule(schedule)), steps), MOST_CHANGES)
+    return sorted({int(step) for step in changes if 0 < step < steps})
+
+
+def _with_plain_numbers(schedule: Schedule) -> Schedule:
+    """`schedule` with Python's numbers in the place of arrays."""
+    if not any(isinstance(leaf, Array | np.ndarray) for leaf in jax.tree.leaves(schedule)):
+        return schedule
+    jax.eval_shape(schedule, 0)  # says what is wrong with stacked ones
+    return jax.tree.map(lambda leaf: _plain(np.asarray(leaf).tolist()), schedule)
 
 
 def _changes(schedule: Schedule, steps: int) -> Iterator[int]:
     """Where the form of a schedule changes, up to and including `steps`; in no order."""
     schedule = schedule.expand()
-    given = {name: _plain(value) for name, value in schedule.arguments.items()}
+    given = dict(schedule.arguments)
     match schedule.formula:
         case combinators.join:
             starts = [0, *given["boundaries"]]
@@ -140,7 +151,7 @@ def _cycles(period: int, growth: float, steps: int) -> Iterator[tuple[int, float
 
 
 def _lengthened(schedule: Schedule, factor: float) -> Schedule:
-    return stretched(schedule, lambda n: min(round(_plain(n) * factor), MAX_STEPS))
+    return stretched(schedule, lambda n: min(round(n * factor), MAX_STEPS))
 
 
 def _nested(schedule: Schedule) -> list[Schedule]:
@@ -157,13 +168,14 @@ def _is_schedule(value: Any) -> bool:
 
 
 class _Clock(NamedTuple):
-    """A function of the step, one of the clocks on which a schedule reads those in it. They do not run backwards."""
+    """A function of the step, one of the clocks on which a schedule reads those in it."""
 
     outer: Schedule  # with None in the place of every schedule in it
     which: int  # of the schedules in it
     reading: int  # of its readings
-    last: int  # what it shows at the end of the run
+    last: int  # the latest that it shows during the run
     same: bool  # whether it always shows the step itself
+    forwards: bool  # whether it never runs backwards
 
     def __call__(self, steps: np.ndarray) -> np.ndarray:
         return np.asarray(_readings(self.outer, steps)[self.which][self.reading])
@@ -178,7 +190,7 @@ def _readings(outer: Schedule, steps: Array) -> dict[int, list[Array]]:
 
         def stand_in(which: int) -> StandIn:
             def read(step: ArrayLike) -> Array:
-                seen.setdefault(which, []).append(jnp.asarray(step))
+                seen.setdefault(which, []).extend(jnp.ravel(jnp.asarray(step))[:MOST_READINGS])
                 return jnp.ones(jnp.shape(step))
 
             return StandIn(read)
@@ -214,16 +226,30 @@ def _read(schedule: Schedule, steps: int) -> Iterator[tuple[Schedule, _Clock]]:
         return
     outer = _with_arguments(schedule, lambda value: None if _is_schedule(value) else value, _is_schedule)
     at = np.unique(np.geomspace(1, steps + 1, 100).astype(int) - 1)
-    for which, readings in _readings(outer, at).items():
+    try:
+        found = _readings(outer, at)
+    except (TypeError, jax.errors.UnexpectedTracerError):
+        return  # it reads them within another transformation, such as a loop: that cannot be seen from here
+    for which, readings in found.items():
         for reading, seen in enumerate(np.asarray(each) for each in readings):
-            last = int(np.clip(np.ceil(seen[-1]), 0, MAX_STEPS))
-            yield nested[which], _Clock(outer, which, reading, last, bool((seen == at).all()))
+            last = int(np.clip(np.ceil(seen.max()), 0, MAX_STEPS))
+            same, forwards = bool((seen == at).all()), bool((np.diff(seen) >= 0).all())
+            yield nested[which], _Clock(outer, which, reading, last, same, forwards)
 
 
 def _times(clock: _Clock, shown: Iterator[int], steps: int) -> Iterator[int]:
-    """The first steps by `steps` at which a clock has reached each of those `shown`, by bisection."""
+    """The first steps by `steps` at which a clock has reached each of those `shown`, by bisection.
+
+    Of one that runs backwards at times, the first steps at which it passes them either way, by looking at all steps.
+    """
     if clock.same:
         yield from shown
+        return
+    if not clock.forwards:
+        backwards = np.diff(clock(np.arange(min(steps, MOST_SAMPLES) + 1))) < 0
+        yield from map(int, np.flatnonzero(backwards[1:] & ~backwards[:-1]) + 2)
+        for step in itertools.islice(shown, 1000):
+            yield from (t for t, _ in _crossings(clock, step, steps))
         return
     while batch := [*itertools.islice(shown, 1000)]:
         wanted = np.array(batch)
@@ -235,11 +261,18 @@ def _times(clock: _Clock, shown: Iterator[int], steps: int) -> Iterator[int]:
         yield from (int(t) for t, inside in zip(high, wanted <= clock.last, strict=True) if inside)
 
 
+def _crossings(clock: _Clock, shown: int, steps: int) -> Iterator[tuple[int, bool]]:
+    """The steps at which a clock passes `shown`, and whether it runs forwards there."""
+    if clock.forwards:
+        yield from ((t, True) for t in _times(clock, iter([shown]), steps))
+        return
+    reached = clock(np.arange(min(steps, MOST_SAMPLES) + 1)) >= shown
+    yield from ((int(t), bool(reached[t])) for t in np.flatnonzero(np.diff(reached)) + 1)
+
+
 def _plain(value: Any) -> Any:
-    """Arrays of numbers as Python numbers."""
-    if isinstance(value, tuple):
-        return [_plain(each) for each in value]
-    return value.tolist() if isinstance(value, Array) else value
+    """Lists of numbers as tuples, of which schedules are made."""
+    return tuple(map(_plain, value)) if isinstance(value, list) else value
 
 
 def _values(schedule: Schedule, steps: np.ndarray) -> np.ndarray:
@@ -286,7 +319,7 @@ def check(schedule: ScheduleLike, steps: int, *, after: ScheduleLike | None = No
     **Raises:** `ValueError` if `steps` is not a whole number, 1 or more, or `at` not one below `steps`, which is
     given if and only if `after` is.
     """
-    schedule, steps = as_schedule(schedule), _length("check", steps)
+    schedule, steps = _with_plain_numbers(as_schedule(schedule)), _length("check", steps)
     before = None if after is None else as_schedule(after)
     if (after is None) != (at == 0) or _length("check", at, name="at", least=0) >= steps:
         raise ValueError(
@@ -308,7 +341,7 @@ def check(schedule: ScheduleLike, steps: int, *, after: ScheduleLike | None = No
 
 def _takes_over(schedule: Schedule, before: Schedule, at: int) -> Iterator[str]:
     left, right = float(before(at)), float(schedule(at))
-    if _differ(left, right):
+    if _differ(left, right) or not math.isfinite(left):
         yield (
             f"It jumps from {left:.6g} to {right:.6g} at step {at:,}, where it replaces the schedule before it: "
             f"`cooldown(before, {at}, ...)` would go on from there."
@@ -367,6 +400,8 @@ def _ends(schedule: Schedule) -> bool:
         return False
     if schedule.formula is combinators.join:
         return _ends(schedule.arguments["schedules"][-1])
+    if not all(clock.forwards for _, clock in _read(schedule, MAX_STEPS)):
+        return False
     return all(map(_ends, _nested(schedule)))
 
 
@@ -375,14 +410,13 @@ def _jumps(schedule: Schedule, steps: int) -> Iterator[tuple[int, float, float]]
     schedule = schedule.expand()
     if schedule.formula is not combinators.join:
         for inner, clock in _read(schedule, steps):
-            jumps = [*_jumps(inner, clock.last)]
-            times = _times(clock, iter([joint for joint, _, _ in jumps]), steps)
-            for t, (_, *sides) in zip(times, jumps, strict=True):
-                left, right = (float(_with_nested(schedule, clock.which, constant(side))(t)) for side in sides)
-                if _differ(left, right):
-                    yield t, left, right
+            for joint, *sides in _jumps(inner, clock.last):
+                for t, onwards in _crossings(clock, joint, steps):
+                    left, right = (float(_with_nested(schedule, clock.which, constant(side))(t)) for side in sides)
+                    if t < steps and _differ(left, right):
+                        yield (t, left, right) if onwards else (t, right, left)
         return
-    starts = [0, *_plain(schedule.arguments["boundaries"])]
+    starts = [0, *schedule.arguments["boundaries"]]
     for i, joint in enumerate(starts[1:]):
         left, right = schedule.arguments["schedules"][i : i + 2]
         before, after = _value(left, joint - starts[i]), _value(right, 0)
@@ -397,7 +431,7 @@ def _value(schedule: Schedule, step: int) -> float:
     schedule = schedule.expand()
     if schedule.formula is not combinators.join:
         return float(schedule(step))
-    starts = [0, *_plain(schedule.arguments["boundaries"])]
+    starts = [0, *schedule.arguments["boundaries"]]
     turn = bisect.bisect_right(starts, step, lo=1) - 1
     return _value(schedule.arguments["schedules"][turn], step - starts[turn])
 

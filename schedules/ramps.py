@@ -87,7 +87,8 @@ def one_minus_sqrt(step: Array, start: Value, end: Value, steps: Steps) -> Array
     arXiv:2405.18392.
     """
     elapsed, remaining = progress(step, steps)
-    root = jnp.sqrt(elapsed)
+    begun = elapsed > 0
+    root = jnp.where(begun, jnp.sqrt(jnp.where(begun, elapsed, 1.0)), 0.0)  # whose derivative is finite at step 0
     return start * remaining / (1 + root) + end * root
 
 

@@ -45,7 +45,7 @@ def parse(text: str | float) -> Schedule:
 
     `parse("0.5 * warmup(cosine(3e-4, 0, 9000), 1000)")`. The names are those of `schedules` (and of `optim`,
     once that is imported) and of your own schedules from where they are defined. `parse(repr(lr)) == lr` for
-    every schedule that holds no plain callable.
+    every schedule that holds no plain callable and whose numbers are Python's, not arrays.
 
     **Raises:** `ValueError` that points at the place, for anything else.
     """

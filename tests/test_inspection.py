@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 
+import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,6 +38,7 @@ from schedules import (
     restarts,
     schedule,
     sgdr,
+    stack,
     step_decay,
     stretch,
     table,
@@ -99,6 +101,58 @@ def test_a_users_own_combinators_are_seen_as_ours_are():
     ]:
         own, ours = (boundaries(each, 4000) for each in schedules)
         assert own == ours != []
+
+
+def test_schedules_are_seen_in_formulas_that_read_them_at_many_steps_or_backwards():
+    lr = join([1.0, 2.0], [20])
+
+    @schedule
+    def smoothed(step, schedule: ScheduleLike):
+        return jnp.mean(schedule(jnp.maximum(step - jnp.arange(5), 0)))
+
+    @schedule
+    def again(step, schedule: ScheduleLike):
+        return schedule(step % 30)
+
+    @schedule
+    def reversed_(step, schedule: ScheduleLike):
+        return schedule(60 - step)
+
+    @schedule
+    def unseen(step, schedule: ScheduleLike):
+        return jax.lax.fori_loop(0, 3, lambda i, total: total + schedule(step + i), 0.0)
+
+    @schedule
+    def either(step, one: ScheduleLike, other: ScheduleLike):
+        return jax.lax.cond(step < 9, one, other, step)
+
+    assert boundaries(smoothed(lr), 60) == [20, 21, 22, 23, 24]
+    assert boundaries(again(lr), 60) == [20, 30, 50]
+    assert [remark.split(",")[0] for remark in check(again(lr), 60)] == [
+        "It jumps from 1 to 2 at step 20",
+        "It jumps from 2 to 1 at step 30",
+        "It jumps from 1 to 2 at step 50",
+    ]
+    assert boundaries(reversed_(lr), 60) == [41]
+    assert boundaries(unseen(lr), 60) == []
+    assert float(either(lr, linear(0.0, 1.0, 10))(10)) == 1.0
+    assert check(either(lr, linear(0.5, 1.0, 10)), 60) == []
+
+
+def test_numbers_may_be_arrays():
+    def arrays(schedule):
+        return jax.tree.map(jnp.asarray, schedule)
+
+    for lr in (LR, sgdr(1.0, 100, 2.0), stretch(LR, 1.5), restarts(multistep(1.0, [5, 9]), 30)):
+        for same in (arrays(lr), jax.device_get(arrays(lr)), jax.tree.map(lambda leaves: leaves[1], stack([lr, lr]))):
+            assert boundaries(same, 500) == boundaries(lr, 500)
+            assert describe(same, 500).phases == describe(lr, 500).phases
+            assert check(same, 500) == check(lr, 500)
+    assert boundaries(stretch(join([1.0, 2.0], jnp.array([10])), 2.0), 100) == [20]
+    with pytest.raises(ValueError, match="use jax.vmap for stacked schedules"):
+        boundaries(stack([LR, LR]), 500)
+    with pytest.raises(ValueError, match="^boundaries: `steps` must be a whole number from 1 to 2147483647, got -1$"):
+        boundaries(LR, -1)
 
 
 def test_a_description_says_what_a_run_will_see():

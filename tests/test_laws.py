@@ -165,7 +165,17 @@ def test_arguments_are_attributes_and_cannot_be_changed(row: Row):
 ONE_EACH = [*{row.schedule.formula: row for row in TABLE}.values()]
 
 
-@pytest.mark.parametrize("row", ONE_EACH, ids=[row.name for row in ONE_EACH])
+one_each = pytest.mark.parametrize("row", ONE_EACH, ids=[row.name for row in ONE_EACH])
+
+
+@one_each
+def test_fractional_steps_are_mapped_over_and_differentiated(row: Row):
+    steps = jnp.array([2.5, 7.0])
+    np.testing.assert_allclose(jax.vmap(row.schedule)(steps), row.schedule(steps), rtol=SAME, atol=0)
+    assert np.isfinite(jax.grad(row.schedule)(2.5))
+
+
+@one_each
 def test_without_jit_it_is_the_same(row: Row):
     for step in (7, 2.5):
         expected = row.schedule(step)
