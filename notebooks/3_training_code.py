@@ -418,7 +418,7 @@ for name, layer in updates.items():
 # needs new ones, after training or before a validation:
 #
 #     averaged = nnx.clone(model)  # training goes on from the model as it is
-#     nnx.update(averaged, eval_params(optimizer.opt_state, nnx.state(averaged, nnx.Param)))
+#     nnx.update(averaged, eval_params(optimizer.opt_state, nnx.state(averaged, optimizer.wrt)))
 #     refresh_batch_stats_nnx(averaged, batches)  # of linen: refresh_batch_stats(apply_fn, variables, batches)
 #
 # [Averaging](5_averaging.ipynb) shows what it costs to forget that.

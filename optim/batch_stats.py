@@ -89,7 +89,7 @@ def refresh_batch_stats_nnx(model: Model, batches: Iterable[Any], forward: Calla
     """Sets the BatchNorm statistics of a Flax NNX `model` to those that its parameters have over `batches`.
 
         averaged = nnx.clone(model)  # training goes on from the model as it is
-        nnx.update(averaged, eval_params(optimizer.opt_state, nnx.state(averaged, nnx.Param)))
+        nnx.update(averaged, eval_params(optimizer.opt_state, nnx.state(averaged, optimizer.wrt)))
         refresh_batch_stats_nnx(averaged, batches)
 
     **Arguments:** `model`: in training mode (`model.train()`); nothing in it changes but the means and variances of

@@ -1,6 +1,6 @@
 """Reading an optimizer's state, wherever it sits in a chain."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from optim.checks import by_path, difference, is_hole, unlike
 from optim.schedule_free_plus import ScheduleFreePlusState
 
 AVERAGES = (AverageState, LawaState, ScheduleFreePlusState)
+OPTIMIZERS = (optax.GradientTransformation, optax.MultiSteps)
 # The states of optax that keep one number of the last update, in this field.
 KEPT = {
     optax.ScaleByBacktrackingLinesearchState: "learning_rate",
@@ -34,20 +35,22 @@ def eval_params(opt_state: Any, params: Any, name: str | None = None) -> Any:
     what is returned is one. A model of Flax nnx holds them, and is cloned before they are put into it:
 
         averaged = nnx.clone(model)
-        nnx.update(averaged, eval_params(optimizer.opt_state, nnx.state(averaged, nnx.Param)))
+        nnx.update(averaged, eval_params(optimizer.opt_state, nnx.state(averaged, optimizer.wrt)))
 
     **Arguments:** `params`: those that the caller trains, never evaluated ones; `name`: which average, where
     `average` was given several.
 
     **Returns:** a tree like `params`, with its dtypes.
 
-    **Raises:** `ValueError` if two averages cover one parameter, there is none of that name, or `params` are not like
-    the parameters that the state was made for: in their places, shapes and digits.
+    **Raises:** `ValueError` if two averages cover one parameter, there is none of that name, `params` are not like
+    the parameters that the state was made for (in their places, shapes and digits), or `opt_state` is no state: an
+    optimizer, None, or the dictionaries that a checkpoint gives when it is restored without `optimizer.init(params)`.
     """
     return _evaluated("eval_params", opt_state, params, name)
 
 
 def _evaluated(function: str, opt_state: Any, params: Any, name: str | None) -> Any:
+    _require_places(function, opt_state, params)
     # By path and not by structure: masks leave holes, and Flax wraps state and parameters differently.
     averages = [s for s in jax.tree.leaves(opt_state, is_leaf=_is_average) if _is_average(s)]
     _require_name(function, averages, name)
@@ -59,10 +62,40 @@ def _evaluated(function: str, opt_state: Any, params: Any, name: str | None) -> 
         raise ValueError(f"{function}: `opt_state` must hold one average of each parameter, got several")
     holes = {path for path, leaf, _ in stored if is_hole(leaf)}
     covered = {path: p for path, p in held.items() if path in expected or holes.isdisjoint(_with_parents(path))}
+    if () in expected and () not in held:  # as optax.flatten leaves it
+        flat = f"a tree where one array of shape {expected[()].shape} is expected"
+        raise ValueError(unlike(function, "params", flat))
     if averages and (what := difference(covered, expected, whole=True)):
         raise ValueError(unlike(function, "params", what))
     found = {path: _average(state, leaf, held[path]) for path, leaf, state in averaged}
     return tree_map_with_path(lambda path, p: found[path].astype(jnp.result_type(p)) if path in found else p, params)
+
+
+def _require_places(function: str, opt_state: Any, params: Any) -> None:
+    """Raises the ValueError for what else holds no average, and would pass for a state without one."""
+    if opt_state is None or isinstance(opt_state, OPTIMIZERS):
+        got = type(opt_state).__name__
+        raise ValueError(f"{function}: `opt_state` must be the state that init makes, got {got}")
+    for node in jax.tree.leaves(params, is_leaf=_is_state_or_optimizer):
+        if _is_state_or_optimizer(node):
+            got = _untyped(node) or type(node).__name__
+            raise ValueError(f"{function}: `params` must be the parameters, got {got}")
+    for node in jax.tree.leaves(opt_state, is_leaf=_is_state_or_optimizer):
+        if untyped := _untyped(node):
+            raise ValueError(
+                f"{function}: `opt_state` must hold the states that init makes, got {untyped}: "
+                "restore it into optimizer.init(params)"
+            )
+
+
+def _untyped(node: Any) -> str | None:
+    """What a mapping with the fields of an average is, as in a checkpoint that was restored without its types."""
+    names = set(node) if isinstance(node, Mapping) else set()
+    if not ({"count", "used"} <= names and names & {"x", "z", "ring"}):
+        return None
+    # Not all of them: Flax nnx leaves out those that are None.
+    kinds = (kind.__name__ for kind in AVERAGES if names <= set(kind._fields))
+    return next((f"a {type(node).__name__} of the fields of {kind}" for kind in kinds), None)
 
 
 def _require_name(function: str, averages: list[Any], name: str | None) -> None:
@@ -105,12 +138,17 @@ def _average(state: Any, stored: Any, p: Any) -> Array:
 
 def _mean(ring: Array, averaged: Array, newest: Any) -> Array:
     kept = jnp.arange(ring.shape[0]) < averaged
-    mean = jnp.sum(jnp.where(kept.reshape(-1, *[1] * (ring.ndim - 1)), ring, 0), axis=0) / jnp.maximum(averaged, 1)
+    total = jnp.sum(jnp.where(kept.reshape(-1, *[1] * (ring.ndim - 1)), ring, 0), axis=0)
+    mean = total / jnp.maximum(averaged, 1).astype(total.dtype)
     return jnp.where(averaged > 0, mean, jnp.asarray(newest, mean.dtype))
 
 
 def _is_average(node: Any) -> bool:
     return isinstance(node, AVERAGES)
+
+
+def _is_state_or_optimizer(node: Any) -> bool:
+    return isinstance(node, (*AVERAGES, *OPTIMIZERS)) or _untyped(node) is not None
 
 
 def hyperparameters(opt_state: Any) -> dict[str, Array]:
@@ -158,6 +196,8 @@ def _used(place: str, tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _record(node: Any) -> tuple[str, dict[str, Any]] | None:
     """The field in which a state keeps the numbers that were used, and those by name."""
+    if not hasattr(node, "_fields"):  # as a dataclass, which may hold both a state and a record of its own
+        return None
     for field in ("used", "hyperparams"):
         if isinstance(used := getattr(node, field, None), dict):
             return field, used

@@ -45,7 +45,8 @@ def test_the_examples_of_a_page_run_one_after_another(page):
         exec(compile(example, page.name, "exec"), namespace)
 
 
-def test_validating_as_the_page_says_leaves_a_run_with_nnx_alone():
+@pytest.mark.parametrize("frozen", ["nothing", "norm"])
+def test_validating_as_the_page_says_leaves_a_run_with_nnx_alone(frozen):
     from flax import nnx
 
     from optim import adam, refresh_batch_stats_nnx, schedule_free
@@ -62,12 +63,14 @@ def test_validating_as_the_page_says_leaves_a_run_with_nnx_alone():
     (example,) = re.findall(r"```python\n(from flax import nnx\n.*?)```", OPTIMIZERS, re.DOTALL)
     exec(example, page)
     x = jax.random.normal(jax.random.key(0), (16, 4))
+    wrt = nnx.All(nnx.Param, nnx.Not(nnx.PathContains(frozen)))
+    grad = nnx.grad(lambda model: jnp.mean((model(x) - x[:, :1]) ** 2), argnums=nnx.DiffState(0, wrt))
 
     def trained(validate):
         model = Net(nnx.Rngs(0))
-        optimizer = nnx.Optimizer(model, schedule_free(adam(0.05, b1=0.0)), wrt=nnx.Param)
+        optimizer = nnx.Optimizer(model, schedule_free(adam(0.05, b1=0.0)), wrt=wrt)
         for _ in range(4):
-            optimizer.update(model, nnx.grad(lambda model: jnp.mean((model(x) - x[:, :1]) ** 2))(model))
+            optimizer.update(model, grad(model))
             if validate:
                 averaged = page["evaluated"](model, optimizer)
                 refresh_batch_stats_nnx(averaged, [x])
@@ -76,6 +79,22 @@ def test_validating_as_the_page_says_leaves_a_run_with_nnx_alone():
         return nnx.to_pure_dict(nnx.state((model, optimizer), nnx.Not(nnx.RngKey)))
 
     jax.tree.map(np.testing.assert_array_equal, trained(validate=True), trained(validate=False))
+
+
+def test_a_loss_that_is_not_finite_is_skipped_as_the_page_says():
+    page = {"jax": jax, "jnp": jnp}
+    (example,) = re.findall(
+        r"```python\n(import optax\nfrom optim import schedule_free_plus\n.*?)```", OPTIMIZERS, re.DOTALL
+    )
+    exec(example, page)
+    update = jax.jit(page["update"])
+    params = {"w": jnp.ones(2)}
+    before = params, page["optimizer"].init(params)
+    for loss in (jnp.nan, jnp.inf):
+        new, state = update(*before, loss, params)
+        assert state.total_notfinite == 1
+        jax.tree.map(np.testing.assert_array_equal, (new, state.inner_state), (params, before[1].inner_state))
+    assert (update(*before, 1.0, params)[0]["w"] != 1).all()
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.stem)

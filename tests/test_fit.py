@@ -1,6 +1,8 @@
 """What does not fit together is refused in one sentence: states, gradients, parameters, averages, masks."""
 
 import equinox as eqx
+import flax.serialization
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,6 +173,67 @@ def test_what_an_average_leaves_out_need_not_fit():
     ):
         optimizer.update(grads, state, model)
     optimizer.update(grads, state, eqx.filter(model, eqx.is_inexact_array))
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_a_state_that_was_restored_without_its_types_is_refused(name):
+    """It holds its average, but nothing tells it from another dictionary than the names of its fields."""
+    from flax import nnx
+
+    def said(function, got):
+        return (
+            f"{function.__name__}: `opt_state` must hold the states that init makes, got a {got} of the fields of "
+            f"{kind}: restore it into optimizer.init(params)"
+        )
+
+    optimizer = ALL[name]()
+    kind = type(optimizer.init(PARAMS)).__name__
+    states = [WRAPPED[wrap](optimizer).init(PARAMS) for wrap in ("chain", "partition", "MultiSteps")]
+    in_nnx = nnx.Optimizer(nnx.Linear(2, 1, rngs=nnx.Rngs(0)), optimizer, wrt=nnx.Param)
+    restored = [*map(flax.serialization.to_state_dict, states), nnx.to_pure_dict(nnx.state(in_nnx))]
+    for function in (eval_params, require_eval_params):
+        for each in restored:
+            assert refused(function, each, PARAMS, NAMES.get(name)) == said(function, "dict")
+        assert refused(function, PARAMS, restored[0]).endswith(
+            f"`params` must be the parameters, got a dict of the fields of {kind}"
+        )
+    into = flax.serialization.from_state_dict(states[0], restored[0])
+    jax.tree.map(np.testing.assert_array_equal, eval_params(into, PARAMS, NAMES.get(name)), PARAMS)
+
+
+def test_what_is_not_in_its_place_is_refused():
+    optimizer = average(adam(0.1), polyak())
+    state = optax.chain(optimizer).init(PARAMS)
+    for function in (eval_params, require_eval_params):
+        name = function.__name__
+        for params, got in [(state, "AverageState"), (optimizer, "GradientTransformationExtraArgs")]:
+            for first in (PARAMS, state):
+                assert refused(function, first, params) == f"{name}: `params` must be the parameters, got {got}"
+        for opt_state, got in [
+            (None, "NoneType"),
+            (optimizer, "GradientTransformationExtraArgs"),
+            (optax.MultiSteps(optimizer, 2), "MultiSteps"),
+        ]:
+            expected = f"{name}: `opt_state` must be the state that init makes, got {got}"
+            assert refused(function, opt_state, PARAMS) == expected
+        for without in (optax.adam(0.1), optax.identity(), optax.sgd(0.1), sgd(0.1), sgd(0.1, 0.9), adam(0.1)):
+            for opt_state in (without.init(PARAMS), flax.serialization.to_state_dict(without.init(PARAMS))):
+                assert function(opt_state, PARAMS) == PARAMS
+
+
+def test_the_average_of_parameters_that_were_flattened_says_its_shape():
+    state = optax.flatten(average(sgd(0.1), polyak())).init(PARAMS)
+    what = "a tree where one array of shape (4,) is expected"
+    assert refused(eval_params, state, PARAMS) == sentence("eval_params", "params", what)
+    assert eval_params(state, jnp.zeros(4)).shape == (4,)
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_an_average_is_read_where_dtypes_are_not_promoted(name):
+    with jax.numpy_dtype_promotion("strict"):
+        state = ALL[name]().init(PARAMS)
+        found = eval_params(state, PARAMS, NAMES.get(name))
+    jax.tree.map(np.testing.assert_array_equal, found, PARAMS)
 
 
 def test_the_averages_of_several_runs_are_mapped_where_they_are_computed():
@@ -344,5 +407,18 @@ def test_it_is_said_where_no_number_can_be_read():
             f"optax.inject_hyperparams(optax.adam)(learning_rate=lr) do, got {states}, which keeps none"
         )
     assert refused(hyperparameters, PARAMS).endswith("got dict, which keeps none")
-    # What is ours is read beside what is not.
+
+
+def test_a_record_of_someone_else_is_left_alone():
+    @flax.struct.dataclass
+    class TrainState:
+        opt_state: object
+        used: dict
+        hyperparams: dict = flax.struct.field(pytree_node=False)
+
+    found = hyperparameters(TrainState(sgd(0.1).init(PARAMS), {"data": jnp.ones(())}, {"width": 64}))
+    assert found.keys() == {"learning_rate", "momentum"}
+
+
+def test_what_is_ours_is_read_beside_what_is_not():
     assert "coefficient" in used(average(optax.adam(0.1), ema(0.9)))
