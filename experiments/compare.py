@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import jax
+
 from experiments.arms import ARMS, Arm, published
 from experiments.data import Dataset, is_jpeg_copy
 from experiments.devices import by_first, require_cache, start_processes
@@ -175,6 +177,9 @@ def sampled(options: Sampling, name: str = "") -> Sample:
     require(0, LAST_SEED + 1 - seeds, first_seed=options.first_seed)
     require(1, batch_size=batch_size)
     require_cache()
+    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        # Other batches would be drawn, under the same seeds.
+        raise UsageError("JAX_ENABLE_X64 must be off, since the results are those of float32, got on")
     every = tuple(range(options.first_seed, options.first_seed + seeds))
     out = options.out or Path("runs") / "-".join(filter(None, (options.task, name)))
     title = options.title or task.title.format(copy=" (JPEG copy)" if is_jpeg_copy(options.data) else "")

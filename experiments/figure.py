@@ -60,7 +60,7 @@ def plot(results: Results, of: Loss = "training") -> Figure:
         for ax, question in zip(axes, panels, strict=False):
             _curves(ax, results, of, question)
         _ends(axes[-1], results, of)
-        figure.suptitle(_title(results, of, bool(panels)), x=0.01, ha="left", fontsize=11)
+        figure.suptitle(_title(results, of, bool(panels)), parse_math=False, x=0.01, ha="left", fontsize=11)
         return figure
 
 
@@ -72,7 +72,7 @@ def plot_questions(results: Results, *questions: str, of: Loss = "training") -> 
         for ax, question in zip(axes, questions, strict=True):
             _curves(ax, results, of, question)
         axes[0].set_ylabel(f"{of} loss")
-        figure.suptitle(_title(results, of, curves=True), x=0.01, ha="left", fontsize=11)
+        figure.suptitle(_title(results, of, curves=True), parse_math=False, x=0.01, ha="left", fontsize=11)
         return figure
 
 
@@ -103,7 +103,7 @@ def plot_grid(results: Results) -> Figure:
             ax.set_axis_off()
         seeds = f", mean of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
         title = f"{results.title}: validation loss after {results.steps:,} updates{seeds} (filled: the best rate)"
-        figure.suptitle(fill(title, 64 * columns), x=0.01, ha="left", fontsize=11)
+        figure.suptitle(fill(title, 64 * columns), parse_math=False, x=0.01, ha="left", fontsize=11)
         ends = {arm: results.valid_loss(arm).mean() for arm in results.horizons}
         lowest = [ends[arm] for _, arms in policies if (arm := results.best(arms))]
         if lowest:  # what is far above the others' best is cut off

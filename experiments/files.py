@@ -46,9 +46,16 @@ def require_writable(folder: Path) -> None:
 
 def read_bytes(path: Path, most: int) -> bytes:
     """**Raises:** `OSError`, also for a file of more than `most` bytes."""
+    require_regular(path)
     if path.stat().st_size > most:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     return path.read_bytes()
+
+
+def require_regular(path: Path) -> None:
+    """**Raises:** `OSError` for a pipe or a device, which may have nothing to read, or no end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def read_json(path: Path) -> Any:
@@ -69,6 +76,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
     **Raises:** `OSError` or `ValueError`, for whatever the file holds.
     """
+    require_regular(path)
     try:
         with zipfile.ZipFile(path) as file:
             claimed = sum(member.file_size for member in file.infolist())

@@ -93,5 +93,5 @@ def _save(found: RangeTest, text: str, sample: Sample, options: Range) -> None:
     write_text(sample.out / "results.json", json.dumps({**about, **curves}) + "\n")
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     plot_range_test(found, figure.subplots())
-    figure.suptitle(text.splitlines()[0], x=0.01, ha="left", fontsize=11)
+    figure.suptitle(text.splitlines()[0], parse_math=False, x=0.01, ha="left", fontsize=11)
     save_figure(figure, sample.out / "figure.png")

@@ -19,6 +19,7 @@ from optim.checks import (
     require_like,
     require_params,
     require_real,
+    require_settings,
     require_state,
     scheduled,
 )
@@ -143,6 +144,7 @@ def _adam(
     def update(grads: Any, state: AdamState, params: Any = None, **extra_args: Any) -> tuple[Any, AdamState]:
         del extra_args
         require_state(name, AdamState, state)
+        require_settings(name, (state.mu is None) == is_zero(b1))
         require_like(name, state.nu, params, grads=grads)
         decayed = None if is_zero(weight_decay) else _decayed(decays, require_params(name, params))
         updates, state = _update(hyperparameters, grads, state, decayed)

@@ -22,6 +22,7 @@ from optim.checks import (
     require_like,
     require_params,
     require_real,
+    require_settings,
     require_state,
 )
 from optim.coefficients import Weights, WeightSum, add_weight, no_weights
@@ -88,6 +89,7 @@ def average(
     holds_live = is_zero(beta)
     _require_together(coefficient, beta, decay_at, lean)
     settings = _Settings(_schedules(coefficient), as_named("average", "beta", beta))
+    names = _used(settings.coefficient, None).keys()
 
     def init(params: Any) -> AverageState:
         require_real("average", params)
@@ -110,6 +112,8 @@ def average(
 
     def update(grads: Any, state: AverageState, params: Any = None, **extra_args: Any) -> tuple[Any, AverageState]:
         require_state("average", AverageState, state)
+        stores = (state.z is None, state.x is None, state.weights is None, state.used.keys())
+        require_settings("average", stores == (holds_live, lean, not isinstance(coefficient, Weights), names))
         stored = next(iter(state.x.values())) if isinstance(coefficient, Mapping) else state.z if lean else state.x
         require_like("average", stored, require_params("average", params), grads=grads)
         if holds_live:
@@ -182,7 +186,7 @@ def _coefficient(settings: _Settings, count: Array, weights: WeightSum | None) -
     return settings.coefficient(count), None
 
 
-def _used(c: Any, beta: Array) -> dict[str, Array]:
+def _used(c: Any, beta: Any) -> dict[str, Array]:
     coefficients = (
         {f"coefficient[{name}]": each for name, each in c.items()} if isinstance(c, dict) else {"coefficient": c}
     )
@@ -193,7 +197,9 @@ def _require_together(coefficient: Any, beta: Any, decay_at: str, lean: bool) ->
     if decay_at not in ("y", "z"):
         raise ValueError(f"average: `decay_at` must be 'y' or 'z', got {decay_at!r}")
     if isinstance(coefficient, Mapping):
-        if not (coefficient and is_zero(beta)):
+        if not coefficient:
+            raise ValueError("average: `coefficient` must be one schedule or more by name, got an empty mapping")
+        if not is_zero(beta):
             raise ValueError(f"average: `coefficient` must be one schedule where beta is not 0, got {coefficient!r}")
         for name, each in coefficient.items():
             if not isinstance(name, str) or isinstance(each, Weights):

@@ -14,7 +14,6 @@ import numpy as np
 import optax
 from jax import Array
 from jax.tree_util import keystr, tree_leaves_with_path
-from jax.typing import ArrayLike
 
 from schedules import Schedule, ScheduleLike, as_schedule
 from schedules.core import shortened, shown
@@ -75,7 +74,10 @@ def scheduled(optimizer: str, **hyperparameters: ScheduleLike) -> dict[str, Sche
 # Parameters, gradients and states ---------------------------------------------------------------------
 
 
-def require_one(argument: str, metric: ArrayLike) -> None:
+def require_one(argument: str, metric: Any) -> None:
+    dtype = _dtype(metric)
+    if dtype is None or not jnp.isdtype(dtype, ("real floating", "integral")):
+        raise ValueError(f"{argument} must be one real number, got {shown(metric) if dtype is None else dtype}")
     if jnp.shape(metric):
         raise ValueError(f"{argument} must be one number, got an array of shape {jnp.shape(metric)}")
 
@@ -86,7 +88,7 @@ def require_base(optimizer: str, base: Any) -> optax.GradientTransformationExtra
     return optax.with_extra_args_support(base)
 
 
-def require_real(optimizer: str, params: Any) -> None:
+def require_real(optimizer: str, params: Any, argument: str = "params") -> None:
     """Raises the ValueError that names the first parameter that is not a real floating-point array or number."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         dtype = _dtype(leaf)
@@ -94,7 +96,7 @@ def require_real(optimizer: str, params: Any) -> None:
             got = type(leaf).__name__ if dtype is None else dtype
             place = f" at {jax.tree_util.keystr(path)}" if path else ""
             raise ValueError(
-                f"{optimizer}: `params` must be real floating-point arrays, got {got}{place}; {_advice(dtype)}"
+                f"{optimizer}: `{argument}` must be real floating-point arrays, got {got}{place}; {_advice(dtype)}"
             )
 
 
@@ -126,16 +128,24 @@ def require_state(optimizer: str, kind: type, state: Any) -> None:
         raise ValueError(f"{optimizer}: `state` must be the {kind.__name__} that init makes, got {got}")
 
 
-def require_like(optimizer: str, expected: Any, params: Any = None, axes: int = 0, **trees: Any) -> None:
+def require_settings(optimizer: str, own: bool) -> None:
+    if not own:
+        raise ValueError(f"{optimizer}: `state` must be what its own init makes, got that of other settings")
+
+
+def require_like(
+    optimizer: str, expected: Any, params: Any = None, axes: int = 0, any_dtype: bool = False, **trees: Any
+) -> None:
     """Raises the ValueError that names the first leaf of `params` or of another tree that does not fit.
 
     `expected`: what the state holds of every parameter, with so many `axes` in front, or the parameters themselves
-    where it holds nothing; None where neither is known. Computes nothing, since callers may not have jitted.
+    where it holds nothing; None where neither is known. `any_dtype`: where another optimizer looks at the dtypes.
+    Computes nothing, since callers may not have jitted.
     """
     if expected is None:
         return
     for argument, tree in [*trees.items(), *([] if params is None else [("params", params)])]:
-        if what := mismatch(tree, expected, argument == "params", axes):
+        if what := mismatch(tree, expected, argument == "params", axes, any_dtype):
             raise ValueError(unlike(optimizer, argument, what))
 
 
@@ -143,14 +153,16 @@ def unlike(function: str, argument: str, what: str) -> str:
     return f"{function}: `{argument}` must be like the parameters that the state was made for, got {what}"
 
 
-def mismatch(tree: Any, expected: Any, whole: bool = False, axes: int = 0) -> str | None:
+def mismatch(tree: Any, expected: Any, whole: bool = False, axes: int = 0, any_dtype: bool = False) -> str | None:
     """What is wrong with the first leaf of `tree`, or else with its containers; None if nothing is."""
     structure: Any
     (found, structure), (likes, wanted) = jax.tree.flatten(tree), jax.tree.flatten(expected)
-    if structure == wanted and not any(map(misfit, found, likes, repeat(whole), repeat(axes))):
+    if structure == wanted and not any(map(misfit, found, likes, repeat(whole), repeat(axes), repeat(any_dtype))):
         return None
     containers = (shortened(str(each), 200) for each in (structure, wanted))
-    return difference(by_path(tree), by_path(expected), whole, axes) or "{} where {} is expected".format(*containers)
+    return difference(by_path(tree), by_path(expected), whole, axes, any_dtype) or "{} where {} is expected".format(
+        *containers
+    )
 
 
 def is_hole(node: Any) -> bool:
@@ -161,7 +173,9 @@ def by_path(tree: Any) -> dict[Any, Any]:
     return dict(tree_leaves_with_path(tree))
 
 
-def difference(found: dict[Any, Any], expected: dict[Any, Any], whole: bool = False, axes: int = 0) -> str | None:
+def difference(
+    found: dict[Any, Any], expected: dict[Any, Any], whole: bool = False, axes: int = 0, any_dtype: bool = False
+) -> str | None:
     """What is wrong with the first leaf that is missing, too many, or a `misfit`; None if none is."""
     for path in expected | found:
         place = f" at {keystr(path)}" if path else ""
@@ -169,13 +183,13 @@ def difference(found: dict[Any, Any], expected: dict[Any, Any], whole: bool = Fa
             return f"nothing{place}"
         if path not in expected:
             return f"{_kind(found[path])}{place} where nothing is expected"
-        if wrong := misfit(found[path], expected[path], whole, axes):
+        if wrong := misfit(found[path], expected[path], whole, axes, any_dtype):
             got, wanted = wrong
             return f"{got}{place} where {wanted} is expected"
     return None
 
 
-def misfit(leaf: Any, like: Any, whole: bool, axes: int = 0) -> tuple[str, str] | None:
+def misfit(leaf: Any, like: Any, whole: bool, axes: int = 0, any_dtype: bool = False) -> tuple[str, str] | None:
     """What a leaf is and what was expected, unless it is real, floating and of the shape of `like`.
 
     Narrower ones fit, such as half-precision gradients and parameters the float32 of a state. Wider ones do
@@ -191,7 +205,7 @@ def misfit(leaf: Any, like: Any, whole: bool, axes: int = 0) -> tuple[str, str] 
         shape, dtype = (), None
     if shape != wanted:
         return f"shape {shape}", f"{wanted}"
-    if dtype == like.dtype:
+    if any_dtype or dtype == like.dtype:
         return None
     return _misfit(dtype if isinstance(leaf, jax.Array) else jnp.result_type(leaf), like.dtype, whole)
 

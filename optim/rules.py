@@ -26,9 +26,9 @@ import optax
 from jax import Array
 from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 
-from optim.checks import is_hole, require_like, require_state
+from optim.checks import as_named, is_hole, require_like, require_real, require_settings, require_state
 from optim.numerics import at, widen
-from schedules import Schedule, ScheduleLike, as_schedule
+from schedules import Schedule, ScheduleLike
 from schedules.core import shortened
 
 # Masks ----------------------------------------------------------------------------------------------------
@@ -164,7 +164,8 @@ def per_parameter(
 
     def update(grads: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         require_state("per_parameter", optax.PartitionState, state)
-        require_like("per_parameter", params, grads=grads)
+        require_settings("per_parameter", state.inner_states.keys() == groups.keys())
+        require_like("per_parameter", params, any_dtype=True, grads=grads)
         return partitioned.update(grads, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(partitioned.init, update)
@@ -193,7 +194,7 @@ def scale_by_path(rules: Sequence[tuple[str, ScheduleLike]]) -> optax.GradientTr
     **Raises:** `ValueError` if a rule is no such pair, and at `init` if one is the rule of no parameter.
     """
     patterns, multipliers = _read("scale_by_path", rules, "a multiplier")
-    schedules = dict(zip(patterns, map(as_schedule, multipliers), strict=True))
+    schedules = {p: as_named("scale_by_path", "rules", m) for p, m in zip(patterns, multipliers, strict=True)}
 
     def init(params: Any) -> ScaleByPathState:
         _require_each_used("scale_by_path", patterns, params)
@@ -204,24 +205,30 @@ def scale_by_path(rules: Sequence[tuple[str, ScheduleLike]]) -> optax.GradientTr
     ) -> tuple[Any, ScaleByPathState]:
         del extra_args
         require_state("scale_by_path", ScaleByPathState, state)
-        require_like("scale_by_path", params, updates=updates)
+        require_settings("scale_by_path", state.used.keys() == schedules.keys())
+        require_like("scale_by_path", params, any_dtype=True, updates=updates)
         _require_each_used("scale_by_path", patterns, updates)
-        return _scale(schedules, tuple(_rule_of_each(patterns, updates)), updates, state)
+        leaves, rules = jax.tree.leaves(updates), _rule_of_each(patterns, updates)
+        ruled = {path: u for path, u, rule in zip(_paths(updates), leaves, rules, strict=True) if rule is not None}
+        require_real("scale_by_path", ruled, "updates")
+        scaled, state = _scale(schedules, tuple(r for r in rules if r is not None), list(ruled.values()), state)
+        return _tree_like(
+            updates, [u if r is None else scaled.pop(0) for u, r in zip(leaves, rules, strict=True)]
+        ), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
 @functools.partial(jax.jit, static_argnums=1, inline=True)
 def _scale(
-    schedules: dict[str, Schedule], rules: tuple[str | None, ...], updates: Any, state: ScaleByPathState
-) -> tuple[Any, ScaleByPathState]:
+    schedules: dict[str, Schedule], rules: tuple[str, ...], updates: list[Array], state: ScaleByPathState
+) -> tuple[list[Array], ScaleByPathState]:
     multipliers = at(schedules, state.count)
-    leaves = jax.tree.leaves(updates)
     scaled = [
-        u if rule is None else _times(multipliers[rule], wide).astype(u.dtype)
-        for rule, u, wide in zip(rules, leaves, widen(leaves), strict=True)
+        _times(multipliers[rule], wide).astype(u.dtype)
+        for rule, u, wide in zip(rules, updates, widen(updates), strict=True)
     ]
-    return _tree_like(updates, scaled), ScaleByPathState(optax.safe_increment(state.count), multipliers)
+    return scaled, ScaleByPathState(optax.safe_increment(state.count), multipliers)
 
 
 def _times(multiplier: Array, update: Array) -> Array:

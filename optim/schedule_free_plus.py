@@ -127,7 +127,7 @@ def schedule_free_plus(
         if value is None:
             raise ValueError(f"{name}: `value` must be the loss, update(grads, state, params, value=loss), got None")
         require_one(f"{name}: `value`", value)
-        updates, state = _update(hyperparameters, weights, widen(grads), state, widen(params), value)
+        updates, state = _update(hyperparameters, weights, widen(grads), state, widen(params), value, _half(params))
         return like(updates, grads, params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -135,7 +135,13 @@ def schedule_free_plus(
 
 @functools.partial(jax.jit, inline=True)
 def _update(
-    hyperparameters: _Hyperparameters, weights: Weights, grads: Any, state: ScheduleFreePlusState, y: Any, value: Array
+    hyperparameters: _Hyperparameters,
+    weights: Weights,
+    grads: Any,
+    state: ScheduleFreePlusState,
+    y: Any,
+    value: Array,
+    room: Any,
 ) -> tuple[Any, ScheduleFreePlusState]:
     lr, beta, a1, a2, eps, decay, norm_weight = at(hyperparameters, state.count)
     t = optax.safe_increment(state.count)
@@ -150,18 +156,24 @@ def _update(
     nu = jax.tree.map(lambda v, g, most: lerp(v, squared(g, v, most), a2), state.nu, grads, most)
     unbias1, unbias2 = 1 / one_minus_power(a1, t), 1 / one_minus_power(a2, t)
 
-    def move(z: Array, m: Array, v: Array, y: Array, most: float) -> Array:
+    def move(z: Array, m: Array, v: Array, y: Array, most: float, room: Array) -> Array:
+        bound = jnp.minimum(most, room).astype(z.dtype)
         gamma = rate.astype(z.dtype)
-        shrink = jnp.minimum(gamma * decay.astype(z.dtype) * gamma, most)  # 0 for a decay of 0, however large gamma
+        shrink = jnp.minimum(gamma * decay.astype(z.dtype) * gamma, bound)  # 0 for a decay of 0, however large gamma
         step = shrink * y + gamma * direction(m, v, unbias1, unbias2, eps)
-        return z - jnp.clip(step, z - most, z + most)
+        return z - jnp.clip(step, z - bound, z + bound)
 
-    z = jax.tree.map(move, state.z, mu, nu, y, most)
+    z = jax.tree.map(move, state.z, mu, nu, y, most, room)
     c, sums = add_weight(weights, state.count, state.weights, rate)
     x = jax.tree.map(lambda x, z: lerp(x, z, c), state.x, z)
     updates = jax.tree.map(lambda z, x, y: lerp(z, x, beta) - y, z, x, y)
     used = {"learning_rate": rate, "coefficient": c, "beta": beta}
     return updates, ScheduleFreePlusState(t, x, z, mu, nu, norm, sums, used)
+
+
+def _half(params: Any) -> Any:
+    """Half of the largest number that each parameter can hold, so that updates can hold differences of two."""
+    return jax.tree.map(lambda p: float(jnp.finfo(jnp.result_type(p)).max) / 2, params)
 
 
 def _rate(lr: Array, value: Array, slope: Array, norm: Array) -> Array:

@@ -8,7 +8,15 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from optim.checks import FRACTION, checked_or_schedules, require_like, require_real, require_state, scheduled
+from optim.checks import (
+    FRACTION,
+    checked_or_schedules,
+    require_like,
+    require_real,
+    require_settings,
+    require_state,
+    scheduled,
+)
 from optim.numerics import at, is_zero, like, widen, zeros
 from schedules import Schedule, ScheduleLike
 
@@ -44,6 +52,7 @@ def sgd(
     def update(grads: Any, state: SgdState, params: Any = None, **extra_args: Any) -> tuple[Any, SgdState]:
         del extra_args
         require_state("sgd", SgdState, state)
+        require_settings("sgd", (state.trace is None) == is_zero(momentum))
         require_like("sgd", params if state.trace is None else state.trace, params, grads=grads)
         updates, state = _update(hyperparameters, grads, state, nesterov)
         return like(updates, grads, params), state

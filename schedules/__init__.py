@@ -27,6 +27,7 @@ from schedules.combinators import multiply as multiply
 from schedules.combinators import per_epoch as per_epoch
 from schedules.combinators import per_update as per_update
 from schedules.combinators import power as power
+from schedules.combinators import power_cooldown as power_cooldown
 from schedules.combinators import stretch as stretch
 from schedules.combinators import warmup as warmup
 from schedules.core import Formula as Formula
@@ -77,7 +78,6 @@ from schedules.recipes import noam as noam
 from schedules.recipes import one_cycle as one_cycle
 from schedules.recipes import one_cycle_momentum as one_cycle_momentum
 from schedules.recipes import one_cycle_three_phase as one_cycle_three_phase
-from schedules.recipes import power_cooldown as power_cooldown
 from schedules.recipes import sgdr as sgdr
 from schedules.recipes import triangle as triangle
 from schedules.recipes import warmup_cosine as warmup_cosine

@@ -33,6 +33,7 @@ EXAMPLES: Mapping[str, tuple[str, int]] = {
     "join": ("join([linear(0.02, 0.1, 30), 0.05, cosine(0.08, 0, 40)], [30, 60])", 120),
     "warmup": ("warmup(cosine(0.1, 0, 80), 20)", 120),
     "cooldown": ("cooldown(inverse_sqrt(0.1, 20), start=80, steps=30)", 120),
+    "power_cooldown": ("power_cooldown(inverse_sqrt(0.1, 20), start=60, steps=50, exponent=1.5)", 120),
     # On one clock
     "multiply": ("multiply(cosine(0.1, 0, 100), triangular(0.6, 1, 10, 10))", 120),
     "add": ("add(cosine(0.1, 0.02, 100), triangular(0, 0.02, 10, 10))", 120),
@@ -52,7 +53,6 @@ EXAMPLES: Mapping[str, tuple[str, int]] = {
     "warmup_cosine": ("warmup_cosine(0.1, warmup_steps=20, decay_steps=80)", 120),
     "flat_cosine": ("flat_cosine(0.1, flat_steps=75, decay_steps=25)", 120),
     "wsd": ("wsd(0.1, warmup_steps=10, stable_steps=70, decay_steps=20)", 120),
-    "power_cooldown": ("power_cooldown(inverse_sqrt(0.1, 20), start=60, steps=50, exponent=1.5)", 120),
     "infinite": ("infinite(0.1, 0.04, 0.001, 10, 40, 30, 30)", 120),
     "sgdr": ("sgdr(0.1, period=30, growth=2)", 210),
     "noam": ("noam(width=512, warmup_steps=30)", 240),

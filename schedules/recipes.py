@@ -5,13 +5,12 @@ Lengths are counted in updates and never include a neighbour's: a run of one-cyc
 
 import jax.numpy as jnp
 
-from schedules.combinators import advance, cooldown, delay, extend, join, warmup
-from schedules.core import Schedule, ScheduleLike, Shape, recipe
+from schedules.combinators import advance, cooldown, join, warmup
+from schedules.core import Schedule, Shape, recipe
 from schedules.cycles import Growth, restarts
 from schedules.decays import inverse_sqrt
 from schedules.kinds import Period, Positive, Precise, Steps, Value
-from schedules.numerics import MAX_STEPS
-from schedules.ramps import cosine, exponential, linear, polynomial
+from schedules.ramps import cosine, exponential, linear
 
 
 @recipe
@@ -45,19 +44,6 @@ def wsd(
     Source: MiniCPM, arXiv:2404.06395; cooldown shapes in arXiv:2405.18392.
     """
     return warmup(cooldown(peak, stable_steps, decay_steps, end, shape), warmup_steps)
-
-
-@recipe
-def power_cooldown(schedule: ScheduleLike, start: Steps, steps: Steps, exponent: Precise = 1.2) -> Schedule:
-    r"""`schedule` until `start`, then what it is there times a power of what remains of `steps` updates.
-
-    $$f(t) = f_0(\min(t, \mathrm{start}))
-      \Big(1 - \frac{\max(t - \mathrm{start}, 0)}{\mathrm{steps}}\Big)^{\mathrm{exponent}}$$
-
-    Exponents a little above 1 come out of fitted loss curves (arXiv:2503.12811) and speed-run records.
-    """
-    held = extend(schedule, start, MAX_STEPS)
-    return held * delay(polynomial(1.0, 0.0, steps, exponent), start)
 
 
 @recipe

@@ -185,7 +185,7 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
         (["report"], "report needs the folder of one run or more"),
         (["report", "a", "b"], "--out must be a folder for the report of several runs, got none"),
         (["bench", "--out", "/proc/nowhere"], "--out must be a folder that can be written, got /proc/nowhere (No such file or directory)"),
-        (["sweep", "--factors", "1", "inf"], "--factors must be numbers from 1e-6 to 1e+6, each once, got (1.0, inf)"),
+        (["sweep", "--factors", "1", "inf"], "--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got (1.0, inf)"),
         (["--data", "/nowhere"], "--data is for the task cifar10: digits come with scikit-learn, got /nowhere"),
         (["--out", "/proc/nowhere"], "/proc/nowhere must be a folder that can be written (No such file or directory)"),
         (["--task", "cifar10", "--data", "/nowhere"], "/nowhere/data_batch_1.bin cannot be read (No such file or directory): --data must be"),
@@ -195,7 +195,8 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
         (["range-test", "--end", "1e300"], "--end must be from 1e-30 to 1e+30, got 1e+300"),
         (["range-test", "--start", "11"], "--start must be below --end, got 11.0 and 10.0"),
         (["range-test", "--out", "/proc/nowhere"], "--out must be a folder that can be written, got /proc/nowhere (No such file or directory)"),
-        (["sweep", "--factors", "0", "1"], "--factors must be numbers from 1e-6 to 1e+6, each once, got (0.0, 1.0)"),
+        (["sweep", "--factors", "1", "1.0000001"], "--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got (1.0, 1.0000001)"),
+        (["sweep", "--factors", "0", "1"], "--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got (0.0, 1.0)"),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_one_sentence(arguments, message, capsys, tmp_path, monkeypatch):

@@ -28,7 +28,9 @@ from optim import (
     refresh_batch_stats,
     require_eval_params,
     scale_by_path,
+    schedule_free,
     schedule_free_adamw,
+    schedule_free_plus,
     schedule_free_radam,
     schedule_free_sgd,
     sgd,
@@ -77,7 +79,9 @@ def test_gradients_and_parameters_that_do_not_fit_a_state_are_named(name):
     optimizer = ALL[name]()
     state = optimizer.init(PARAMS)
     of = refused(optimizer.update, {}, state, PARAMS, value=1.0).split(":")[0]
-    for other, what in OTHERS.values():
+    for case, (other, what) in OTHERS.items():
+        if name in ("per_parameter", "scale_by_path") and case in ("complex", "integer"):
+            continue  # the dtypes are looked at where something is done with the leaf
         found = refused(optimizer.update, other, state, PARAMS, value=1.0)
         assert found == sentence(of, "updates" if name == "scale_by_path" else "grads", what)
         if name not in STATELESS:
@@ -422,3 +426,65 @@ def test_a_record_of_someone_else_is_left_alone():
 
 def test_what_is_ours_is_read_beside_what_is_not():
     assert "coefficient" in used(average(optax.adam(0.1), ema(0.9)))
+
+
+STORED = {"w": jnp.ones(2), "b": jnp.ones(())}
+
+
+@pytest.mark.parametrize(
+    ("name", "maker", "other"),
+    [
+        ("adam", adam(0.1, b1=0.0), adam(0.1)),
+        ("sgd", sgd(0.1), sgd(0.1, 0.9)),
+        ("average", average(sgd(0.1), ema(0.9)), schedule_free(sgd(0.1))),
+        ("average", schedule_free(sgd(0.1)), average(sgd(0.1), ema(0.9))),
+        ("average", schedule_free(sgd(0.1)), schedule_free_sgd()),
+        ("average", schedule_free_sgd(), schedule_free(sgd(0.1))),
+        ("average", average(sgd(0.1), {"a": ema(0.9)}), average(sgd(0.1), {"b": ema(0.9)})),
+        ("average", average(sgd(0.1), {"a": ema(0.9)}), average(sgd(0.1), ema(0.9))),
+        ("average", schedule_free(sgd(0.1), lean=True), schedule_free(sgd(0.1))),
+        ("per_parameter", per_parameter([("w", sgd(0.1))], sgd(0.2)), per_parameter([("b", sgd(0.1))], sgd(0.2))),
+        ("scale_by_path", scale_by_path([("w", 0.1)]), scale_by_path([("b", 0.1)])),
+    ],
+)
+def test_a_state_of_other_settings_is_refused(name, maker, other):
+    state = maker.init(STORED)
+    with pytest.raises(
+        ValueError, match=f"^{name}: `state` must be what its own init makes, got that of other settings$"
+    ):
+        other.update(STORED, state, STORED)
+    maker.update(STORED, state, STORED)
+
+
+def test_leaves_that_are_frozen_may_be_of_any_dtype():
+    params = {"ids": jnp.arange(3), "w": jnp.ones(2)}
+    grads = jax.grad(lambda p: jnp.sum(p["w"] ** 2), allow_int=True)(params)
+    grouped = per_parameter([("ids", optax.set_to_zero())], default=sgd(0.1))
+    updates, _ = grouped.update(grads, grouped.init(params), params)
+    np.testing.assert_allclose(updates["w"], -0.2, rtol=1e-6)
+    halved = scale_by_path([("w", 0.5)])
+    for other in (grads["ids"], params["ids"]):
+        updates, _ = halved.update({"ids": other, "w": grads["w"]}, halved.init(params), params)
+        assert updates["ids"] is other
+        np.testing.assert_array_equal(updates["w"], 1.0)
+    refused = scale_by_path([("ids", 0.5)])
+    with pytest.raises(ValueError, match="^scale_by_path: `updates` must be real floating-point arrays, got int32 at"):
+        refused.update(params, refused.init(params), params)
+
+
+@pytest.mark.parametrize("value", ["a", {"l": 1.0}, 1 + 2j, True])
+def test_a_loss_is_one_real_number(value):
+    optimizer = schedule_free_plus()
+    with pytest.raises(ValueError, match="^schedule_free_plus: `value` must be one real number, got "):
+        optimizer.update(STORED, optimizer.init(STORED), STORED, value=value)
+
+
+@pytest.mark.parametrize("gradient", [1e-6, 6e-8, 1.0, 6e4])
+def test_half_precision_holds_what_a_tiny_gradient_asks_for(gradient):
+    params = {"w": jnp.ones(2, jnp.float16)}
+    optimizer = schedule_free_plus()
+    updates, state = optimizer.update(
+        {"w": jnp.full(2, gradient, jnp.float16)}, optimizer.init(params), params, value=1.0
+    )
+    assert np.isfinite(optax.apply_updates(params, updates)["w"]).all()
+    assert np.isfinite(eval_params(state, params)["w"]).all()

@@ -508,7 +508,10 @@ FEW = "embed/table, head/bias, head/kernel and 9 more"
             lambda: per_parameter([("head", optax.sgd(0.1))], default=0.1),
             "per_parameter: `default` must be a transformation or None, got 0.1",
         ),
-        (lambda: scale_by_path([("head", "low")]), "constant: `value` must be a finite number, got 'low'"),
+        (
+            lambda: scale_by_path([("head", "low")]),
+            "scale_by_path: `rules` must be a number or a schedule (constant: `value` must be a finite number, got 'low')",
+        ),
         (
             lambda: scale_by_path([("haed", 0.1)]).init(PARAMS),
             "scale_by_path: `rules` must each match a parameter that no rule before it does, got 'haed' for " + FEW,
