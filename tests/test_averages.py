@@ -313,7 +313,7 @@ def test_training_parameters_are_not_saved_by_mistake():
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (lambda: average(adam(0.1), {}), "average: `coefficient` must be one schedule where beta is not 0, got {}"),
+        (lambda: average(adam(0.1), {}), "average: `coefficient` must be one schedule or more by name, got an empty mapping"),
         (lambda: average(adam(0.1), {"a": polyak()}, beta=0.9), "average: `coefficient` must be one schedule where beta is not 0, got {'a': polyak()}"),
         (lambda: average(adam(0.1), polyak(), decay_at="x"), "average: `decay_at` must be 'y' or 'z', got 'x'"),
         (lambda: average(adam(0.1), polyak(), beta=0.4, lean=True), "average: `beta` must be at least 0.5 in the lean form, got 0.4"),
