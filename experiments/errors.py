@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable
 
@@ -44,8 +43,6 @@ def answered(prog: str, command: Callable[[], int]) -> int:
             raise
         told = f"{error.filename} cannot be used ({reason(error)})"
     except KeyboardInterrupt:  # outside training, which stops in order
-        # Python still waits for what a device computes when it ends. The next Ctrl-C is the system's to answer.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
         return 130
     print(f"{prog}: {told}", file=sys.stderr)
     return 2
