@@ -19,7 +19,6 @@ from experiments.results import Results
 from experiments.run import Plan, run
 from experiments.signals import stop_signals
 from experiments.tasks import TASKS, Task, evaluations
-from experiments.train import stalled
 
 POLICIES = "policies"
 MOST_SEEDS = 10_000  # in one run; `report` merges more
@@ -125,7 +124,7 @@ class Settings:
         """Trains until the end or a signal, and reports. Returns what was measured, and the exit status."""
         results = run(plan, out, self.options.checkpoint_seconds, self.options.tensorboard, stopped)
         by_first(lambda: print(f"\n{save(results, out)}\nIn {out}: report.md, figure.png and more."))
-        if results.done == self.steps or stalled(results.history, results.done, self.options.early_stopping):
+        if plan.ends(results.done, results.history):
             return results, 0
         goes_on = "Stopped: what has been measured is kept, and the same command goes on from there."
         by_first(lambda: print(goes_on, file=sys.stderr))

@@ -61,9 +61,9 @@ class Plan:
             self.model, self.data, self.arms, self.seeds, self.steps, self.batch_size, self.precision, devices
         )
 
-    def ends(self, progress: Progress) -> bool:
-        """Whether there is nothing left to train."""
-        return progress.step == self.steps or stalled(progress.history, progress.step, self.patience)
+    def ends(self, step: int, history: History) -> bool:
+        """Whether there is nothing left to train after so many updates."""
+        return step == self.steps or stalled(history, step, self.patience)
 
     def results(self, progress: Progress, changes: Sequence[str] = ()) -> Results:
         horizons = {arm.name: arm.horizon for arm in self.arms}
@@ -95,7 +95,8 @@ def run(
         program = program or plan.program()
         found = _where_it_was(folder, program, unmeasured(program, plan.evaluations))
         saved = found.step if found else 0
-        changes = by_first(lambda: _changes(folder, saved, goes_on=not (found and plan.ends(found)))) or []
+        goes_on = not (found and plan.ends(found.step, found.history))
+        changes = by_first(lambda: _changes(folder, saved, goes_on)) or []
         watch = by_first(lambda: _watch(plan, path, saved, tensorboard))
         try:
             progress = found or beginning(program, plan.evaluations)

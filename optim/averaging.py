@@ -12,8 +12,6 @@ from jax.typing import ArrayLike
 from typing_extensions import TypeAliasType
 
 from optim.checks import (
-    COUNT,
-    INDEX,
     SHARE,
     as_named,
     checked,
@@ -28,6 +26,7 @@ from optim.checks import (
 from optim.coefficients import Weights, WeightSum, add_weight, no_weights
 from optim.numerics import is_zero, lerp, like, widen, zeros
 from schedules import Formula, Schedule, ScheduleLike, as_schedule
+from schedules.kinds import COUNT, INDEX
 
 
 class AverageState(NamedTuple):

@@ -5,7 +5,7 @@ Each mistake is a ValueError of one sentence that names the optimizer, the argum
 
 import functools
 import math
-from itertools import repeat
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,21 +16,17 @@ from jax import Array
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from schedules import Schedule, ScheduleLike, as_schedule
-from schedules.core import shortened, shown
+from schedules.core import built_as, shortened, shown
 from schedules.kinds import Kind, Number
-from schedules.numerics import MAX_STEPS
 
 # Numbers and schedules --------------------------------------------------------------------------------
 
 BELOW_1 = math.nextafter(1.0, 0.0)
-POSITIVE = Number(float, "a positive number", above=0)
 NOT_NEGATIVE = Number(float, "a number that is not negative", least=0)
 SHARE = Number(float, "a number from 0 to 1", least=0, most=1)
 FRACTION = Number(float, "a number from 0 to below 1", least=0, most=BELOW_1)
 INSIDE = Number(float, "a number above 0 and below 1", above=0, most=BELOW_1)
 POWER = Number(float, "a number from 0 to 4", least=0, most=4)
-INDEX = Number(int, f"a whole number from 0 to {MAX_STEPS}", least=0)
-COUNT = Number(int, f"a whole number from 1 to {MAX_STEPS}", least=1)
 
 
 def checked(function: str, kind: Kind, **values: Any) -> list[Any]:
@@ -38,24 +34,17 @@ def checked(function: str, kind: Kind, **values: Any) -> list[Any]:
 
     Numbers stay Python numbers here: 1 - 0.999 must be formed in double precision, before float32.
     """
-    return [_checked(function, name, value, kind, kind.expected) for name, value in values.items()]
+    return [built_as(kind, function, name, value) for name, value in values.items()]
 
 
 def checked_or_schedules(function: str, kind: Kind, **values: Any) -> list[Any]:
     """The hyperparameters: numbers as by `checked`, and anything else as a schedule, whose values are not checked."""
     return [
-        _checked(function, name, value, kind, f"{kind.expected} or a schedule")
+        built_as(kind, function, name, value, f"{kind.expected} or a schedule")
         if isinstance(value, int | float | np.generic | np.ndarray | Array)
         else as_named(function, name, value)
         for name, value in values.items()
     ]
-
-
-def _checked(function: str, name: str, value: Any, kind: Kind, expected: str) -> Any:
-    try:
-        return kind.build(value)
-    except (ValueError, OverflowError):
-        raise ValueError(f"{function}: `{name}` must be {expected}, got {shown(value)}") from None
 
 
 def as_named(optimizer: str, name: str, value: ScheduleLike) -> Schedule:
@@ -72,6 +61,10 @@ def scheduled(optimizer: str, **hyperparameters: ScheduleLike) -> dict[str, Sche
 
 
 # Parameters, gradients and states ---------------------------------------------------------------------
+
+
+# Of a leaf and what it should be like: what it is and what was expected, or None.
+Misfit = Callable[[Any, Any], tuple[str, str] | None]
 
 
 def require_one(argument: str, metric: Any) -> None:
@@ -145,7 +138,8 @@ def require_like(
     if expected is None:
         return
     for argument, tree in [*trees.items(), *([] if params is None else [("params", params)])]:
-        if what := mismatch(tree, expected, argument == "params", axes, any_dtype):
+        wrong = functools.partial(misfit, whole=argument == "params", axes=axes, any_dtype=any_dtype)
+        if what := mismatch(tree, expected, wrong):
             raise ValueError(unlike(optimizer, argument, what))
 
 
@@ -153,16 +147,14 @@ def unlike(function: str, argument: str, what: str) -> str:
     return f"{function}: `{argument}` must be like the parameters that the state was made for, got {what}"
 
 
-def mismatch(tree: Any, expected: Any, whole: bool = False, axes: int = 0, any_dtype: bool = False) -> str | None:
-    """What is wrong with the first leaf of `tree`, or else with its containers; None if nothing is."""
+def mismatch(tree: Any, expected: Any, wrong: Misfit | None = None) -> str | None:
+    """What is `wrong` with the first leaf of `tree`, or else with its containers; None if nothing is."""
     structure: Any
     (found, structure), (likes, wanted) = jax.tree.flatten(tree), jax.tree.flatten(expected)
-    if structure == wanted and not any(map(misfit, found, likes, repeat(whole), repeat(axes), repeat(any_dtype))):
+    if structure == wanted and not any(map(wrong or misfit, found, likes)):
         return None
     containers = (shortened(str(each), 200) for each in (structure, wanted))
-    return difference(by_path(tree), by_path(expected), whole, axes, any_dtype) or "{} where {} is expected".format(
-        *containers
-    )
+    return difference(by_path(tree), by_path(expected), wrong) or "{} where {} is expected".format(*containers)
 
 
 def is_hole(node: Any) -> bool:
@@ -173,23 +165,21 @@ def by_path(tree: Any) -> dict[Any, Any]:
     return dict(tree_leaves_with_path(tree))
 
 
-def difference(
-    found: dict[Any, Any], expected: dict[Any, Any], whole: bool = False, axes: int = 0, any_dtype: bool = False
-) -> str | None:
-    """What is wrong with the first leaf that is missing, too many, or a `misfit`; None if none is."""
+def difference(found: dict[Any, Any], expected: dict[Any, Any], wrong: Misfit | None = None) -> str | None:
+    """What is `wrong` with the first leaf, or that it is missing or too many; None if nothing is."""
     for path in expected | found:
         place = f" at {keystr(path)}" if path else ""
         if path not in found:
             return f"nothing{place}"
         if path not in expected:
             return f"{_kind(found[path])}{place} where nothing is expected"
-        if wrong := misfit(found[path], expected[path], whole, axes, any_dtype):
-            got, wanted = wrong
+        if unfit := (wrong or misfit)(found[path], expected[path]):
+            got, wanted = unfit
             return f"{got}{place} where {wanted} is expected"
     return None
 
 
-def misfit(leaf: Any, like: Any, whole: bool, axes: int = 0, any_dtype: bool = False) -> tuple[str, str] | None:
+def misfit(leaf: Any, like: Any, whole: bool = False, axes: int = 0, any_dtype: bool = False) -> tuple[str, str] | None:
     """What a leaf is and what was expected, unless it is real, floating and of the shape of `like`.
 
     Narrower ones fit, such as half-precision gradients and parameters the float32 of a state. Wider ones do

@@ -16,18 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from typing_extensions import TypeAliasType
 
-from optim.checks import (
-    BELOW_1,
-    COUNT,
-    FRACTION,
-    INDEX,
-    NOT_NEGATIVE,
-    POSITIVE,
-    POWER,
-    checked,
-    checked_or_schedules,
-    scheduled,
-)
+from optim.checks import BELOW_1, FRACTION, NOT_NEGATIVE, POWER, checked, checked_or_schedules, scheduled
 from optim.numerics import accumulate, one_minus_power
 from schedules import (
     Period,
@@ -43,7 +32,7 @@ from schedules import (
     recipe,
     schedule,
 )
-from schedules.kinds import Number
+from schedules.kinds import COUNT, INDEX, POSITIVE, Number
 from schedules.numerics import Split, pair, power
 
 Window = TypeAliasType("Window", Annotated[float | Array, Number(float, "a number of updates, 1 or more", least=1)])

@@ -1,5 +1,6 @@
 """Reading an optimizer's state, wherever it sits in a chain."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path, tree_map_with_path
 
 from optim.averaging import AverageState, LawaState, recovered
-from optim.checks import by_path, difference, is_hole, unlike
+from optim.checks import by_path, difference, is_hole, misfit, unlike
 from optim.schedule_free_plus import ScheduleFreePlusState
 
 AVERAGES = (AverageState, LawaState, ScheduleFreePlusState)
@@ -65,7 +66,7 @@ def _evaluated(function: str, opt_state: Any, params: Any, name: str | None) -> 
     if () in expected and () not in held:  # as optax.flatten leaves it
         flat = f"a tree where one array of shape {expected[()].shape} is expected"
         raise ValueError(unlike(function, "params", flat))
-    if averages and (what := difference(covered, expected, whole=True)):
+    if averages and (what := difference(covered, expected, functools.partial(misfit, whole=True))):
         raise ValueError(unlike(function, "params", what))
     found = {path: _average(state, leaf, held[path]) for path, leaf, state in averaged}
     return tree_map_with_path(lambda path, p: found[path].astype(jnp.result_type(p)) if path in found else p, params)

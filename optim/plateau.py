@@ -19,8 +19,9 @@ from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
 from typing_extensions import TypeAliasType
 
-from optim.checks import FRACTION, INSIDE, NOT_NEGATIVE, checked, require_one, require_state
+from optim.checks import FRACTION, INSIDE, NOT_NEGATIVE, require_one, require_state
 from optim.numerics import widen
+from schedules.core import built_as
 from schedules.kinds import Choice, Kind, Number
 from schedules.numerics import MAX_STEPS
 
@@ -99,8 +100,7 @@ class Plateau:
 
     def __post_init__(self) -> None:
         for name, kind in _KINDS.items():
-            (value,) = checked("Plateau", kind, **{name: getattr(self, name)})
-            object.__setattr__(self, name, value)
+            object.__setattr__(self, name, built_as(kind, "Plateau", name, getattr(self, name)))
 
     def init(self) -> PlateauState:
         """The state before the first metric: a scale of 1."""

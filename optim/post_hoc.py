@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from optim.checks import POSITIVE, checked, mismatch
+from optim.checks import checked, mismatch
+from schedules.kinds import POSITIVE
 
 
 class Snapshot(NamedTuple):

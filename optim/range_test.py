@@ -17,11 +17,11 @@ import optax
 from jax import Array
 
 from optim.adam import adam
-from optim.checks import FRACTION, POSITIVE, checked, require_real
+from optim.checks import FRACTION, require_real
 from schedules import Schedule, exponential
-from schedules.core import shortened
+from schedules.core import built_as, shortened
 from schedules.inspection import COLOURS
-from schedules.kinds import Number, in_order
+from schedules.kinds import POSITIVE, Number, in_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -149,7 +149,7 @@ def _diverged(smoothed: Array, divergence: Array) -> Array:
 
 
 def _numbers(**given: Any) -> dict[str, Array]:
-    built = {name: checked("range_test", _NUMBERS[name], **{name: value})[0] for name, value in given.items()}
+    built = {name: built_as(_NUMBERS[name], "range_test", name, value) for name, value in given.items()}
     if wrong := in_order("start", "end", **built):
         raise ValueError(f"range_test: {wrong}")
     return {name: _NUMBERS[name].cast(value, None) for name, value in built.items()}

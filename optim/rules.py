@@ -150,9 +150,10 @@ def per_parameter(
     groups = dict(zip(patterns, transformations, strict=True)) | ({rest: default} if default else {})
 
     def labels(params: Any) -> Any:
-        _require_each_used("per_parameter", patterns, params)
-        found = _rule_of_each(patterns, params)
-        without = [path for path, rule in zip(_paths(params), found, strict=True) if rule is None]
+        paths = _paths(params)
+        _require_each_used("per_parameter", patterns, paths)
+        found = _rule_of_each(patterns, paths)
+        without = [path for path, rule in zip(paths, found, strict=True) if rule is None]
         if without and not default:
             raise ValueError(
                 "per_parameter: `rules` must match every parameter unless `default` is given, got none for "
@@ -197,7 +198,7 @@ def scale_by_path(rules: Sequence[tuple[str, ScheduleLike]]) -> optax.GradientTr
     schedules = {p: as_named("scale_by_path", "rules", m) for p, m in zip(patterns, multipliers, strict=True)}
 
     def init(params: Any) -> ScaleByPathState:
-        _require_each_used("scale_by_path", patterns, params)
+        _require_each_used("scale_by_path", patterns, _paths(params))
         return ScaleByPathState(jnp.zeros((), jnp.int32), at(schedules, 0))
 
     def update(
@@ -207,9 +208,10 @@ def scale_by_path(rules: Sequence[tuple[str, ScheduleLike]]) -> optax.GradientTr
         require_state("scale_by_path", ScaleByPathState, state)
         require_settings("scale_by_path", state.used.keys() == schedules.keys())
         require_like("scale_by_path", params, any_dtype=True, updates=updates)
-        _require_each_used("scale_by_path", patterns, updates)
-        leaves, rules = jax.tree.leaves(updates), _rule_of_each(patterns, updates)
-        ruled = {path: u for path, u, rule in zip(_paths(updates), leaves, rules, strict=True) if rule is not None}
+        paths, leaves = _paths(updates), jax.tree.leaves(updates)
+        _require_each_used("scale_by_path", patterns, paths)
+        rules = _rule_of_each(patterns, paths)
+        ruled = {path: u for path, u, rule in zip(paths, leaves, rules, strict=True) if rule is not None}
         require_real("scale_by_path", ruled, "updates")
         scaled, state = _scale(schedules, tuple(r for r in rules if r is not None), list(ruled.values()), state)
         return _tree_like(
@@ -258,13 +260,13 @@ def _tree_like(tree: Any, leaves: list[Any]) -> Any:
     return jax.tree.unflatten(jax.tree.structure(tree), leaves)
 
 
-def _rule_of_each(patterns: Sequence[str], tree: Any) -> list[str | None]:
-    """For every leaf the first pattern that matches its path, or None."""
-    return [next((pattern for pattern in patterns if re.search(pattern, path)), None) for path in _paths(tree)]
+def _rule_of_each(patterns: Sequence[str], paths: Sequence[str]) -> list[str | None]:
+    """For every path the first pattern that matches it, or None."""
+    return [next((pattern for pattern in patterns if re.search(pattern, path)), None) for path in paths]
 
 
-def _require_each_used(function: str, patterns: Sequence[str], params: Any) -> None:
-    paths = left = _paths(params)
+def _require_each_used(function: str, patterns: Sequence[str], paths: list[str]) -> None:
+    left = paths
     for pattern in patterns:
         if paths and not any(re.search(pattern, path) for path in left):
             raise ValueError(

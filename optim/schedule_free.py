@@ -6,23 +6,13 @@ import optax
 
 from optim.adam import adam_with_rectification, adamw, rectification
 from optim.averaging import Coefficient, average
-from optim.checks import (
-    FRACTION,
-    INDEX,
-    INSIDE,
-    NOT_NEGATIVE,
-    POSITIVE,
-    POWER,
-    SHARE,
-    as_named,
-    checked,
-    checked_or_schedules,
-)
+from optim.checks import FRACTION, INSIDE, NOT_NEGATIVE, POWER, SHARE, as_named, checked, checked_or_schedules
 from optim.coefficients import Weights, polyak, weighted
 from optim.numerics import is_zero
 from optim.rules import Mask, decay_mask
 from optim.sgd import sgd
 from schedules import Schedule, ScheduleLike, advance, as_schedule, linear
+from schedules.kinds import INDEX, POSITIVE
 
 
 def schedule_free(

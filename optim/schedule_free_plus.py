@@ -10,7 +10,6 @@ from jax import Array
 
 from optim.checks import (
     FRACTION,
-    INDEX,
     NOT_NEGATIVE,
     POWER,
     checked,
@@ -25,6 +24,7 @@ from optim.checks import (
 from optim.coefficients import Weights, WeightSum, add_weight, no_weights, weighted
 from optim.numerics import at, direction, is_zero, lerp, like, limit, limited, one_minus_power, squared, widen, zeros
 from schedules import Schedule, ScheduleLike, constant, exponential
+from schedules.kinds import INDEX
 
 _LARGEST = 2.0**126  # of norms and rates: a quarter of the range of float32
 

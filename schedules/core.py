@@ -363,7 +363,7 @@ class Formula(Generic[P]):
             )
 
     def _build(self, arguments: Mapping[str, Any]) -> Schedule:
-        built = {name: self._checked(name, value) for name, value in arguments.items()}
+        built = {name: built_as(self.kinds[name], self, name, value) for name, value in arguments.items()}
         mistake = self.check and self.check(**built)
         if mistake:
             raise ValueError(f"{self}: {mistake}")
@@ -396,13 +396,6 @@ class Formula(Generic[P]):
 
     def bind(self, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
         return inspect.BoundArguments(self.__signature__, dict(arguments))
-
-    def _checked(self, name: str, value: Any) -> Any:
-        kind = self.kinds[name]
-        try:
-            return kind.build(value)
-        except (ValueError, OverflowError):
-            raise ValueError(f"{self}: `{name}` must be {kind.expected}, got {shown(value)}") from None
 
     def _cast(self, arguments: Mapping[str, Any], clock: Any) -> inspect.BoundArguments:
         cast = {}
@@ -630,6 +623,14 @@ def _text(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return f"[{', '.join(map(_text, value))}]"
     return repr(value)
+
+
+def built_as(kind: Kind, owner: object, name: str, value: Any, expected: str | None = None) -> Any:
+    """What `kind` makes of an argument; raises the ValueError that names it, what was expected, and what came."""
+    try:
+        return kind.build(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"{owner}: `{name}` must be {expected or kind.expected}, got {shown(value)}") from None
 
 
 def shown(value: Any) -> str:

@@ -246,10 +246,11 @@ def _times(clock: _Clock, shown: Iterator[int], steps: int) -> Iterator[int]:
         yield from shown
         return
     if not clock.forwards:
-        backwards = np.diff(clock(np.arange(min(steps, MOST_SAMPLES) + 1))) < 0
+        read = _every_reading(clock, steps)
+        backwards = np.diff(read) < 0
         yield from map(int, np.flatnonzero(backwards[1:] & ~backwards[:-1]) + 2)
         for step in itertools.islice(shown, 1000):
-            yield from (t for t, _ in _crossings(clock, step, steps))
+            yield from (t for t, _ in _passing(read, step))
         return
     while batch := [*itertools.islice(shown, 1000)]:
         wanted = np.array(batch)
@@ -266,7 +267,15 @@ def _crossings(clock: _Clock, shown: int, steps: int) -> Iterator[tuple[int, boo
     if clock.forwards:
         yield from ((t, True) for t in _times(clock, iter([shown]), steps))
         return
-    reached = clock(np.arange(min(steps, MOST_SAMPLES) + 1)) >= shown
+    yield from _passing(_every_reading(clock, steps), shown)
+
+
+def _every_reading(clock: _Clock, steps: int) -> np.ndarray:
+    return clock(np.arange(min(steps, MOST_SAMPLES) + 1))
+
+
+def _passing(read: np.ndarray, shown: int) -> Iterator[tuple[int, bool]]:
+    reached = read >= shown
     yield from ((int(t), bool(reached[t])) for t in np.flatnonzero(np.diff(reached)) + 1)
 
 

@@ -219,20 +219,23 @@ def require(value: Any, fits: bool) -> Any:
 
 VALUE = Number(float, "a finite number")
 STEPS = Number(int, f"a whole number of steps from 0 to {MAX_STEPS}", least=0, duration=True)
+POSITIVE = Number(float, "a positive number", above=0)
+INDEX = Number(int, f"a whole number from 0 to {MAX_STEPS}", least=0)
+COUNT = Number(int, f"a whole number from 1 to {MAX_STEPS}", least=1)
 
 Value = TypeAliasType("Value", Annotated[float | Array, VALUE])
-Positive = TypeAliasType("Positive", Annotated[float | Array, Number(float, "a positive number", above=0)])
+Positive = TypeAliasType("Positive", Annotated[float | Array, POSITIVE])
 Precise = TypeAliasType("Precise", Annotated[float | Array, PreciseNumber(float, "a positive number", above=0)])
 Bound = TypeAliasType(
     "Bound", Annotated[float | Array, PreciseNumber(float, "a number from -20 to 20", least=-20, most=20)]
 )
 Steps = TypeAliasType("Steps", Annotated[int | Array, STEPS])
-Count = TypeAliasType("Count", Annotated[int | Array, Number(int, f"a whole number from 1 to {MAX_STEPS}", least=1)])
+Count = TypeAliasType("Count", Annotated[int | Array, COUNT])
 Period = TypeAliasType(
     "Period",
     Annotated[int | Array, Number(int, f"a whole number of steps from 1 to {MAX_STEPS}", least=1, duration=True)],
 )
-Seed = TypeAliasType("Seed", Annotated[int | Array, Number(int, f"a whole number from 0 to {MAX_STEPS}", least=0)])
+Seed = TypeAliasType("Seed", Annotated[int | Array, INDEX])
 Values = TypeAliasType("Values", Annotated[Sequence[float | Array] | Array, Numbers(VALUE, "a list of finite numbers")])
 Boundaries = TypeAliasType(
     "Boundaries",
