@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from optim.checks import (
+    FLOATING,
     FRACTION,
     INSIDE,
     NOT_NEGATIVE,
@@ -19,7 +20,6 @@ from optim.checks import (
     require_like,
     require_params,
     require_real,
-    require_settings,
     require_state,
     scheduled,
 )
@@ -78,7 +78,8 @@ def adam(
     $$m \leftarrow b_1 m + (1 - b_1)\, g, \qquad v \leftarrow b_2 v + (1 - b_2)\, g^2, \qquad
       \Delta = -\,\mathrm{lr}\, \frac{m / (1 - b_1^t)}{\sqrt{v / (1 - b_2^t)} + \mathrm{eps}}$$
 
-    Every hyperparameter is a number or a schedule. A scheduled b1 or b2 corrects with its present value,
+    Every hyperparameter is a number or a schedule, whose values are not checked. With a negative rate Adam ascends.
+    A scheduled b1 or b2 corrects with its present value,
     as PyTorch and optax do. Moments are float32 or wider, updates have the dtypes of the parameters (of the
     gradients, where `update` is not given parameters). With
     b1 the number 0 no first moment is stored.
@@ -89,9 +90,9 @@ def adam(
     Any finite gradient gives a finite update, any other NaN: docs/optimizers.md, "What is not finite".
 
     **Raises:** `ValueError` if b1 or b2 is a number outside [0, 1) or eps a negative one, an argument is no
-    schedule, or a parameter is not real.
+    schedule, mu_dtype is not real and floating, or a parameter is not.
     """
-    return _adam("adam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype)
+    return named_adam("adam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype)
 
 
 def adamw(
@@ -114,22 +115,24 @@ def adamw(
     **Raises:** as `adam`, and `ValueError` if weight_decay is a negative number, if `mask` is neither, at `init` if it
     does not fit the parameters, or if `update` is called without `params`.
     """
-    return _adam("adamw", learning_rate, b1, b2, eps, weight_decay, mask, mu_dtype)
+    return named_adam("adamw", learning_rate, b1, b2, eps, weight_decay, mask, mu_dtype)
 
 
-def _adam(
+def named_adam(
     name: str,
     learning_rate: ScheduleLike,
     b1: ScheduleLike,
     b2: ScheduleLike,
     eps: ScheduleLike,
     weight_decay: ScheduleLike,
-    mask: Mask | None,
-    mu_dtype: DTypeLike | None,
+    mask: Mask | None = None,
+    mu_dtype: DTypeLike | None = None,
     rectify: Schedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
+    """Adam and its relatives, whose errors begin with `name`; `rectify`: the factor of RAdam."""
     a1, a2 = (1 - b for b in checked_or_schedules(name, FRACTION, b1=b1, b2=b2))
     eps, weight_decay = checked_or_schedules(name, NOT_NEGATIVE, eps=eps, weight_decay=weight_decay)
+    checked(name, FLOATING, mu_dtype=mu_dtype)
     numbers = scheduled(name, learning_rate=learning_rate, a1=a1, a2=a2, eps=eps, weight_decay=weight_decay)
     hyperparameters = _Hyperparameters(**numbers, rectify=rectify)
     decays = decay_mask(name, mask)
@@ -143,9 +146,8 @@ def _adam(
 
     def update(grads: Any, state: AdamState, params: Any = None, **extra_args: Any) -> tuple[Any, AdamState]:
         del extra_args
-        require_state(name, AdamState, state)
-        require_settings(name, (state.mu is None) == is_zero(b1))
-        require_like(name, state.nu, params, grads=grads)
+        require_state(name, AdamState, state, mu=not is_zero(b1))
+        require_like(name, {"nu": state.nu, "mu": state.mu}, params, grads=grads)
         decayed = None if is_zero(weight_decay) else _decayed(decays, require_params(name, params))
         updates, state = _update(hyperparameters, grads, state, decayed)
         return like(updates, grads, params), state
@@ -247,19 +249,4 @@ def radam(
     """
     checked("radam", INSIDE, b2=b2)
     checked("radam", _THRESHOLD, threshold=threshold)
-    return adam_with_rectification(learning_rate, b1, b2, eps, 0.0, None, threshold, mu_dtype)
-
-
-def adam_with_rectification(
-    learning_rate: ScheduleLike,
-    b1: ScheduleLike,
-    b2: float,
-    eps: ScheduleLike,
-    weight_decay: ScheduleLike,
-    mask: Mask | None,
-    threshold: float,
-    mu_dtype: DTypeLike | None = None,
-) -> optax.GradientTransformationExtraArgs:
-    """`radam` with decoupled weight decay, which is shortened as the steps are; for schedule-free RAdam."""
-    rectify = rectification(b2, threshold)
-    return _adam("radam", learning_rate, b1, b2, eps, weight_decay, mask, mu_dtype, rectify)
+    return named_adam("radam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype, rectification(b2, threshold))

@@ -12,7 +12,9 @@ from jax.typing import ArrayLike
 from typing_extensions import TypeAliasType
 
 from optim.checks import (
+    FLAG,
     SHARE,
+    SIZE,
     as_named,
     checked,
     checked_or_schedules,
@@ -20,13 +22,13 @@ from optim.checks import (
     require_like,
     require_params,
     require_real,
-    require_settings,
+    require_setting,
     require_state,
 )
 from optim.coefficients import Weights, WeightSum, add_weight, no_weights
 from optim.numerics import is_zero, lerp, like, widen, zeros
 from schedules import Formula, Schedule, ScheduleLike, as_schedule
-from schedules.kinds import COUNT, INDEX
+from schedules.kinds import COUNT, INDEX, Choice
 
 
 class AverageState(NamedTuple):
@@ -88,7 +90,7 @@ def average(
     holds_live = is_zero(beta)
     _require_together(coefficient, beta, decay_at, lean)
     settings = _Settings(_schedules(coefficient), as_named("average", "beta", beta))
-    names = _used(settings.coefficient, None).keys()
+    names = sorted(coefficient) if isinstance(coefficient, Mapping) else []
 
     def init(params: Any) -> AverageState:
         require_real("average", params)
@@ -110,11 +112,11 @@ def average(
         return AverageState(count, x, z, base_state, weights, _used(c, settings.beta(count)))
 
     def update(grads: Any, state: AverageState, params: Any = None, **extra_args: Any) -> tuple[Any, AverageState]:
-        require_state("average", AverageState, state)
-        stores = (state.z is None, state.x is None, state.weights is None, state.used.keys())
-        require_settings("average", stores == (holds_live, lean, not isinstance(coefficient, Weights), names))
-        stored = next(iter(state.x.values())) if isinstance(coefficient, Mapping) else state.z if lean else state.x
-        require_like("average", stored, require_params("average", params), grads=grads)
+        weighs = isinstance(coefficient, Weights)
+        require_state("average", AverageState, state, x=not lean, z=not holds_live, weights=weighs)
+        require_setting("average", "coefficient", names_of(state), names)
+        averages = state.x if isinstance(coefficient, Mapping) else {"x": state.x}
+        require_like("average", {**averages, "z": state.z}, require_params("average", params), grads=grads)
         if holds_live:
             updates, base_state = base.update(grads, state.base, params, **extra_args)
             return updates, _follow(settings, state, params, updates)._replace(base=base_state)
@@ -192,9 +194,14 @@ def _used(c: Any, beta: Any) -> dict[str, Array]:
     return {**coefficients, "beta": beta}
 
 
+def names_of(state: Any) -> list[str]:
+    """The names of the averages that a state holds, if they have names."""
+    return sorted(key.removeprefix("coefficient[")[:-1] for key in state.used if key.startswith("coefficient["))
+
+
 def _require_together(coefficient: Any, beta: Any, decay_at: str, lean: bool) -> None:
-    if decay_at not in ("y", "z"):
-        raise ValueError(f"average: `decay_at` must be 'y' or 'z', got {decay_at!r}")
+    checked("average", Choice("y", "z"), decay_at=decay_at)
+    checked("average", FLAG, lean=lean)
     if isinstance(coefficient, Mapping):
         if not coefficient:
             raise ValueError("average: `coefficient` must be one schedule or more by name, got an empty mapping")
@@ -239,7 +246,8 @@ def lawa(
     **Raises:** `ValueError` unless `last` and `every` are whole numbers, 1 or more, and `start` 0 or more; if a
     parameter is not real; if `update` is called without `params`.
     """
-    last, every = checked("lawa", COUNT, last=last, every=every)
+    (last,) = checked("lawa", SIZE, last=last)
+    (every,) = checked("lawa", COUNT, every=every)
     (start,) = checked("lawa", INDEX, start=start)
     base = require_base("lawa", base)
 
@@ -251,7 +259,9 @@ def lawa(
 
     def update(grads: Any, state: LawaState, params: Any = None, **extra_args: Any) -> tuple[Any, LawaState]:
         require_state("lawa", LawaState, state)
-        require_like("lawa", state.ring, require_params("lawa", params), axes=1, grads=grads)
+        require_like("lawa", {"ring": state.ring}, require_params("lawa", params), axes=1, grads=grads)
+        for leaf in jax.tree.leaves(state.ring):
+            require_setting("lawa", "last", len(leaf), last)
         updates, base_state = base.update(grads, state.base, params, **extra_args)
         return updates, _keep(state, optax.apply_updates(params, updates), every, start)._replace(base=base_state)
 

@@ -5,7 +5,7 @@ Each mistake is a ValueError of one sentence that names the optimizer, the argum
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from schedules import Schedule, ScheduleLike, as_schedule
 from schedules.core import built_as, shortened, shown
-from schedules.kinds import Kind, Number
+from schedules.kinds import COUNT, Choice, Kind, Number, require
 
 # Numbers and schedules --------------------------------------------------------------------------------
 
@@ -27,6 +27,31 @@ SHARE = Number(float, "a number from 0 to 1", least=0, most=1)
 FRACTION = Number(float, "a number from 0 to below 1", least=0, most=BELOW_1)
 INSIDE = Number(float, "a number above 0 and below 1", above=0, most=BELOW_1)
 POWER = Number(float, "a number from 0 to 4", least=0, most=4)
+FLAG = Choice(False, True)
+
+
+class FloatingType(Kind):
+    """What `jnp.dtype` takes and makes a real floating-point dtype, such as `jnp.bfloat16`, or None."""
+
+    expected = "a real floating-point dtype or None"
+
+    def build(self, value: Any) -> Any:
+        try:
+            return require(value, value is None or jnp.issubdtype(jnp.dtype(value), jnp.floating))
+        except TypeError:
+            raise ValueError from None
+
+
+class Size(Number):
+    """Of an array: a Python number, since a traced one cannot be."""
+
+    def build(self, value: Any) -> int:
+        require(value, not isinstance(value, jax.core.Tracer))
+        return int(super().build(value))
+
+
+FLOATING = FloatingType()
+SIZE = Size(int, COUNT.expected, least=1)
 
 
 def checked(function: str, kind: Kind, **values: Any) -> list[Any]:
@@ -69,7 +94,7 @@ Misfit = Callable[[Any, Any], tuple[str, str] | None]
 
 def require_one(argument: str, metric: Any) -> None:
     dtype = _dtype(metric)
-    if dtype is None or not jnp.isdtype(dtype, ("real floating", "integral")):
+    if not (_is_floating(dtype) or jnp.issubdtype(dtype, jnp.integer)):
         raise ValueError(f"{argument} must be one real number, got {shown(metric) if dtype is None else dtype}")
     if jnp.shape(metric):
         raise ValueError(f"{argument} must be one number, got an array of shape {jnp.shape(metric)}")
@@ -83,22 +108,43 @@ def require_base(optimizer: str, base: Any) -> optax.GradientTransformationExtra
 
 def require_real(optimizer: str, params: Any, argument: str = "params") -> None:
     """Raises the ValueError that names the first parameter that is not a real floating-point array or number."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+    _require_leaves(optimizer, params, argument, _is_floating)
+
+
+def _require_leaves(optimizer: str, params: Any, argument: str, fits: Callable[[Any], bool]) -> None:
+    for path, leaf in tree_leaves_with_path(params):
         dtype = _dtype(leaf)
-        if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-            got = type(leaf).__name__ if dtype is None else dtype
-            place = f" at {jax.tree_util.keystr(path)}" if path else ""
+        if not fits(dtype):
+            got = type(leaf).__name__ if dtype is None else _name(dtype)
+            place = f" at {keystr(path)}" if path else ""
             raise ValueError(
                 f"{optimizer}: `{argument}` must be real floating-point arrays, got {got}{place}; {_advice(dtype)}"
             )
 
 
 def _dtype(leaf: Any) -> Any:
-    """That of an array or a Python number, else None. Not `jnp.result_type`, which takes names of dtypes as well."""
-    if isinstance(leaf, bool | int | float | complex):
+    """That of an array or a Python number, as JAX has it, else None."""
+    if isinstance(leaf, Array):
+        return leaf.dtype
+    if not isinstance(leaf, np.ndarray | np.generic | bool | int | float | complex):
+        return None
+    try:
         return jnp.result_type(leaf)
-    is_array = hasattr(leaf, "dtype") and hasattr(leaf, "shape") and not isinstance(leaf, type)
-    return leaf.dtype if is_array else None
+    except TypeError:  # of text and of objects, which JAX has not
+        return np.asarray(leaf).dtype
+
+
+def _name(dtype: Any) -> str:
+    return "float0" if dtype == jax.dtypes.float0 else str(dtype)  # which NumPy shows as a list of its fields
+
+
+def _is_array(dtype: Any) -> bool:
+    return dtype is not None
+
+
+@functools.cache
+def _is_floating(dtype: Any) -> bool:
+    return dtype is not None and jnp.issubdtype(dtype, jnp.floating)
 
 
 def _advice(dtype: Any) -> str:
@@ -115,31 +161,50 @@ def require_params(optimizer: str, params: Any) -> Any:
     return params
 
 
-def require_state(optimizer: str, kind: type, state: Any) -> None:
+def require_state(optimizer: str, kind: type, state: Any, **stored: bool) -> None:
+    """Raises the ValueError for a state of another kind, or without the fields that are `stored`, or with others."""
     if not isinstance(state, kind):
         got = type(state).__name__
         raise ValueError(f"{optimizer}: `state` must be the {kind.__name__} that init makes, got {got}")
+    for field, is_stored in stored.items():
+        if (getattr(state, field) is not None) != is_stored:
+            raise ValueError(not_own(optimizer, f"one {'without' if is_stored else 'with'} `{field}`"))
 
 
-def require_settings(optimizer: str, own: bool) -> None:
-    if not own:
-        raise ValueError(f"{optimizer}: `state` must be what its own init makes, got that of other settings")
+def require_setting(optimizer: str, argument: str, got: Any, expected: Any) -> None:
+    """Raises the ValueError for a state that was made with another number, or other names, for an argument."""
+    if got != expected:
+        raise ValueError(not_own(optimizer, f"that of `{argument}` {shown(got)}, not {shown(expected)}"))
+
+
+def not_own(optimizer: str, got: str) -> str:
+    return f"{optimizer}: `state` must be what its own init makes, got {got}"
 
 
 def require_like(
-    optimizer: str, expected: Any, params: Any = None, axes: int = 0, any_dtype: bool = False, **trees: Any
+    optimizer: str,
+    stored: Mapping[str, Any],
+    params: Any = None,
+    axes: int = 0,
+    any_dtype: bool = False,
+    **trees: Any,
 ) -> None:
-    """Raises the ValueError that names the first leaf of `params` or of another tree that does not fit.
+    """Raises the ValueError that names the first leaf of the state, of `params` or of another tree that does not fit.
 
-    `expected`: what the state holds of every parameter, with so many `axes` in front, or the parameters themselves
-    where it holds nothing; None where neither is known. `any_dtype`: where another optimizer looks at the dtypes.
-    Computes nothing, since callers may not have jitted.
+    `stored`: what the state holds of every parameter, with so many `axes` in front, by field; None where it does not.
+    Where it holds nothing, `params` are what the others must be like. `any_dtype`: where another optimizer looks at the
+    dtypes. Computes nothing, since callers may not have jitted.
     """
-    if expected is None:
-        return
+    held = {field: tree for field, tree in stored.items() if tree is not None}
+    expected = next((tree for tree in (*held.values(), params, *trees.values()) if tree is not None), None)
+    for field, tree in list(held.items())[1:]:
+        if what := mismatch(tree, expected):
+            raise ValueError(not_own(optimizer, f"{what} in `{field}`"))
     for argument, tree in [*trees.items(), *([] if params is None else [("params", params)])]:
         wrong = functools.partial(misfit, whole=argument == "params", axes=axes, any_dtype=any_dtype)
         if what := mismatch(tree, expected, wrong):
+            for name, each in (("params", params), (argument, tree)):
+                _require_leaves(optimizer, each, name, _is_array)
             raise ValueError(unlike(optimizer, argument, what))
 
 
@@ -185,27 +250,21 @@ def misfit(leaf: Any, like: Any, whole: bool = False, axes: int = 0, any_dtype: 
     Narrower ones fit, such as half-precision gradients and parameters the float32 of a state. Wider ones do
     unless the `whole` of their digits should be kept.
     """
-    like = like if hasattr(like, "shape") else np.asarray(like)
-    wanted = like.shape[axes:]
-    try:
-        shape, dtype = leaf.shape, leaf.dtype
-    except AttributeError:
-        if not isinstance(leaf, int | float | complex):
-            return _kind(leaf), f"shape {wanted}"
-        shape, dtype = (), None
-    if shape != wanted:
+    dtype, wanted = _dtype(leaf), getattr(like, "shape", ())[axes:]
+    if dtype is None:
+        return _kind(leaf), f"shape {wanted}"
+    if (shape := getattr(leaf, "shape", ())) != wanted:  # numbers have none
         return f"shape {shape}", f"{wanted}"
-    if any_dtype or dtype == like.dtype:
-        return None
-    return _misfit(dtype if isinstance(leaf, jax.Array) else jnp.result_type(leaf), like.dtype, whole)
+    return None if any_dtype else _misfit(dtype, getattr(like, "dtype", None), whole)
 
 
 @functools.cache
 def _misfit(dtype: Any, like: Any, whole: bool) -> tuple[str, str] | None:
-    if not jnp.issubdtype(dtype, jnp.floating):
-        return f"{dtype}", "a real floating-point array"
-    return (f"{dtype}", f"{like}") if whole and jnp.finfo(dtype).bits > jnp.finfo(like).bits else None
+    if not _is_floating(dtype):
+        return _name(dtype), "a real floating-point array"
+    wider = whole and _is_floating(like) and jnp.finfo(dtype).bits > jnp.finfo(like).bits
+    return (f"{dtype}", f"{like}") if wider else None
 
 
 def _kind(leaf: Any) -> str:
-    return f"shape {leaf.shape}" if hasattr(leaf, "shape") else f"a {type(leaf).__name__}"
+    return f"shape {leaf.shape}" if isinstance(leaf, np.ndarray | Array) else f"a {type(leaf).__name__}"

@@ -1,6 +1,7 @@
 """Reading an optimizer's state, wherever it sits in a chain."""
 
 import functools
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import optax
 from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path, tree_map_with_path
 
-from optim.averaging import AverageState, LawaState, recovered
+from optim.averaging import AverageState, LawaState, names_of, recovered
 from optim.checks import by_path, difference, is_hole, misfit, unlike
 from optim.schedule_free_plus import ScheduleFreePlusState
 
@@ -77,6 +78,9 @@ def _require_places(function: str, opt_state: Any, params: Any) -> None:
     if opt_state is None or isinstance(opt_state, OPTIMIZERS):
         got = type(opt_state).__name__
         raise ValueError(f"{function}: `opt_state` must be the state that init makes, got {got}")
+    if _is_nnx_model(params):
+        got = f"the Flax nnx model {type(params).__name__}: pass nnx.state(model, optimizer.wrt)"
+        raise ValueError(f"{function}: `params` must be the parameters, got {got}")
     for node in jax.tree.leaves(params, is_leaf=_is_state_or_optimizer):
         if _is_state_or_optimizer(node):
             got = _untyped(node) or type(node).__name__
@@ -87,6 +91,11 @@ def _require_places(function: str, opt_state: Any, params: Any) -> None:
                 f"{function}: `opt_state` must hold the states that init makes, got {untyped}: "
                 "restore it into optimizer.init(params)"
             )
+
+
+def _is_nnx_model(params: Any) -> bool:
+    nnx = sys.modules.get("flax.nnx")  # where there is a model, it was imported
+    return nnx is not None and isinstance(params, nnx.Module)
 
 
 def _untyped(node: Any) -> str | None:
@@ -100,7 +109,7 @@ def _untyped(node: Any) -> str | None:
 
 
 def _require_name(function: str, averages: list[Any], name: str | None) -> None:
-    names = sorted({each for state in averages for each in _names(state)})
+    names = sorted({each for state in averages for each in names_of(state)})
     if name not in names and (names or name is not None):
         wanted = f"one of {', '.join(map(repr, names))}" if names else "None, since no average has a name"
         raise ValueError(f"{function}: `name` must be {wanted}, got {name!r}")
@@ -110,11 +119,6 @@ def _with_parents(path: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     return [path[:depth] for depth in range(len(path) + 1)]
 
 
-def _names(state: Any) -> list[str]:
-    """The names of the averages that a state holds, if they have names."""
-    return [key.removeprefix("coefficient[")[:-1] for key in state.used if key.startswith("coefficient[")]
-
-
 def _stored(function: str, state: Any, name: str | None) -> list[tuple[Any, Any]]:
     """What a state holds of every parameter for its average, and the holes, with their paths."""
     if isinstance(state, LawaState) or state.x is None:
@@ -122,7 +126,7 @@ def _stored(function: str, state: Any, name: str | None) -> list[tuple[Any, Any]
             raise ValueError(f"{function}: `opt_state` must be of one run, got one of shape {axes}: use jax.vmap")
         tree = state.ring if isinstance(state, LawaState) else state.z
     else:
-        tree = state.x.get(name) if _names(state) else state.x
+        tree = state.x.get(name) if names_of(state) else state.x
     return tree_leaves_with_path(tree, is_leaf=is_hole)
 
 

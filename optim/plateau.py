@@ -19,7 +19,7 @@ from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
 from typing_extensions import TypeAliasType
 
-from optim.checks import FRACTION, INSIDE, NOT_NEGATIVE, require_one, require_state
+from optim.checks import FRACTION, INSIDE, NOT_NEGATIVE, require_one, require_real, require_state
 from optim.numerics import widen
 from schedules.core import built_as
 from schedules.kinds import Choice, Kind, Number
@@ -184,7 +184,10 @@ def reduce_on_plateau(
 
     **Raises:** as `Plateau`, and `ValueError` if `update` is called without `value`.
     """
-    rule = Plateau(mode, factor, patience, threshold, threshold_mode, cooldown, min_scale, eps)
+    given = (mode, factor, patience, threshold, threshold_mode, cooldown, min_scale, eps)
+    for (argument, kind), value in zip(_KINDS.items(), given, strict=True):
+        built_as(kind, "reduce_on_plateau", argument, value)
+    rule = Plateau(*given)
 
     def init(params: Any) -> PlateauState:
         del params
@@ -201,6 +204,7 @@ def reduce_on_plateau(
             )
         require_one("reduce_on_plateau: `value`", value)
         require_state("reduce_on_plateau", PlateauState, state)
+        require_real("reduce_on_plateau", updates, "updates")
         return _scaled(rule, updates, state, value)
 
     return optax.GradientTransformationExtraArgs(init, update)

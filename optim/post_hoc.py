@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from optim.checks import checked, mismatch
-from schedules.kinds import POSITIVE
+from schedules.core import shown
+from schedules.kinds import COUNT, POSITIVE
 
 
 class Snapshot(NamedTuple):
@@ -38,20 +39,21 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: float, updates: int | 
 
     **Returns:** a tree like the snapshots' parameters, with their dtypes; the sums are float64.
 
-    **Raises:** `ValueError` if there is no snapshot by `updates`, their trees or shapes differ, or a number is not
-    positive.
+    **Raises:** `ValueError` if `snapshots` are none or others than `Snapshot`s, there is none by `updates`, their trees
+    or shapes differ, or a number is not positive.
 
     Source: Karras et al., *Analyzing and improving the training dynamics of diffusion models*, arXiv:2312.02696,
     section 3.
     """
-    updates = max((s.updates for s in snapshots), default=0) if updates is None else updates
+    _require_snapshots(snapshots)
+    checked("post_hoc_ema", POSITIVE, exponent=exponent)
+    latest = max(s.updates for s in snapshots)
+    (updates,) = checked("post_hoc_ema", COUNT, updates=latest if updates is None else updates)
     used = [s for s in snapshots if s.updates <= updates]
-    if not used or min(s.updates for s in used) < 1:
+    if not used:
         raise ValueError(
             f"post_hoc_ema: `snapshots` must hold one of 1 to {updates} updates, got {[s.updates for s in snapshots]}"
         )
-    for gamma in (exponent, *(s.exponent for s in used)):
-        checked("post_hoc_ema", POSITIVE, exponent=gamma)
     first = jax.tree.map(np.asarray, used[0].params)
     for snapshot in used:
         if what := mismatch(snapshot.params, first):
@@ -63,6 +65,14 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: float, updates: int | 
         return np.asarray(total).astype(np.asarray(leaves[0]).dtype)
 
     return jax.tree.map(combined, *(s.params for s in used))
+
+
+def _require_snapshots(snapshots: Any) -> None:
+    if not isinstance(snapshots, Sequence) or not snapshots or not all(isinstance(s, Snapshot) for s in snapshots):
+        raise ValueError(f"post_hoc_ema: `snapshots` must be one Snapshot or more in a list, got {shown(snapshots)}")
+    for i, (updates, exponent, _) in enumerate(snapshots):
+        checked("post_hoc_ema", COUNT, **{f"snapshots[{i}].updates": updates})
+        checked("post_hoc_ema", POSITIVE, **{f"snapshots[{i}].exponent": exponent})
 
 
 def coefficients(profiles: Sequence[tuple[int, float]], wanted: tuple[int, float]) -> np.ndarray:

@@ -17,11 +17,11 @@ import optax
 from jax import Array
 
 from optim.adam import adam
-from optim.checks import FRACTION, require_real
+from optim.checks import FRACTION, checked, require_real
 from schedules import Schedule, exponential
-from schedules.core import built_as, shortened
+from schedules.core import built_as, shortened, shown
 from schedules.inspection import COLOURS
-from schedules.kinds import POSITIVE, Number, in_order
+from schedules.kinds import POSITIVE, Choice, Number, in_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,7 +176,7 @@ def _one_number(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 def _wrong_optimizer(got: Any, what: str = "") -> str:
     expected = "a function from a schedule to an optax transformation, such as adam"
-    return f"range_test: `optimizer` must be {expected}, got {what}{shortened(repr(got), 200)}"
+    return f"range_test: `optimizer` must be {expected}, got {what}{shown(got)}"
 
 
 def _shapes(tree: Any) -> str:
@@ -240,14 +240,19 @@ def suggest_rate(found: RangeTest, picker: str = "valley") -> Any:
 
     **Returns:** a float; for several seeds, an array with one for each.
 
-    **Raises:** `ValueError` for another `picker`, or if a curve has fewer points than it needs: 2, or 16 for "slide".
+    **Raises:** `ValueError` for another `picker`, if `found` is no `RangeTest`, or if a curve has fewer points than it needs: 2, or 16 for "slide".
 
     Source: fastai's `lr_find`.
     """  # noqa: E501, rows of a table
-    if picker not in PICKERS:
-        raise ValueError(f"suggest_rate: `picker` must be one of {', '.join(map(repr, PICKERS))}, got {picker!r}")
+    _require_found("suggest_rate", found)
+    checked("suggest_rate", Choice(*PICKERS), picker=picker)
     suggest = np.vectorize(functools.partial(_suggested, picker), signature="(n),(n)->()")
     return suggest(np.asarray(found.rates, float), np.asarray(found.smoothed, float))[()]
+
+
+def _require_found(function: str, found: Any) -> None:
+    if not isinstance(found, RangeTest):
+        raise ValueError(f"{function}: `found` must be what range_test returned, got {shown(found)}")
 
 
 def _suggested(picker: str, rates: np.ndarray, smoothed: np.ndarray) -> float:
@@ -282,8 +287,9 @@ def plot_range_test(found: RangeTest, ax: "Axes | None" = None) -> "Axes":
 
     **Returns:** the axes.
 
-    **Raises:** `ImportError` without matplotlib.
+    **Raises:** `ImportError` without matplotlib, `ValueError` if `found` is no `RangeTest`.
     """
+    _require_found("plot_range_test", found)
     try:
         import matplotlib.pyplot as plt
     except ImportError:

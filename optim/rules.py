@@ -26,17 +26,17 @@ import optax
 from jax import Array
 from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 
-from optim.checks import as_named, is_hole, require_like, require_real, require_settings, require_state
+from optim.checks import as_named, is_hole, require_like, require_real, require_setting, require_state
 from optim.numerics import at, widen
 from schedules import Schedule, ScheduleLike
-from schedules.core import shortened
+from schedules.core import shown
 
 # Masks ----------------------------------------------------------------------------------------------------
 
 
 def matching(*patterns: str) -> Callable[[Any], Any]:
     """The mask that is true at the parameters that any of `patterns` matches: a function from parameters to a tree of
-    booleans like them.
+    booleans like them. Without patterns it is true nowhere.
 
         optax.masked(optimizer, matching(r"kernel$"))
 
@@ -49,6 +49,8 @@ def not_matching(*patterns: str) -> Callable[[Any], Any]:
     """The mask that is true at the parameters that none of `patterns` matches, such as those whose weights decay:
 
         optax.adamw(1e-3, mask=not_matching(r"bias$", r"norm"))
+
+    Without patterns it is true everywhere.
 
     **Raises:** as `matching`, so that a misspelt exception does not go unnoticed.
     """
@@ -112,8 +114,14 @@ def _above(path: str) -> list[str]:
 
 def _require_booleans(optimizer: str, marks: Any) -> None:
     for mark in jax.tree.leaves(marks):
-        if not isinstance(mark, bool | np.bool_):
-            raise ValueError(_wrong_mask(optimizer, shortened(repr(mark), 200)))
+        if not _is_boolean(mark):
+            raise ValueError(_wrong_mask(optimizer, shown(mark)))
+
+
+def _is_boolean(mark: Any) -> bool:
+    if isinstance(mark, np.ndarray | Array) and not isinstance(mark, jax.core.Tracer):
+        return mark.shape == () and mark.dtype == bool
+    return isinstance(mark, bool | np.bool_)
 
 
 def _wrong_mask(optimizer: str, got: str) -> str:
@@ -165,8 +173,8 @@ def per_parameter(
 
     def update(grads: Any, state: Any, params: Any = None, **extra_args: Any) -> tuple[Any, Any]:
         require_state("per_parameter", optax.PartitionState, state)
-        require_settings("per_parameter", state.inner_states.keys() == groups.keys())
-        require_like("per_parameter", params, any_dtype=True, grads=grads)
+        require_setting("per_parameter", "rules", sorted(state.inner_states), sorted(groups))
+        require_like("per_parameter", {}, params, any_dtype=True, grads=grads)
         return partitioned.update(grads, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(partitioned.init, update)
@@ -206,8 +214,8 @@ def scale_by_path(rules: Sequence[tuple[str, ScheduleLike]]) -> optax.GradientTr
     ) -> tuple[Any, ScaleByPathState]:
         del extra_args
         require_state("scale_by_path", ScaleByPathState, state)
-        require_settings("scale_by_path", state.used.keys() == schedules.keys())
-        require_like("scale_by_path", params, any_dtype=True, updates=updates)
+        require_setting("scale_by_path", "rules", sorted(state.used), sorted(schedules))
+        require_like("scale_by_path", {}, params, any_dtype=True, updates=updates)
         paths, leaves = _paths(updates), jax.tree.leaves(updates)
         _require_each_used("scale_by_path", patterns, paths)
         rules = _rule_of_each(patterns, paths)
@@ -280,8 +288,7 @@ def _read(function: str, rules: Any, noun: str, kind: type = object) -> tuple[li
     """The patterns of `rules`, and what they stand for."""
     for rule in rules if isinstance(rules, Sequence) else [rules]:
         if not (isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[1], kind)):
-            got = shortened(repr(rule), 200)
-            raise ValueError(f"{function}: `rules` must be a list of pairs of a pattern and {noun}, got {got}")
+            raise ValueError(f"{function}: `rules` must be a list of pairs of a pattern and {noun}, got {shown(rule)}")
     patterns = [pattern for pattern, _ in rules]
     _require_patterns(function, "rules", patterns)
     return patterns, [what for _, what in rules]

@@ -4,9 +4,9 @@ from typing import Literal
 
 import optax
 
-from optim.adam import adam_with_rectification, adamw, rectification
+from optim.adam import named_adam, rectification
 from optim.averaging import Coefficient, average
-from optim.checks import FRACTION, INSIDE, NOT_NEGATIVE, POWER, SHARE, as_named, checked, checked_or_schedules
+from optim.checks import FLAG, FRACTION, INSIDE, NOT_NEGATIVE, POWER, SHARE, as_named, checked, checked_or_schedules
 from optim.coefficients import Weights, polyak, weighted
 from optim.numerics import is_zero
 from optim.rules import Mask, decay_mask
@@ -59,7 +59,7 @@ def schedule_free_sgd(
     **Raises:** `ValueError` if a number is out of its range, such as a negative rate; and as `average`.
     """
     name = "schedule_free_sgd"
-    _require(name, learning_rate, beta, r, weight_lr_power)
+    _require(name, learning_rate, beta, r, weight_lr_power, lean)
     checked(name, INDEX, warmup_steps=warmup_steps)
     checked_or_schedules(name, NOT_NEGATIVE, weight_decay=weight_decay)
     lr = warmed(learning_rate, warmup_steps)
@@ -94,14 +94,12 @@ def schedule_free_adamw(
     **Raises:** `ValueError` if a number is out of its range, such as a negative rate; and as `average`.
     """
     name = "schedule_free_adamw"
-    _require(name, learning_rate, beta, r, weight_lr_power)
+    _require(name, learning_rate, beta, r, weight_lr_power, lean)
     checked(name, INDEX, warmup_steps=warmup_steps)
     checked(name, POSITIVE, scale=scale)
-    checked_or_schedules(name, FRACTION, b2=b2, inner_momentum=inner_momentum)
-    checked_or_schedules(name, NOT_NEGATIVE, eps=eps, weight_decay=weight_decay)
+    checked_or_schedules(name, FRACTION, inner_momentum=inner_momentum)
     lr = warmed(learning_rate, warmup_steps)
-    mask = decay_mask(name, mask)
-    base = adamw(lr, inner_momentum, b2, eps, weight_decay, mask)
+    base = named_adam(name, lr, inner_momentum, b2, eps, weight_decay, mask)
     return average(base, weighted(lr, r, weight_lr_power, scale), beta, decay_at, lean)
 
 
@@ -127,16 +125,13 @@ def schedule_free_radam(
     **Raises:** `ValueError` if a number is out of its range, such as a negative rate; and as `average`.
     """
     name = "schedule_free_radam"
-    _require(name, learning_rate, beta, r, weight_lr_power)
+    _require(name, learning_rate, beta, r, weight_lr_power, lean)
     checked(name, INSIDE, b2=b2)
-    checked_or_schedules(name, NOT_NEGATIVE, eps=eps, weight_decay=weight_decay)
+    checked(name, FLAG, silent=silent)
     rate = as_named(name, "learning_rate", learning_rate)
-    mask = decay_mask(name, mask)
     rectified = rate * rectification(b2, 4.0, 0.0 if silent else 1.0)
-    if silent:
-        base = adamw(rectified, 0.0, b2, eps, weight_decay, mask)
-    else:
-        base = adam_with_rectification(rate, 0.0, b2, eps, weight_decay, mask, threshold=4.0)
+    lr, rectify = (rectified, None) if silent else (rate, rectification(b2, 4.0))
+    base = named_adam(name, lr, 0.0, b2, eps, weight_decay, mask, rectify=rectify)
     return average(base, weighted(rectified, r, weight_lr_power), beta, lean=lean)
 
 
@@ -169,8 +164,11 @@ def warmed(learning_rate: ScheduleLike, warmup_steps: int) -> Schedule:
     return rate if is_zero(warmup_steps) else rate * advance(linear(0.0, 1.0, warmup_steps), 1)
 
 
-def _require(name: str, learning_rate: ScheduleLike, beta: ScheduleLike, r: float, weight_lr_power: float) -> None:
+def _require(
+    name: str, learning_rate: ScheduleLike, beta: ScheduleLike, r: float, weight_lr_power: float, lean: bool
+) -> None:
     """That the numbers which all presets have are in range, by the name of the preset and not of what it is made of."""
     checked_or_schedules(name, NOT_NEGATIVE, learning_rate=learning_rate)
     checked_or_schedules(name, SHARE, beta=beta)
     checked(name, POWER, r=r, weight_lr_power=weight_lr_power)
+    checked(name, FLAG, lean=lean)

@@ -123,7 +123,8 @@ def schedule_free_plus(
     ) -> tuple[Any, ScheduleFreePlusState]:
         del extra_args
         require_state(name, ScheduleFreePlusState, state)
-        require_like(name, state.z, require_params(name, params), grads=grads)
+        stored = {"x": state.x, "z": state.z, "mu": state.mu, "nu": state.nu}
+        require_like(name, stored, require_params(name, params), grads=grads)
         if value is None:
             raise ValueError(f"{name}: `value` must be the loss, update(grads, state, params, value=loss), got None")
         require_one(f"{name}: `value`", value)

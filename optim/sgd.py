@@ -9,11 +9,12 @@ import optax
 from jax import Array
 
 from optim.checks import (
+    FLAG,
     FRACTION,
+    checked,
     checked_or_schedules,
     require_like,
     require_real,
-    require_settings,
     require_state,
     scheduled,
 )
@@ -38,10 +39,11 @@ def sgd(
     Both hyperparameters are numbers or schedules, such as `one_cycle` and `one_cycle_momentum`. For L2 decay put
     `optax.add_decayed_weights` before it in a chain.
 
-    **Raises:** `ValueError` if momentum is a number outside [0, 1), an argument is no schedule, or a
-    parameter is not real.
+    **Raises:** `ValueError` if momentum is a number outside [0, 1), nesterov is not a bool, an
+    argument is no schedule, or a parameter is not real.
     """
     (momentum,) = checked_or_schedules("sgd", FRACTION, momentum=momentum)
+    checked("sgd", FLAG, nesterov=nesterov)
     hyperparameters = scheduled("sgd", learning_rate=learning_rate, momentum=momentum)
 
     def init(params: Any) -> SgdState:
@@ -51,9 +53,8 @@ def sgd(
 
     def update(grads: Any, state: SgdState, params: Any = None, **extra_args: Any) -> tuple[Any, SgdState]:
         del extra_args
-        require_state("sgd", SgdState, state)
-        require_settings("sgd", (state.trace is None) == is_zero(momentum))
-        require_like("sgd", params if state.trace is None else state.trace, params, grads=grads)
+        require_state("sgd", SgdState, state, trace=not is_zero(momentum))
+        require_like("sgd", {"trace": state.trace}, params, grads=grads)
         updates, state = _update(hyperparameters, grads, state, nesterov)
         return like(updates, grads, params), state
 

@@ -59,13 +59,24 @@ OTHERS = {
     "not an array": ({**PARAMS, "b": "two"}, "a str at ['b'] where shape (2,) is expected"),
     "complex": ({**PARAMS, "b": jnp.ones(2, complex)}, "complex64 at ['b'] where a real floating-point array is expected"),
     "integer": ({**PARAMS, "b": np.ones(2, int)}, "int32 at ['b'] where a real floating-point array is expected"),
+    "object": ({**PARAMS, "b": np.array([None, None])}, "object at ['b'] where a real floating-point array is expected"),
+    "text": ({**PARAMS, "b": np.array(["a", "b"])}, "<U1 at ['b'] where a real floating-point array is expected"),
+    "shapes": ({**PARAMS, "b": jax.ShapeDtypeStruct((2,), jnp.float32)}, "a ShapeDtypeStruct at ['b'] where shape (2,) is expected"),
+    "keys": ({**PARAMS, "b": jax.random.split(jax.random.key(0))}, "key<fry> at ['b'] where a real floating-point array is expected"),
     "bare": (jnp.ones(2), "nothing at ['b']"),
 }  # fmt: skip
+NO_ARRAYS = {"function": "PjitFunction at ['c']", "not an array": "str at ['b']", "shapes": "ShapeDtypeStruct at ['b']"}
+OF_OTHER_DTYPES = ("complex", "integer", "object", "text", "keys")
 every = pytest.mark.parametrize("name", ALL)
 
 
 def sentence(of, argument, what):
     return f"{of}: `{argument}` must be like the parameters that the state was made for, got {what}"
+
+
+def no_array(of, argument, what):
+    advice = "pass arrays only, of an Equinox model eqx.filter(model, eqx.is_inexact_array)"
+    return f"{of}: `{argument}` must be real floating-point arrays, got {what}; {advice}"
 
 
 def refused(function, *arguments, **keywords):
@@ -80,12 +91,14 @@ def test_gradients_and_parameters_that_do_not_fit_a_state_are_named(name):
     state = optimizer.init(PARAMS)
     of = refused(optimizer.update, {}, state, PARAMS, value=1.0).split(":")[0]
     for case, (other, what) in OTHERS.items():
-        if name in ("per_parameter", "scale_by_path") and case in ("complex", "integer"):
+        if name in ("per_parameter", "scale_by_path") and case in OF_OTHER_DTYPES:
             continue  # the dtypes are looked at where something is done with the leaf
+        said = no_array if case in NO_ARRAYS else sentence
+        what = NO_ARRAYS.get(case, what)
         found = refused(optimizer.update, other, state, PARAMS, value=1.0)
-        assert found == sentence(of, "updates" if name == "scale_by_path" else "grads", what)
+        assert found == said(of, "updates" if name == "scale_by_path" else "grads", what)
         if name not in STATELESS:
-            assert refused(optimizer.update, PARAMS, state, other, value=1.0) == sentence(of, "params", what)
+            assert refused(optimizer.update, PARAMS, state, other, value=1.0) == said(of, "params", what)
 
 
 @every
@@ -147,6 +160,50 @@ def test_the_state_of_another_optimizer_is_refused():
             assert found.endswith(f": `state` must be the {kind} that init makes, got {got}")
 
 
+def test_gradients_without_parameters_or_a_state_to_compare_them_with_are_real_as_well():
+    for case in OF_OTHER_DTYPES:
+        other, what = OTHERS[case]
+        for params in (None, other):
+            assert refused(sgd(0.1).update, other, sgd(0.1).init(PARAMS), params) == sentence("sgd", "grads", what)
+    with pytest.raises(ValueError, match=r"^sgd: `grads` .* got str at"):
+        sgd(0.1).update({"w": "one"}, sgd(0.1).init(PARAMS))
+
+
+def test_updates_that_are_scaled_are_real():
+    link = reduce_on_plateau()
+    for case in (*OF_OTHER_DTYPES, *NO_ARRAYS):
+        other, _ = OTHERS[case]
+        found = refused(link.update, other, link.init(PARAMS), value=1.0)
+        assert found.startswith("reduce_on_plateau: `updates` must be real floating-point arrays, got "), found
+    frozen = jax.grad(lambda p: jnp.sum(p["w"]), allow_int=True)({"ids": jnp.arange(3), "w": jnp.ones(2)})
+    assert "got float0 at ['ids']; leave out what is not trained" in refused(
+        link.update, frozen, link.init({}), value=1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("of", "optimizer", "fields"),
+    [
+        ("adam", adam(0.1), ("mu",)),
+        ("average", schedule_free(sgd(0.1)), ("z",)),
+        ("schedule_free_plus", schedule_free_plus(), ("z", "mu", "nu")),
+    ],
+)
+def test_what_one_state_holds_of_a_parameter_is_alike(of, optimizer, fields):
+    for field in fields:
+        for case, (other, what) in OTHERS.items():
+            state = optimizer.init(PARAMS)._replace(**{field: other})
+            found = refused(optimizer.update, PARAMS, state, PARAMS, value=1.0)
+            assert found == f"{of}: `state` must be what its own init makes, got {what} in `{field}`", case
+
+
+def test_averages_by_name_are_alike():
+    optimizer = average(sgd(0.1), {"a": ema(0.9), "b": polyak()})
+    state = optimizer.init(PARAMS)
+    found = refused(optimizer.update, PARAMS, state._replace(x={**state.x, "b": OTHERS["shape"][0]}), PARAMS)
+    assert found == f"average: `state` must be what its own init makes, got {OTHERS['shape'][1]} in `b`"
+
+
 # Averages -------------------------------------------------------------------------------------------------
 
 
@@ -167,16 +224,31 @@ def test_what_an_average_leaves_out_need_not_fit():
         found = eval_params(state, params)
         np.testing.assert_array_equal(found["w"], 1.0)
         assert found["rest"] == params["rest"]
-    model = eqx.nn.MLP(2, 1, 2, 1, key=jax.random.key(0))
-    optimizer = average(adam(0.1), polyak())
-    state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
-    assert eval_params(state, model).activation is model.activation
-    grads = eqx.filter_grad(lambda m: m(jnp.ones(2)).sum())(model)
-    with pytest.raises(
-        ValueError, match=r"^average: `params` must be like .* at \.activation where nothing is expected$"
-    ):
-        optimizer.update(grads, state, model)
-    optimizer.update(grads, state, eqx.filter(model, eqx.is_inexact_array))
+    state = average(adam(0.1), polyak()).init(eqx.filter(MODEL, eqx.is_inexact_array))
+    assert eval_params(state, MODEL).activation is MODEL.activation
+
+
+MODEL = eqx.nn.MLP(2, 1, 2, 1, key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("name", [*HOLDING, "sgd"])
+def test_of_an_equinox_model_only_the_arrays_are_given_to_an_optimizer(name):
+    optimizer, arrays = ALL[name](), eqx.filter(MODEL, eqx.is_inexact_array)
+    state = jax.eval_shape(optimizer.init, arrays)
+    refuse_the_whole_model(optimizer, state)
+    jax.eval_shape(lambda s: optimizer.update(arrays, s, arrays, value=1.0), state)
+
+
+def test_nor_to_rules():
+    arrays = eqx.filter(MODEL, eqx.is_inexact_array)
+    for optimizer in (scale_by_path([("bias", 0.5)]), per_parameter([("bias", sgd(0.1))], default=sgd(0.1))):
+        refuse_the_whole_model(optimizer, optimizer.init(arrays))
+
+
+def refuse_the_whole_model(optimizer, state):
+    grads = eqx.filter_grad(lambda m: m(jnp.ones(2)).sum())(MODEL)
+    found = refused(jax.eval_shape, lambda s: optimizer.update(grads, s, MODEL, value=1.0), state)
+    assert found == no_array(found.split(":")[0], "params", "custom_jvp at .activation")
 
 
 @pytest.mark.parametrize("name", AVERAGES)
@@ -223,6 +295,18 @@ def test_what_is_not_in_its_place_is_refused():
         for without in (optax.adam(0.1), optax.identity(), optax.sgd(0.1), sgd(0.1), sgd(0.1, 0.9), adam(0.1)):
             for opt_state in (without.init(PARAMS), flax.serialization.to_state_dict(without.init(PARAMS))):
                 assert function(opt_state, PARAMS) == PARAMS
+
+
+def test_a_model_of_nnx_is_not_its_parameters():
+    from flax import nnx
+
+    model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, average(adam(0.1), polyak()), wrt=nnx.Param)
+    for function in (eval_params, require_eval_params):
+        assert refused(function, optimizer.opt_state, model) == (
+            f"{function.__name__}: `params` must be the parameters, got the Flax nnx model Linear: pass "
+            "nnx.state(model, optimizer.wrt)"
+        )
 
 
 def test_the_average_of_parameters_that_were_flattened_says_its_shape():
@@ -308,6 +392,7 @@ def test_a_mask_that_does_not_fit_is_found_at_init(name):
         (lambda p: {"w": True}, "none for b"),
         (lambda p: jax.tree.map(lambda leaf: leaf.ndim, p), "1"),
         (lambda p: "w", "'w'"),
+        (lambda p: {"w": np.ones(2, bool), "b": False}, "array([ True,  True])"),
     ]:
         assert refused(MASKED[name](mask).init, PARAMS) == f"{name}: {WAY}{got}"
     found = refused(MASKED[name](not_matching("bais$")).init, PARAMS)
@@ -323,8 +408,9 @@ def test_a_mask_that_does_not_fit_is_found_at_init(name):
         (not_matching("b$"), "w"),
         (False, ""),
         (np.bool_(True), "wb"),
+        ({"w": np.array(True), "b": jnp.array(False)}, "w"),
     ],
-    ids=range(5),
+    ids=range(6),
 )
 def test_weights_decay_where_a_mask_is_true(name, mask, decays):
     optimizer = MASKED[name](mask)
@@ -432,27 +518,27 @@ STORED = {"w": jnp.ones(2), "b": jnp.ones(())}
 
 
 @pytest.mark.parametrize(
-    ("name", "maker", "other"),
+    ("name", "maker", "other", "got"),
     [
-        ("adam", adam(0.1, b1=0.0), adam(0.1)),
-        ("sgd", sgd(0.1), sgd(0.1, 0.9)),
-        ("average", average(sgd(0.1), ema(0.9)), schedule_free(sgd(0.1))),
-        ("average", schedule_free(sgd(0.1)), average(sgd(0.1), ema(0.9))),
-        ("average", schedule_free(sgd(0.1)), schedule_free_sgd()),
-        ("average", schedule_free_sgd(), schedule_free(sgd(0.1))),
-        ("average", average(sgd(0.1), {"a": ema(0.9)}), average(sgd(0.1), {"b": ema(0.9)})),
-        ("average", average(sgd(0.1), {"a": ema(0.9)}), average(sgd(0.1), ema(0.9))),
-        ("average", schedule_free(sgd(0.1), lean=True), schedule_free(sgd(0.1))),
-        ("per_parameter", per_parameter([("w", sgd(0.1))], sgd(0.2)), per_parameter([("b", sgd(0.1))], sgd(0.2))),
-        ("scale_by_path", scale_by_path([("w", 0.1)]), scale_by_path([("b", 0.1)])),
+        ("adam", adam(0.1, b1=0.0), adam(0.1), "one without `mu`"),
+        ("adam", adam(0.1), adam(0.1, b1=0.0), "one with `mu`"),
+        ("sgd", sgd(0.1), sgd(0.1, 0.9), "one without `trace`"),
+        ("average", average(sgd(0.1), ema(0.9)), schedule_free(sgd(0.1)), "one without `z`"),
+        ("average", schedule_free(sgd(0.1)), average(sgd(0.1), ema(0.9)), "one with `z`"),
+        ("average", schedule_free(sgd(0.1)), schedule_free_sgd(), "one without `weights`"),
+        ("average", schedule_free_sgd(), schedule_free(sgd(0.1)), "one with `weights`"),
+        ("average", average(sgd(0.1), {"a": ema(0.9)}), average(sgd(0.1), {"b": ema(0.9)}), "that of `coefficient` ['a'], not ['b']"),
+        ("average", average(sgd(0.1), {"a": ema(0.9)}), average(sgd(0.1), ema(0.9)), "that of `coefficient` ['a'], not []"),
+        ("average", schedule_free(sgd(0.1), lean=True), schedule_free(sgd(0.1)), "one without `x`"),
+        ("lawa", lawa(sgd(0.1), 3), lawa(sgd(0.1), 5), "that of `last` 3, not 5"),
+        ("per_parameter", per_parameter([("w", sgd(0.1))], sgd(0.2)), per_parameter([("b", sgd(0.1))], sgd(0.2)), "that of `rules` ['*', 'w'], not ['*', 'b']"),
+        ("scale_by_path", scale_by_path([("w", 0.1)]), scale_by_path([("b", 0.1)]), "that of `rules` ['w'], not ['b']"),
     ],
-)
-def test_a_state_of_other_settings_is_refused(name, maker, other):
+)  # fmt: skip
+def test_a_state_of_other_settings_is_refused(name, maker, other, got):
     state = maker.init(STORED)
-    with pytest.raises(
-        ValueError, match=f"^{name}: `state` must be what its own init makes, got that of other settings$"
-    ):
-        other.update(STORED, state, STORED)
+    found = refused(other.update, STORED, state, STORED)
+    assert found == f"{name}: `state` must be what its own init makes, got {got}"
     maker.update(STORED, state, STORED)
 
 
@@ -472,7 +558,15 @@ def test_leaves_that_are_frozen_may_be_of_any_dtype():
         refused.update(params, refused.init(params), params)
 
 
-@pytest.mark.parametrize("value", ["a", {"l": 1.0}, 1 + 2j, True])
+@pytest.mark.parametrize("last", [3, np.int64(3), jnp.int32(3)])
+def test_how_many_are_kept_is_any_concrete_number(last):
+    optimizer = lawa(sgd(0.1), last)
+    assert optimizer.init(STORED).ring["w"].shape == (3, 2)
+    found = refused(jax.jit(lambda n: lawa(sgd(0.1), n).init(STORED)), 3)
+    assert found.startswith("lawa: `last` must be a whole number from 1 to 2147483647, got JitTracer")
+
+
+@pytest.mark.parametrize("value", ["a", {"l": 1.0}, 1 + 2j, True, np.array(None), jax.random.key(0)])
 def test_a_loss_is_one_real_number(value):
     optimizer = schedule_free_plus()
     with pytest.raises(ValueError, match="^schedule_free_plus: `value` must be one real number, got "):
@@ -488,3 +582,9 @@ def test_half_precision_holds_what_a_tiny_gradient_asks_for(gradient):
     )
     assert np.isfinite(optax.apply_updates(params, updates)["w"]).all()
     assert np.isfinite(eval_params(state, params)["w"]).all()
+
+
+def test_gradients_that_are_missing_altogether_are_named():
+    for optimizer in (sgd(0.1), sgd(0.1, 0.9), adam(0.1)):
+        state = optimizer.init(STORED)
+        assert refused(optimizer.update, None, state, STORED).endswith("got nothing at ['b']")

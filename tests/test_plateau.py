@@ -417,25 +417,25 @@ WHOLE = "a whole number of observations from 0 to 2147483647"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mode": "minimum"}, "Plateau: `mode` must be one of 'min', 'max', got 'minimum'"),
-        ({"threshold_mode": "relative"}, "Plateau: `threshold_mode` must be one of 'rel', 'abs', got 'relative'"),
-        ({"factor": 1.0}, "Plateau: `factor` must be a number above 0 and below 1, got 1.0"),
-        ({"factor": 0}, "Plateau: `factor` must be a number above 0 and below 1, got 0"),
-        ({"factor": math.nan}, "Plateau: `factor` must be a number above 0 and below 1, got nan"),
-        ({"factor": "half"}, "Plateau: `factor` must be a number above 0 and below 1, got 'half'"),
-        ({"patience": -1}, f"Plateau: `patience` must be {WHOLE}, got -1"),
-        ({"patience": 2.5}, f"Plateau: `patience` must be {WHOLE}, got 2.5"),
-        ({"patience": math.inf}, f"Plateau: `patience` must be {WHOLE}, got inf"),
-        ({"cooldown": True}, f"Plateau: `cooldown` must be {WHOLE}, got True"),
-        ({"threshold": -1e-4}, "Plateau: `threshold` must be a number that is not negative, got -0.0001"),
-        ({"min_scale": 1.0}, "Plateau: `min_scale` must be a number from 0 to below 1, got 1.0"),
-        ({"eps": None}, "Plateau: `eps` must be a number that is not negative, got None"),
+        ({"mode": "minimum"}, "`mode` must be one of 'min', 'max', got 'minimum'"),
+        ({"threshold_mode": "relative"}, "`threshold_mode` must be one of 'rel', 'abs', got 'relative'"),
+        ({"factor": 1.0}, "`factor` must be a number above 0 and below 1, got 1.0"),
+        ({"factor": 0}, "`factor` must be a number above 0 and below 1, got 0"),
+        ({"factor": math.nan}, "`factor` must be a number above 0 and below 1, got nan"),
+        ({"factor": "half"}, "`factor` must be a number above 0 and below 1, got 'half'"),
+        ({"patience": -1}, f"`patience` must be {WHOLE}, got -1"),
+        ({"patience": 2.5}, f"`patience` must be {WHOLE}, got 2.5"),
+        ({"patience": math.inf}, f"`patience` must be {WHOLE}, got inf"),
+        ({"cooldown": True}, f"`cooldown` must be {WHOLE}, got True"),
+        ({"threshold": -1e-4}, "`threshold` must be a number that is not negative, got -0.0001"),
+        ({"min_scale": 1.0}, "`min_scale` must be a number from 0 to below 1, got 1.0"),
+        ({"eps": None}, "`eps` must be a number that is not negative, got None"),
     ],
 )
 def test_a_bad_argument_is_one_clear_sentence(build, arguments, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011, compared whole below
         build(**arguments)
-    assert str(caught.value) == message
+    assert str(caught.value) == f"{build.__name__}: {message}"
 
 
 def test_a_missing_or_wrong_metric_is_one_clear_sentence():
