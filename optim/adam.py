@@ -78,11 +78,10 @@ def adam(
     $$m \leftarrow b_1 m + (1 - b_1)\, g, \qquad v \leftarrow b_2 v + (1 - b_2)\, g^2, \qquad
       \Delta = -\,\mathrm{lr}\, \frac{m / (1 - b_1^t)}{\sqrt{v / (1 - b_2^t)} + \mathrm{eps}}$$
 
-    Every hyperparameter is a number or a schedule, whose values are not checked. With a negative rate Adam ascends.
-    A scheduled b1 or b2 corrects with its present value,
-    as PyTorch and optax do. Moments are float32 or wider, updates have the dtypes of the parameters (of the
-    gradients, where `update` is not given parameters). With
-    b1 the number 0 no first moment is stored.
+    Every hyperparameter is a number or a schedule. The values of a schedule are not checked: a b1 or b2 that reaches 1
+    gives NaN. A negative rate ascends. A scheduled b1 or b2 corrects with its present value, as in PyTorch and optax.
+    Moments are float32 or wider, updates have the dtypes of the parameters (of the gradients, where `update` is not
+    given parameters). With b1 the number 0 no first moment is stored.
 
     **Arguments:** `mu_dtype`: the dtype in which m is stored, for example bfloat16. That of v is not for
     choice: in bfloat16 it would stop changing, since (1 - b2) g² is below its last digit.
