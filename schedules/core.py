@@ -566,19 +566,21 @@ def as_schedule(value: Any) -> Schedule:
     return function(value) if callable(value) else constant(value)
 
 
-def stack(schedules: Sequence[Schedule]) -> Schedule:
+def stack(schedules: Iterable[ScheduleLike]) -> Schedule:
     """Schedules that differ only in their numbers as one with a leading axis, for `jax.vmap`.
 
     `jax.vmap(lambda s: s(step))(stack([cosine(1.0, 0.0, 90), cosine(2.0, 0.0, 60)]))`
 
     **Raises:** `ValueError` if they differ in anything but numbers (`tabulate` those instead).
     """
-    if len({jax.tree.structure(s) for s in schedules}) != 1:
-        raise ValueError(
-            "stack: `schedules` must be one or more schedules alike in all but their numbers, got "
-            f"{_text(list(schedules))}; tabulate schedules of different shapes"
-        )
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *schedules)
+    expected = "stack: `schedules` must be one or more schedules alike in all but their numbers, got "
+    try:
+        alike = [as_schedule(each) for each in schedules]
+    except (TypeError, ValueError):
+        raise ValueError(f"{expected}{shown(schedules)}") from None
+    if len({jax.tree.structure(s) for s in alike}) != 1:
+        raise ValueError(f"{expected}{_text(alike)}; tabulate schedules of different shapes")
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *alike)
 
 
 def stretched(schedule: Schedule, change: Callable[[Any], Any]) -> Schedule:

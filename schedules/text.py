@@ -12,6 +12,7 @@ import ast
 import difflib
 import operator
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -22,11 +23,12 @@ from schedules.core import FORMULAS, Formula, Schedule, as_schedule, combined, s
 
 LONGEST, DEEPEST = 1_000_000, 51  # fifty schedules around one
 
+# In a name, after its first letter, may be marks of the scripts that have them, which are not of \w.
 TOKEN = re.compile(
     r"""(?: \s | \#[^\n]* )*+
     (?: (?P<number> (?: [0-9][0-9_]*+ (?: \.[0-9_]* )? | \.[0-9][0-9_]*+ ) (?: [eE][+-]?[0-9]+ )? )
-      | (?P<keyword> [^\W\d]\w*+ (?= \s*+ = ) )
-      | (?P<name> [^\W\d]\w*+ )
+      | (?P<keyword> [^\W\d] (?: \w | (?!\s)[\xb7\u0300-\U0010ffff] )*+ (?= (?: \s | \#[^\n]* )*+ = ) )
+      | (?P<name> [^\W\d] (?: \w | (?!\s)[\xb7\u0300-\U0010ffff] )*+ )
       | (?P<string> '(?: [^'\\\n] | \\. )*+' | "(?: [^"\\\n] | \\. )*+" )
       | (?P<end> \Z )
       | (?P<sign> . ) )""",
@@ -147,10 +149,11 @@ class _Reader:
         while self.token.text != ")":
             if self.token.kind == "keyword":
                 keyword = self.advance()
-                if keyword.text in named:
-                    raise self.mistake(keyword, f"the argument {_short(keyword.text)} is given twice")
+                name = _normal(keyword.text)
+                if name in named:
+                    raise self.mistake(keyword, f"the argument {_short(name)} is given twice")
                 self.advance()
-                named[keyword.text] = self.expression(inside)
+                named[name] = self.expression(inside)
             elif named:
                 raise self.mistake(self.token, "an argument without a name comes after one with a name")
             else:
@@ -161,8 +164,9 @@ class _Reader:
         return self.made(token, _called, formula, positional, named)
 
     def formula(self, token: Token) -> Formula[Any]:
-        if token.text in FORMULAS:
-            return FORMULAS[token.text]
+        name = _normal(token.text)
+        if name in FORMULAS:
+            return FORMULAS[name]
         close = difflib.get_close_matches(token.text[:50], FORMULAS, n=1)
         raise self.mistake(
             token, f"unknown name {_short(token.text)}" + (f": did you mean {close[0]!r}?" if close else "")
@@ -216,6 +220,11 @@ def _tokens(text: str) -> Iterator[Token]:
         assert match.lastgroup
         at, kind = match.end(), match.lastgroup
         yield Token(kind, match[kind], match.start(kind))
+
+
+def _normal(name: str) -> str:
+    """As Python reads it."""
+    return unicodedata.normalize("NFKC", name)
 
 
 def _called(formula: Formula[Any], positional: list[Any], named: dict[str, Any]) -> Any:

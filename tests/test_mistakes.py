@@ -209,6 +209,8 @@ MISTAKES = [
     (lambda: check(constant(1.0), True), "check: `steps` must be a whole number from 1 to 2147483647, got True"),
     (lambda: plot(constant(1.0), "9"), "plot: `steps` must be a whole number from 1 to 2147483647, got '9'"),
     (lambda: stack([constant(1.0), cosine(1.0, 0.0, 9)]), "stack: `schedules` must be one or more schedules alike in all but their numbers, got [constant(value=1.0), cosine(start=1.0, end=0.0, steps=9)]; tabulate schedules of different shapes"),
+    (lambda: stack(None), "stack: `schedules` must be one or more schedules alike in all but their numbers, got None"),
+    (lambda: stack([1.0, "a"]), "stack: `schedules` must be one or more schedules alike in all but their numbers, got [1.0, 'a']"),
     (lambda: stack([]), "stack: `schedules` must be one or more schedules alike in all but their numbers, got []; tabulate schedules of different shapes"),
     (lambda: stack([cosine(1.0, 0.0, 9)] * 2)(3), "cosine: `start` has shape (2,) where 0 axes are expected: use jax.vmap for stacked schedules"),
     (lambda: stack([table([1.0, 2.0])] * 2)(3), "table: `values` has shape (2,) where 0 axes are expected: use jax.vmap for stacked schedules"),

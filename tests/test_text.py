@@ -82,6 +82,21 @@ def test_a_users_schedule_registers_itself_and_may_be_defined_again():
     assert parse("my_decay(1.0)")(1) == 0.5
 
 
+def test_names_are_pythons():
+    """Those with marks of their script, and in the form in which Python holds them."""
+
+    @schedule
+    def हिंदी(step, पीक: Value, ﬁnal: Value = 0.0):
+        return पीक * step + ﬁnal
+
+    lr = हिंदी(2.0, 1.0)
+    assert repr(lr) == "हिंदी(पीक=2.0, final=1.0)"
+    for text in (repr(lr), "हिंदी(2, 1)", "हिंदी(पीक # a comment = not this\n=2, ﬁnal=1)"):
+        assert parse(text) == lr
+    with pytest.raises(ValueError, match="the argument 'final' is given twice, at character 22"):
+        parse("हिंदी(पीक=2, ﬁnal=1, final=2)")
+
+
 def test_arrays_come_back_as_lists_of_the_same_numbers():
     lr = table(jnp.array([0.1, 0.2]))
     np.testing.assert_array_equal(parse(repr(lr))(jnp.arange(3)), lr(jnp.arange(3)))
