@@ -13,7 +13,7 @@ try:
     from experiments.bench import Bench, bench
     from experiments.compare import Compare, compare
     from experiments.devices import use_all_cores
-    from experiments.errors import UsageError, UserError, answered, reason
+    from experiments.errors import UsageError, UserError, answered, reason, require_printable
     from experiments.files import read_json, write_text
     from experiments.range_test import Range, find_range
     from experiments.report import new_report, save
@@ -25,6 +25,10 @@ except ModuleNotFoundError as error:
         raise
     told = f"{error.name} is needed and not installed: pip install 'pure-schedules[experiments]'"
     sys.exit(f"python -m experiments: {told}")
+except ValueError as error:  # of a variable that a library reads when it is imported
+    sys.exit(f"python -m experiments: an environment variable cannot be used ({str(error).partition('; ')[0]})")
+except KeyboardInterrupt:
+    sys.exit(130)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ def report(options: Report) -> int:
         raise UsageError("report needs the folder of one run or more")
     if len(options.folders) > 1 and not options.out:
         raise UsageError("--out must be a folder for the report of several runs, got none")
+    require_printable("out", str(options.out or ""), 1000)
     files = [_history_of(path) if path.is_dir() else path for path in options.folders]
     results = merged([Results.load(file) for file in files])
     out = options.out or files[0].parent

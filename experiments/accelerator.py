@@ -25,7 +25,7 @@ import numpy as np
 from experiments.arms import ARMS, published
 from experiments.bench import HEAD, Measurement, large_updates
 from experiments.compare import Running, Settings, require, settle
-from experiments.devices import require_cache, use_all_cores
+from experiments.devices import require_cache, require_devices, use_all_cores
 from experiments.errors import UsageError, UserError, answered, reason
 from experiments.files import read_json, write_text
 from experiments.folder import CONFIG, HISTORY, METRICS, Folder
@@ -348,7 +348,7 @@ def suite(options: argparse.Namespace, deadline: float, stopped: Callable[[], bo
     """Everything, until `stopped` says so after some part; returns the exit status."""
     require(1, MOST_PARAMETERS, parameters=options.parameters)
     require(0, minutes=options.minutes)
-    require_devices()
+    require_cpu()
     chosen = {name: getattr(options, name) for name in CHOSEN}
     settings, work, out = settle(Running(**chosen)), options.work, options.out
     with Folder(work, described(settings, options.parameters)):
@@ -376,12 +376,9 @@ def described(settings: Settings, parameters: int) -> dict[str, Any]:
     return {**plan, "parameters": parameters, "device": jax.devices()[0].device_kind, "devices": jax.device_count()}
 
 
-def require_devices() -> None:
-    """**Raises:** `UsageError` where JAX has none, or none to compare them with."""
-    try:
-        jax.devices()
-    except RuntimeError as error:
-        raise UsageError(f"JAX_PLATFORMS must name devices that JAX can use: {str(error).splitlines()[0]}") from None
+def require_cpu() -> None:
+    """**Raises:** `UsageError` where JAX has no devices, or none to compare them with."""
+    require_devices()
     try:
         jax.devices("cpu")
     except RuntimeError:

@@ -11,8 +11,8 @@ import jax
 
 from experiments.arms import ARMS, Arm, published
 from experiments.data import Dataset, is_jpeg_copy
-from experiments.devices import by_first, require_cache, start_processes
-from experiments.errors import UsageError
+from experiments.devices import by_first, require_cache, require_devices, start_processes
+from experiments.errors import UsageError, require_printable
 from experiments.program import LAST_SEED, Precision
 from experiments.report import save
 from experiments.results import Results
@@ -175,6 +175,7 @@ def sampled(options: Sampling, name: str = "") -> Sample:
     require(1, MOST_SEEDS, seeds=seeds)
     require(0, LAST_SEED + 1 - seeds, first_seed=options.first_seed)
     require(1, batch_size=batch_size)
+    require_devices()
     require_cache()
     if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         # Other batches would be drawn, under the same seeds.
@@ -182,8 +183,8 @@ def sampled(options: Sampling, name: str = "") -> Sample:
     every = tuple(range(options.first_seed, options.first_seed + seeds))
     out = options.out or Path("runs") / "-".join(filter(None, (options.task, name)))
     title = options.title or task.title.format(copy=" (JPEG copy)" if is_jpeg_copy(options.data) else "")
-    if not title.isprintable():  # a report and its figures could not show it
-        raise UsageError(f"--title must be printable, got {title!r}")
+    require_printable("title", title, 200)
+    require_printable("out", str(out), 1000)
     data = task.load(options.data)
     require(1, len(data.train_labels), batch_size=batch_size)
     return Sample(task, every, batch_size, data, title, out)

@@ -60,6 +60,15 @@ def use_all_cores() -> None:
         os.environ["XLA_FLAGS"] = f"{one_thread} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 
+def require_devices() -> None:
+    """**Raises:** `UserError` where JAX has none."""
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).partition("\n")[0] or f"JAX_PLATFORMS is {os.environ.get('JAX_PLATFORMS')}"
+        raise UserError(f"JAX finds no devices that it can use ({said})") from None
+
+
 def require_cache() -> None:
     """**Raises:** `UserError` if compiled programs are to be kept in a folder that cannot be written.
 

@@ -4,8 +4,10 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from experiments.signals import ended_by_a_second_interrupt
+from schedules.core import shortened, shown
 
 
 class UserError(Exception):
@@ -14,6 +16,12 @@ class UserError(Exception):
 
 class UsageError(UserError):
     """A value on the command line that cannot be used."""
+
+
+def require_printable(option: str, text: str, most: int) -> None:
+    """**Raises:** `UsageError` for what a report and its figures could not show."""
+    if not text.isprintable() or len(text) > most:
+        raise UsageError(f"--{option} must be printable and of at most {most:,} characters, got {shown(text)}")
 
 
 def reason(error: BaseException) -> str:
@@ -26,6 +34,12 @@ def reason(error: BaseException) -> str:
     said = re.split(r" \[\w+(?:\[\d+\])?=", str(error).partition("\n")[0])[0]
     known = isinstance(error, ValueError | OSError) and said
     return (said if known else f"{type(error).__name__}: {said}")[:300]
+
+
+def reason_in(folder: Path, error: OSError) -> str:
+    """`reason`, and which file of the folder it is about, if it is about one."""
+    file = Path(error.filename) if isinstance(error.filename, str) else folder
+    return reason(error) if file == folder else f"{file.name}: {reason(error)}"
 
 
 def answered(prog: str, command: Callable[[], int]) -> int:
@@ -44,5 +58,5 @@ def answered(prog: str, command: Callable[[], int]) -> int:
         told = f"{error.filename} cannot be used ({reason(error)})"
     except KeyboardInterrupt:  # outside training, which stops in order
         return 130
-    print(f"{prog}: {told}", file=sys.stderr)
+    print(f"{prog}: {shortened(told, 2000)}", file=sys.stderr)
     return 2

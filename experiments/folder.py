@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import orbax.checkpoint as ocp
 
-from experiments.errors import UserError, reason
+from experiments.errors import UserError, reason, reason_in
 from experiments.files import read_json, write_text
 from experiments.machine import machine
 
@@ -63,7 +63,7 @@ class Folder:
                 self._require_same(json.loads(json.dumps(plan)))
                 (path / CHECKPOINTS).mkdir(exist_ok=True)
             except OSError as error:
-                raise FolderError(f"{path} must be a folder that can be written ({reason(error)})") from None
+                raise FolderError(f"{path} must be a folder that can be written ({reason_in(path, error)})") from None
             opened.pop_all()
         # Of the processes of one run, only the first reads and writes.
         alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="folder")
@@ -105,7 +105,7 @@ class Folder:
         try:
             content = read_json(config)
             held, self._machines = dict(content["plan"]), _machines(content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
             raise FolderError(f"{config} must be what a run wrote, but cannot be read: name another folder") from None
         for name in {**plan, **held}:
             if plan.get(name) != held.get(name):
@@ -127,15 +127,18 @@ class Folder:
             write_text(self.path / CONFIG, _config(plan, self._machines))
         return [_change(before, after) for before, after in itertools.pairwise(self._machines)]
 
-    def restore(self, like: Any) -> tuple[int, Any] | None:
-        """The latest complete checkpoint: after how many updates, and arrays like those of `like`; or None."""
+    def restore(self, like: Any, most: int) -> tuple[int, Any] | None:
+        """The latest complete checkpoint: after how many updates, `most` at most, and arrays like those of `like`; or
+        None."""
         step = self._checkpoints.latest_step()
         if step is None:
             return None
+        place = self.path / CHECKPOINTS / str(step)
+        if not 0 < step <= most:
+            raise FolderError(f"{place} must be a checkpoint after 1 to {most:,} updates: delete it to go on")
         try:
             return step, self._checkpoints.restore(step, args=ocp.args.StandardRestore(like))
         except Exception as error:
-            place = self.path / CHECKPOINTS / str(step)
             raise FolderError(
                 f"{place} cannot be read ({reason(error)}): delete it to go on from the one before"
             ) from None

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from experiments.errors import UserError
-from experiments.files import parsed_json, write_bytes
+from experiments.errors import UserError, reason
+from experiments.files import parsed_json, read_bytes, write_bytes
 from experiments.results import decimals, record_length
 from experiments.train import Progress
 from schedules.numerics import MAX_STEPS
+
+MOST_BYTES = 2**30  # of a log: many times those of any run
 
 
 class Pace(NamedTuple):
@@ -102,7 +104,10 @@ def board(folder: Path, step: int) -> Any:
 
 def _logged(log: Path) -> dict[bytes, dict[str, Any]]:
     """What a run has logged, by line. Whatever else is there, as a line that was cut off by a kill, is left out."""
-    lines = log.read_bytes().splitlines() if log.exists() else []
+    try:
+        lines = read_bytes(log, MOST_BYTES).splitlines() if log.exists() else []
+    except OSError as error:
+        raise UserError(f"{log} cannot be read as the log of a run ({reason(error)})") from None
     return {line: held for line in lines if (held := _record(line))}
 
 

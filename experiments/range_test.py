@@ -44,7 +44,7 @@ class Range(Sampling):
 def find_range(options: Range) -> int:
     """The command; returns its exit status."""
     require(*RATES, start=options.start, end=options.end)
-    if not options.start < options.end:
+    if not np.float32(options.start) < np.float32(options.end):
         raise UsageError(f"--start must be below --end, got {options.start} and {options.end}")
     sample = sampled(options, "range-test")
     require(LEAST_STEPS, MOST_RATES // len(sample.seeds), steps=options.steps)
@@ -86,11 +86,11 @@ def table(found: RangeTest) -> str:
 
 
 def _save(found: RangeTest, text: str, sample: Sample, options: Range) -> None:
-    write_text(sample.out / "report.md", f"# {text}")
     curves = {name: np.asarray(values).tolist() for name, values in found._asdict().items()}
     curves = json.loads(json.dumps(curves), parse_constant=lambda _: None)  # JSON has no NaN
     about = {"optimizer": options.optimizer, "seeds": sample.seeds, "batch_size": sample.batch_size, **machine()}
     write_text(sample.out / "results.json", json.dumps({**about, **curves}) + "\n")
+    write_text(sample.out / "report.md", f"# {text}")
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     plot_range_test(found, figure.subplots())
     figure.suptitle(text.splitlines()[0], parse_math=False, x=0.01, ha="left", fontsize=11)

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
@@ -11,9 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.claims import CLAIMS, FOOTNOTE, QUARTERS, Finding, as_json, judge, standard_error
-from experiments.errors import UserError, reason
+from experiments.errors import UserError, reason, reason_in
 from experiments.figure import plot, plot_grid
 from experiments.files import require_writable, write_bytes, write_text
+from experiments.folder import HISTORY
 from experiments.results import CYCLE, STEPPED, Loss, Results, decimals
 
 Measure = Callable[[str, int], np.ndarray]
@@ -28,8 +30,9 @@ def save(results: Results, folder: Path) -> str:
         with np.errstate(invalid="ignore"):  # of infinite losses, the spread is no number
             return _save_grid(results, folder) if results.grid() else _save(results, folder)
     except OSError as error:
+        why = reason_in(folder, error)
         raise UserError(
-            f"{folder} can no longer be written ({reason(error)}): when it can, the same command writes the report"
+            f"{folder} can no longer be written ({why}): when it can, the same command writes the report"
         ) from None
 
 
@@ -65,19 +68,24 @@ def _save_grid(results: Results, folder: Path) -> str:
 def new_report(folder: Path) -> None:
     """Makes a folder for a report that is not a run's own.
 
-    **Raises:** `UserError` if it cannot be written, or holds a run.
+    **Raises:** `UserError` if it cannot be written, or holds a run, or anything else than a report.
     """
     try:
         require_writable(folder)
     except OSError as error:
         raise UserError(f"--out must be a folder that can be written, got {folder} ({reason(error)})") from None
-    if (folder / "config.json").exists():
+    held = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    if "config.json" in held:
         raise UserError(f"--out must be a folder that holds no run, got {folder}")
+    if held and not held & {HISTORY, "results.json"}:  # the first of the files that a report writes
+        raise UserError(f"--out must be a new or empty folder, or a report's, got {folder} with {min(held)}")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=160)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # a box takes the place of an emoji
+        figure.savefig(file, format="png", dpi=160)
     write_bytes(path, file.getvalue())
 
 

@@ -93,7 +93,7 @@ def run(
     folder = by_first(lambda: Folder(path, plan.record()))
     with folder or contextlib.nullcontext():
         program = program or plan.program()
-        found = _where_it_was(folder, program, unmeasured(program, plan.evaluations))
+        found = _where_it_was(plan, folder, program)
         saved = found.step if found else 0
         goes_on = not (found and plan.ends(found.step, found.history))
         changes = by_first(lambda: _changes(folder, saved, goes_on)) or []
@@ -114,11 +114,11 @@ def run(
     return plan.results(progress, changes)
 
 
-def _where_it_was(folder: Folder | None, program: Program, history: History) -> Progress | None:
-    """What the last checkpoint holds, in every process; its history is like `history`."""
-    like = {"runs": program.saved_shapes(), "history": history}
+def _where_it_was(plan: Plan, folder: Folder | None, program: Program) -> Progress | None:
+    """What the last checkpoint holds, in every process."""
+    like = {"runs": program.saved_shapes(), "history": unmeasured(program, plan.evaluations)}
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-    found = by_first(lambda: folder.restore(zeros) if folder else None)
+    found = by_first(lambda: folder.restore(zeros, plan.steps) if folder else None)
     step = int(agreed(np.asarray(found[0] if found else 0)))
     if step == 0:
         return None

@@ -30,7 +30,8 @@ def sweep(options: Sweep) -> int:
         )
     factors = options.factors
     if not factors or not all(1e-6 <= f <= 1e6 for f in factors) or len({f"{f:g}" for f in factors}) < len(factors):
-        raise UsageError(f"--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got {factors}")
+        got = " ".join(map(str, factors)) or "none"
+        raise UsageError(f"--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got {got}")
     settings = settle(options, "sweep", arms=len(names) * len(factors))
     arms = grid(names, settings.learning_rate, settings.steps, options.factors)
     with stop_signals() as stopped:

@@ -466,7 +466,7 @@ def test_without_the_devices_that_are_asked_for_it_says_so(data, tmp_path, compi
     ended = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 2
     (said,) = ended.stderr.splitlines()
-    assert said.startswith("python -m experiments.accelerator: JAX_PLATFORMS must name devices that JAX can use: ")
+    assert said.startswith("python -m experiments.accelerator: JAX finds no devices that it can use (")
 
 
 def test_the_script_says_how_it_is_called(compiled):

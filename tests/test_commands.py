@@ -172,8 +172,14 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
         (["range-test", "--seeds", "1", "--first-seed", HUGE], f"--first-seed must be from 0 to 4,294,967,295, got {HUGE}"),
         (["--batch-size", "0"], "--batch-size must be 1 or more, got 0"),
         (["--batch-size", HUGE], f"--batch-size must be from 1 to 1,438, got {HUGE}"),
-        (["--title", "two\nlines"], r"--title must be printable, got 'two\nlines'"),
-        (["--title", "\udcff"], r"--title must be printable, got '\udcff'"),
+        (["sweep", "--factors"], "--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got none"),
+        (["--title", "two\nlines"], r"--title must be printable and of at most 200 characters, got 'two\nlines'"),
+        (["--title", "\udcff"], r"--title must be printable and of at most 200 characters, got '\udcff'"),
+        (["--title", "a" * 9_999], f"--title must be printable and of at most 200 characters, got '{'a' * 196}...\n"),
+        (["--out", "\udcff"], r"--out must be printable and of at most 1,000 characters, got '\udcff'"),
+        (["--out", "a" * 9_999], "--out must be printable and of at most 1,000 characters, got 'aaa"),
+        (["report", "a", "--out", "\udcff"], r"--out must be printable and of at most 1,000 characters, got '\udcff'"),
+        (["report", "a" * 9_999], "a...\n"),
         (["--early-stopping", "0"], "--early-stopping must be 1 or more, got 0"),
         (["--checkpoint-seconds", "-1"], "--checkpoint-seconds must be 0 or more, got -1.0"),
         (["--learning-rate", "nan"], "--learning-rate must be from 1e-30 to 1e+30, got nan"),
@@ -185,7 +191,7 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
         (["report"], "report needs the folder of one run or more"),
         (["report", "a", "b"], "--out must be a folder for the report of several runs, got none"),
         (["bench", "--out", "/proc/nowhere"], "--out must be a folder that can be written, got /proc/nowhere (No such file or directory)"),
-        (["sweep", "--factors", "1", "inf"], "--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got (1.0, inf)"),
+        (["sweep", "--factors", "1", "inf"], "--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got 1.0 inf"),
         (["--data", "/nowhere"], "--data is for the task cifar10: digits come with scikit-learn, got /nowhere"),
         (["--out", "/proc/nowhere"], "/proc/nowhere must be a folder that can be written (No such file or directory)"),
         (["--task", "cifar10", "--data", "/nowhere"], "/nowhere/data_batch_1.bin cannot be read (No such file or directory): --data must be"),
@@ -193,10 +199,11 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
         (["range-test", "--steps", "3"], "--steps must be from 7 to 3,333,333, got 3"),
         (["range-test", "--start", "0"], "--start must be from 1e-30 to 1e+30, got 0.0"),
         (["range-test", "--end", "1e300"], "--end must be from 1e-30 to 1e+30, got 1e+300"),
+        (["range-test", "--start", "1", "--end", "1.00000001"], "--start must be below --end, got 1.0 and 1.00000001"),
         (["range-test", "--start", "11"], "--start must be below --end, got 11.0 and 10.0"),
         (["range-test", "--out", "/proc/nowhere"], "--out must be a folder that can be written, got /proc/nowhere (No such file or directory)"),
-        (["sweep", "--factors", "1", "1.0000001"], "--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got (1.0, 1.0000001)"),
-        (["sweep", "--factors", "0", "1"], "--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got (0.0, 1.0)"),
+        (["sweep", "--factors", "1", "1.0000001"], "--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got 1.0 1.0000001"),
+        (["sweep", "--factors", "0", "1"], "--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got 0.0 1.0"),
     ],
 )  # fmt: skip
 def test_a_bad_value_is_one_sentence(arguments, message, capsys, tmp_path, monkeypatch):
@@ -221,6 +228,59 @@ def test_a_cache_of_compiled_programs_that_cannot_be_written_is_one_sentence(wor
         said = f"JAX_COMPILATION_CACHE_DIR must be a folder that can be written, got {cache} ({reason})"
         assert capsys.readouterr().err == f"python -m experiments: {said}\n"
     assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.parametrize("words", [["report", "run", "--out", "out"], ["range-test", "--out", "out"]])
+def test_a_report_takes_the_place_of_a_report_only(words, capsys, tmp_path, tiny, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    steps = ["--steps", "20", "--seeds", "1", "--batch-size", "4"]
+    if words[0] == "report":
+        assert main([*steps, "--arms", "cosine", "--out", "run"]) == 0
+        capsys.readouterr()
+    else:
+        words = [*words, *steps]
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("report.md", "figure.png", "thesis.tex"):
+        (out / name).write_text("mine")
+        assert main(words) == 2
+        said = f"--out must be a new or empty folder, or a report's, got out with {name}"
+        assert capsys.readouterr().err == f"python -m experiments: {said}\n"
+        assert (out / name).read_text() == "mine"
+        (out / name).unlink()
+    assert main(words) == 0
+    (out / "report.md").unlink()
+    (out / "notes.md").write_text("mine")
+    assert main(words) == 0
+    assert (out / "report.md").exists()
+    assert (out / "notes.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("JAX_PLATFORMS", "none"),
+        ("JAX_NUM_CPU_DEVICES", "0"),
+        ("JAX_NUM_CPU_DEVICES", "many"),
+        ("JAX_ENABLE_X64", "perhaps"),
+        ("MPLBACKEND", "none"),
+    ],
+)
+def test_an_environment_in_which_jax_cannot_run_is_one_sentence(name, value, tmp_path):
+    command = [sys.executable, "-m", "experiments", "--out", str(tmp_path / "run")]
+    ended = subprocess.run(command, env={**os.environ, name: value}, capture_output=True, text=True, timeout=120)
+    assert ended.returncode in (1, 2)
+    (said,) = ended.stderr.splitlines()
+    assert said.startswith(("python -m experiments: JAX finds no", "python -m experiments: an environment variable "))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("words", [["schedules", "list"], ["experiments", "--help"]])
+def test_a_full_disk_behind_the_output_is_one_sentence(words):
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run([sys.executable, "-m", *words], stdout=full, stderr=subprocess.PIPE, timeout=60)
+    said = b"standard output cannot be written (No space left on device)\n"
+    assert (ended.returncode, ended.stderr) == (1, said)
 
 
 @pytest.mark.parametrize("words", [["schedules", "list"], ["experiments", "--help"]])

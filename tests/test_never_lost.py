@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import random
 import shutil
 import signal
@@ -99,6 +100,13 @@ def test_a_half_written_checkpoint_is_never_used(copy, whole, cache):
     same(copy, whole)
 
 
+def test_a_checkpoint_beyond_the_end_is_named(copy, refused):
+    saved = copy / "checkpoints"
+    shutil.copytree(saved / "200", saved / "300")
+    said = refused(*words(copy))
+    assert said == f"{saved / '300'} must be a checkpoint after 1 to 200 updates: delete it to go on"
+
+
 def test_a_damaged_checkpoint_is_named_and_without_it_the_run_goes_on(copy, whole, cache):
     damaged = copy / "checkpoints" / "200"
     for damage in ("d/*", "_METADATA", "manifest.ocdbt"):
@@ -166,7 +174,9 @@ def test_on_a_full_disk_a_report_says_so_too(mounting, copy, cache, tmp_path):
     line = f"""mount -t tmpfs -o size=2m none {disk}; cp -r {copy} {disk}/run; rm {disk}/run/*.png
         head -c 2m /dev/zero >{disk}/rest 2>/dev/null; truncate -s -20k {disk}/rest; "$@" """
     status, said = in_shell(line, *words(disk / "run"), cache=cache)
-    assert said == [f"python -m experiments: {disk}/run {NO_ROOM} writes the report"]
+    (sentence,) = said
+    assert sentence.startswith(f"python -m experiments: {disk}/run can no longer be written (")
+    assert sentence.endswith(": No space left on device): when it can, the same command writes the report")
     assert status == 2
 
 
@@ -220,9 +230,20 @@ def test_what_is_no_folder_of_a_run_is_refused_and_left_alone(refused, tmp_path)
     assert refused(*words("/proc/run")) == "/proc/run must be a folder that can be written (No such file or directory)"
 
 
+def test_what_takes_the_place_of_a_file_or_folder_of_a_run_is_named(refused, copy):
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "checkpoints").write_text("mine")
+    assert refused(*words(copy)) == f"{copy} must be a folder that can be written (checkpoints: File exists)"
+    (copy / "report.md").unlink()
+    (copy / "report.md").mkdir()
+    again = "when it can, the same command writes the report"
+    assert refused("report", str(copy)) == f"{copy} can no longer be written (report.md: Is a directory): {again}"
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"plan": 3}', '{"plan": null}', '{"plan": {}}', '{"plan": {"ste', "\xff", "[" * 100_000]
-)
+    "text", ["", "[]", "{}", '{"plan": 3}', '{"plan": null}', '{"plan": {}}', '{"plan": {"ste', "\xff", "[" * 100_000,
+     '{"plan": {}, "device": "cpu", "devices": 1, "versions": {}, "resumed": [{"after": Infinity}]}']
+)  # fmt: skip
 def test_a_config_that_no_run_wrote_is_refused(text, refused, tmp_path):
     (tmp_path / "config.json").write_text(text, encoding="latin1")
     message = f"{tmp_path}/config.json must be what a run wrote, but cannot be read: name another folder"
@@ -464,6 +485,18 @@ FOREIGN = [
     b'{"step": %d, "updates_per_second": 1}' % 10**400, b'{"step": ' + b"9" * 5_000 + b"}",
     b"\xff\xfe", b"\0\0\0", b"", b"[" * 100_000, b'{"step":' * 100_000,
 ]  # fmt: skip
+
+
+def test_a_log_without_an_end_is_one_sentence(tmp_path):
+    history, log = measured([3.0], [3.0], arms=2), tmp_path / "metrics.jsonl"
+    for make, why in {
+        lambda: os.truncate(log, 2**40): "File too large",
+        lambda: (log.unlink(), os.mkfifo(log)): "not a regular file",
+    }.items():
+        log.touch()
+        make()
+        with pytest.raises(UserError, match=rf"metrics.jsonl cannot be read as the log of a run \({why}\)$"):
+            watch(tmp_path, 10, history)
 
 
 def test_lines_that_no_run_has_logged_are_dropped_from_the_log(tmp_path):
