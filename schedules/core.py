@@ -31,7 +31,7 @@ from jax.typing import ArrayLike
 from typing_extensions import TypeAliasType
 
 from schedules.kinds import STEPS, VALUE, Choice, Kind, Steps, Value, require
-from schedules.numerics import MAX_STEPS, Split
+from schedules.numerics import MAX_STEPS, Split, lengthen
 
 P = ParamSpec("P")
 
@@ -50,7 +50,7 @@ class Nested(Kind):
     def build(self, value: Any) -> Any:
         return as_schedule(value)
 
-    def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
+    def stretch(self, value: Any, change: Callable[[Any, int], Any]) -> Any:
         return stretched(as_schedule(value), change) if self.stretches else value
 
     def unread(self, value: Any, stand_in: Array) -> Any:
@@ -66,7 +66,7 @@ class NestedList(Kind):
         require(value, isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0)
         return tuple(map(as_schedule, value))
 
-    def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
+    def stretch(self, value: Any, change: Callable[[Any, int], Any]) -> Any:
         return tuple(stretched(as_schedule(each), change) for each in value)
 
     def unread(self, value: Any, stand_in: Array) -> Any:
@@ -581,14 +581,37 @@ def stack(schedules: Sequence[Schedule]) -> Schedule:
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *schedules)
 
 
-def stretched(schedule: Schedule, change: Callable[[Any], Any]) -> Schedule:
-    """`schedule` with every duration in it passed through `change`; of a recipe, in what it composes.
+def stretched(schedule: Schedule, change: Callable[[Any, int], Any]) -> Schedule:
+    """`schedule` with every duration in it passed through `change`, which is also told the least that it may be;
+    of a recipe, in what it composes.
 
     (The peak of `noam` is formed from its warm-up, which must not change it.)
     """
     schedule = schedule.expand()
     kinds = schedule.formula.kinds
     return Schedule(schedule.formula, {n: kinds[n].stretch(v, change) for n, v in schedule.arguments.items()})
+
+
+def lengthened(schedule: Schedule, factor: Any, clock: Any) -> Schedule:
+    """`schedule` with every duration in it `factor` times as long, in the dtype of the steps, `clock`.
+
+    All of them in one product: cycles within cycles would else compile one for every duration at every level.
+    """
+    found: list[Array] = []
+    leasts: list[int] = []
+
+    def collect(steps: Any, least: int) -> Any:
+        found.append(jnp.asarray(steps, clock))
+        leasts.extend([least] * found[-1].size)
+        return steps
+
+    schedule = stretched(schedule, collect)
+    if not leasts:
+        return schedule
+    longer = jnp.maximum(lengthen(jnp.concatenate([jnp.ravel(each) for each in found]), factor), jnp.asarray(leasts, clock))
+    ends = np.cumsum([each.size for each in found])
+    pieces = (part.reshape(each.shape) for each, part in zip(found, jnp.split(longer, ends[:-1]), strict=True))
+    return stretched(schedule, lambda steps, least: next(pieces))
 
 
 def combined(name: Literal["add", "multiply"], first: Any, *others: Any) -> Schedule:

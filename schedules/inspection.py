@@ -151,7 +151,7 @@ def _cycles(period: int, growth: float, steps: int) -> Iterator[tuple[int, float
 
 
 def _lengthened(schedule: Schedule, factor: float) -> Schedule:
-    return stretched(schedule, lambda n: min(round(n * factor), MAX_STEPS))
+    return stretched(schedule, lambda steps, least: max(min(round(steps * factor), MAX_STEPS), least))
 
 
 def _nested(schedule: Schedule) -> list[Schedule]:
