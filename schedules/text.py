@@ -12,6 +12,7 @@ import ast
 import difflib
 import operator
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -25,11 +26,11 @@ LONGEST, DEEPEST = 1_000_000, 51  # fifty schedules around one
 TOKEN = re.compile(
     r"""(?: \s | \#[^\n]* )*+
     (?: (?P<number> (?: [0-9][0-9_]*+ (?: \.[0-9_]* )? | \.[0-9][0-9_]*+ ) (?: [eE][+-]?[0-9]+ )? )
-      | (?P<keyword> [^\W\d]\w*+ (?= \s*+ = ) )
-      | (?P<name> [^\W\d]\w*+ )
+      | (?P<keyword> NAME (?= (?: \s | \#[^\n]*+ )*+ = ) )
+      | (?P<name> NAME )
       | (?P<string> '(?: [^'\\\n] | \\. )*+' | "(?: [^"\\\n] | \\. )*+" )
       | (?P<end> \Z )
-      | (?P<sign> . ) )""",
+      | (?P<sign> . ) )""".replace("NAME", r"[^\W\d] (?: \w | [^\x00-\x7f\s] )*+"),  # with combining marks
     re.VERBOSE | re.DOTALL,
 )
 
@@ -215,7 +216,10 @@ def _tokens(text: str) -> Iterator[Token]:
         assert match
         assert match.lastgroup
         at, kind = match.end(), match.lastgroup
-        yield Token(kind, match[kind], match.start(kind))
+        found = match[kind]
+        # Python reads names in this normal form.
+        name = unicodedata.normalize("NFKC", found) if kind in ("name", "keyword") else found
+        yield Token(kind, name, match.start(kind))
 
 
 def _called(formula: Formula[Any], positional: list[Any], named: dict[str, Any]) -> Any:
