@@ -128,14 +128,31 @@ class Schedule:
         or of floats (fractions of a step are interpolated). Before step 0 it is as at step 0.
 
         **Returns:** an array of the shape of `step`, float32 (float64 where x64 is enabled).
+
+        **Raises:** `TypeError` for a step that is no number, `OverflowError` for a whole number beyond 2^31 - 1,
+        `ValueError` for infinity or NaN; these are not looked for in JAX arrays and lists.
         """
         if isinstance(step, jax.core.Tracer) and self._is_traced():
             return _value(self, step)  # within another schedule, or in a jitted function whose argument it is
-        last = np.max(step, initial=0) if isinstance(step, np.ndarray) else step
-        if isinstance(last, int | np.integer) and last > MAX_STEPS:
-            # JAX would wrap NumPy's wide integers around in silence.
-            raise OverflowError(f"{self.formula}: `step` must be at most {MAX_STEPS}, got {last}")
-        return _evaluate(self, step)
+        last = np.max(step, initial=0) if isinstance(step, np.ndarray) and step.dtype.kind in "iuf" else step
+        if isinstance(last, int | float | np.integer | np.floating) and not last <= MAX_STEPS:
+            if isinstance(last, int | np.integer):
+                # JAX would wrap NumPy's wide integers around in silence.
+                raise OverflowError(f"{self.formula}: `step` must be at most {MAX_STEPS}, got {shown(int(last))}")
+            if not last < np.inf:
+                raise ValueError(f"{self.formula}: `step` must be finite, got {last}")
+        try:
+            return _evaluate(self, step)
+        except (TypeError, ValueError, OverflowError):
+            try:
+                jnp.asarray(np.asarray(step) if isinstance(step, str) else step)  # JAX takes "f" for a dtype
+            except OverflowError:
+                raise OverflowError(
+                    f"{self.formula}: `step` must be at most {MAX_STEPS} in size, got {shown(step)}"
+                ) from None
+            except (TypeError, ValueError):
+                raise TypeError(f"{self.formula}: `step` must be integers or floats, got {shown(step)}") from None
+            raise
 
     def _is_traced(self) -> bool:
         """Whether all its own numbers are traced; those of the schedules in it decide for themselves."""
@@ -277,10 +294,15 @@ def _value(schedule: Schedule, step: ArrayLike) -> Array:
     arguments = formula._cast(schedule.arguments, step.dtype)
 
     def at(t: Array) -> Array:
-        value = jnp.asarray(formula.function(t, *arguments.args, **arguments.kwargs), float)
-        if value.shape:
-            raise ValueError(f"{formula}: the formula must return one number for one step, got shape {value.shape}")
-        return value
+        found = formula.function(t, *arguments.args, **arguments.kwargs)
+        try:
+            value = jnp.asarray(found)
+        except (TypeError, ValueError):
+            value = None
+        if value is None or value.shape or jnp.iscomplexobj(value):
+            got = shown(found) if value is None else value.dtype if not value.shape else f"shape {value.shape}"
+            raise ValueError(f"{formula}: the formula must return one number for one step, got {got}")
+        return value.astype(float)
 
     return jnp.vectorize(at)(step) if step.ndim else at(step)
 
@@ -288,6 +310,15 @@ def _value(schedule: Schedule, step: ArrayLike) -> Array:
 # The numbers of a schedule are arguments, so that others compile nothing anew. Schedules inside others are traced as
 # they are: a jitted function within each would be inlined into the next, again and again.
 _evaluate = jax.jit(_value)
+
+
+# What JAX raises where a traced number is asked for as Python's or NumPy's.
+NEEDS_NUMBERS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
 
 
 # The decorator --------------------------------------------------------------------------------------
@@ -311,6 +342,9 @@ class Formula(Generic[P]):
         changes: Callable[..., Iterable[int]] | None,
         is_recipe: bool,
     ):
+        if not hasattr(function, "__name__") or isinstance(function, Formula):
+            decorator = "recipe" if is_recipe else "schedule"
+            raise TypeError(f"{decorator}: `function` must be a function with a name, got {shown(function)}")
         functools.update_wrapper(self, function)
         signature = inspect.signature(function, eval_str=True)
         parameters = list(signature.parameters.values())
@@ -377,18 +411,34 @@ class Formula(Generic[P]):
         Where it is given schedules, abstractly: of their values no more is known than that they are numbers.
         """
 
-        def compose(value: Array) -> None:
-            Schedule(self, {name: self.kinds[name].unread(given, value) for name, given in built.items()}).expand()
+        def compose(given: Schedule, value: Array) -> None:
+            arguments = given.arguments.items()
+            Schedule(self, {name: self.kinds[name].unread(each, value) for name, each in arguments}).expand()
 
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(built)):
             return
+        given, value = Schedule(self, built), jax.ShapeDtypeStruct((), jnp.result_type(float))
         try:
             if any(isinstance(kind, Nested | NestedList) for kind in self.kinds.values()):
-                jax.eval_shape(compose, jax.ShapeDtypeStruct((), jnp.result_type(float)))
+                jax.eval_shape(functools.partial(compose, given), value)
             else:
-                Schedule(self, built).expand()
+                given.expand()
         except ValueError as error:
             raise ValueError(f"{self}: {error}") from None
+        except RecursionError:
+            raise RecursionError(f"{self}: nested too deeply to be composed: does it call itself?") from None
+        except NEEDS_NUMBERS as error:
+            raise self._needs_numbers() from error
+        try:
+            jax.eval_shape(compose, given, value)
+        except (TypeError, *NEEDS_NUMBERS) as error:
+            raise self._needs_numbers() from error
+
+    def _needs_numbers(self) -> TypeError:
+        return TypeError(
+            f"{self}: a recipe must not need its numbers as Python's, since they may be traced: use jnp.where in the "
+            "place of `if`, and formulas such as 9 * steps // 10 in the place of `int(0.9 * steps)`"
+        )
 
     def _ends_of_phases(self, /, **arguments: Any) -> Iterable[int]:
         lists = [self.kinds[name].phases(value) for name, value in arguments.items()]
@@ -507,6 +557,8 @@ FORMULAS: dict[str, Formula[Any]] = {}  # by name, for `parse`
 
 def _register(formula: Formula[Any]) -> None:
     """The last definition of a name counts, as in a notebook; the library's own names stay its own."""
+    if not formula.__name__.isidentifier():
+        raise TypeError(f"{formula}: a formula must have a name, by which it is printed and parsed: use `def`")
     taken = FORMULAS.get(formula.__name__)
     if taken and taken.is_ours and not formula.is_ours:
         raise ValueError(f"{formula}: the name is taken, choose another")
@@ -515,8 +567,9 @@ def _register(formula: Formula[Any]) -> None:
 
 def _require_step(formula: "Formula[...]", parameters: Sequence[inspect.Parameter]) -> None:
     first = parameters[0] if parameters else None
-    if first is None or first.name != "step" or first.kind is first.VAR_POSITIONAL:
-        found = f"`{'*' if first.kind is first.VAR_POSITIONAL else ''}{first.name}`" if first else "none"
+    if first is None or first.name != "step" or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        stars = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**", "KEYWORD_ONLY": "*, "}
+        found = f"`{stars.get(first.kind.name, '')}{first.name}`" if first else "none"
         raise TypeError(f"{formula}: the first argument of a formula must be `step`, got {found}")
 
 
@@ -524,17 +577,22 @@ def _kind(formula: "Formula[...]", parameter: inspect.Parameter) -> Kind:
     if hasattr(Schedule, parameter.name) or parameter.name in Schedule.__annotations__:
         raise TypeError(f"{formula}: an argument cannot be called `{parameter.name}`, as every schedule has its own")
     annotation = getattr(parameter.annotation, "__value__", parameter.annotation)
+    kinds = [kind for kind in getattr(annotation, "__metadata__", ()) if isinstance(kind, Kind)]
+    if annotation is Schedule:
+        kinds = [Nested()]
+    many = parameter.kind is parameter.VAR_POSITIONAL
+    if parameter.kind is parameter.VAR_KEYWORD or (many and not (kinds and isinstance(kinds[-1], Nested))):
+        raise TypeError(f"{formula}: `{parameter}` must be one argument or a list; only schedules may be any number")
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        raise TypeError(f"{formula}: `{parameter.name}` must not be positional-only, as it is printed by its name")
     if annotation in (float, int):
         return VALUE if annotation is float else STEPS
     if annotation is bool:
         return Choice(False, True)
-    if get_origin(annotation) is Literal:
+    if get_origin(annotation) is Literal and all(isinstance(option, str | bool) for option in get_args(annotation)):
         return Choice(*get_args(annotation))
-    if annotation is Schedule:
-        return Nested()
-    for kind in reversed(getattr(annotation, "__metadata__", ())):
-        if isinstance(kind, Kind):
-            return NestedList() if parameter.kind is parameter.VAR_POSITIONAL else kind
+    if kinds:
+        return NestedList() if many else kinds[-1]
     found = "no annotation" if annotation is parameter.empty else repr(annotation)
     raise TypeError(
         f"{formula}: `{parameter.name}` must be annotated with its kind, such as Value or Steps, got {found}"
@@ -566,19 +624,20 @@ def as_schedule(value: Any) -> Schedule:
     return function(value) if callable(value) else constant(value)
 
 
-def stack(schedules: Sequence[Schedule]) -> Schedule:
+def stack(schedules: Schedules) -> Schedule:
     """Schedules that differ only in their numbers as one with a leading axis, for `jax.vmap`.
 
     `jax.vmap(lambda s: s(step))(stack([cosine(1.0, 0.0, 90), cosine(2.0, 0.0, 60)]))`
 
     **Raises:** `ValueError` if they differ in anything but numbers (`tabulate` those instead).
     """
-    if len({jax.tree.structure(s) for s in schedules}) != 1:
+    alike = built_as(NestedList(), "stack", "schedules", schedules)
+    if len({jax.tree.structure(s) for s in alike}) != 1:
         raise ValueError(
             "stack: `schedules` must be one or more schedules alike in all but their numbers, got "
-            f"{_text(list(schedules))}; tabulate schedules of different shapes"
+            f"{_text(alike)}; tabulate schedules of different shapes"
         )
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *schedules)
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *alike)
 
 
 def stretched(schedule: Schedule, change: Callable[[Any, int], Any]) -> Schedule:
@@ -608,7 +667,9 @@ def lengthened(schedule: Schedule, factor: Any, clock: Any) -> Schedule:
     schedule = stretched(schedule, collect)
     if not leasts:
         return schedule
-    longer = jnp.maximum(lengthen(jnp.concatenate([jnp.ravel(each) for each in found]), factor), jnp.asarray(leasts, clock))
+    longer = jnp.maximum(
+        lengthen(jnp.concatenate([jnp.ravel(each) for each in found]), factor), jnp.asarray(leasts, clock)
+    )
     ends = np.cumsum([each.size for each in found])
     pieces = (part.reshape(each.shape) for each, part in zip(found, jnp.split(longer, ends[:-1]), strict=True))
     return stretched(schedule, lambda steps, least: next(pieces))
