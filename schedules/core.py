@@ -490,8 +490,9 @@ def schedule(function: Any = None, /, *, check: Any = None, changes: Any = None)
     as they are) that returns the steps at which the formula changes its form, in order, for `boundaries`. By default
     those are the arguments annotated `Steps` or `Boundaries`. (Where a schedule within changes its own is found out.)
 
-    **Raises:** `TypeError` if the first argument is not `step`, or another has no kind or the name of an attribute
-    that every schedule has.
+    **Raises:** `TypeError` if the first argument is not `step`, or another has no kind, is positional-only or has the
+    name of an attribute that every schedule has; for `**` arguments, for `*` arguments that are not schedules, and for
+    what is not a function with a name.
 
     ```python
     @schedule
@@ -520,6 +521,9 @@ def recipe(function: Any = None, /, *, check: Any = None) -> Any:
 
     A recipe has no formula of its own: it is the composition that its function returns (`.expand()`), under
     one name and with arguments of its own, which are annotated and checked in the same way.
+
+    Its numbers may be traced: `jnp.where` in the place of `if`, `9 * steps // 10` in the place of `int(0.9 * steps)`.
+    One that needs them as Python's raises a `TypeError` when the schedule is built.
 
     ```python
     @recipe

@@ -41,6 +41,8 @@ def wsd(
 ) -> Schedule:
     """Warm-up, stable, decay, also called trapezoid: linear from 0 to `peak`, `peak`, then `shape` to `end`.
 
+    With no stable and no decaying steps it still leads to `peak`, and is at `end` from then on.
+
     Source: MiniCPM, arXiv:2404.06395; cooldown shapes in arXiv:2405.18392.
     """
     return cooldown(warmup(peak, warmup_steps), warmup_steps + stable_steps, decay_steps, end, shape)
