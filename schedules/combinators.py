@@ -24,8 +24,8 @@ from schedules.core import (
     Schedules,
     Shape,
     as_schedule,
+    lengthened,
     schedule,
-    stretched,
 )
 from schedules.decays import passed
 from schedules.kinds import Boundaries, Count, Period, Precise, Steps, Value, in_order, one_more
@@ -277,8 +277,7 @@ def stretch(step: Array, schedule: ScheduleLike, factor: Precise) -> Array:
     does not stretch: of formulas of your own, annotate every time as `Steps` or `Period`. As durations are whole
     numbers, the derivative with respect to `factor` is 0.
     """
-    longer = lambda steps: numerics.lengthen(jnp.asarray(steps, step.dtype), factor)  # noqa: E731
-    return stretched(as_schedule(schedule), longer)(step)
+    return lengthened(as_schedule(schedule), factor, step.dtype)(step)
 
 
 ScheduleInEpochs = TypeAliasType("ScheduleInEpochs", Annotated[ScheduleLike, Nested(stretches=False)])

@@ -31,7 +31,7 @@ from jax.typing import ArrayLike
 from typing_extensions import TypeAliasType
 
 from schedules.kinds import STEPS, VALUE, Choice, Kind, Steps, Value, require
-from schedules.numerics import MAX_STEPS, Split
+from schedules.numerics import MAX_STEPS, Split, lengthen
 
 P = ParamSpec("P")
 
@@ -50,7 +50,7 @@ class Nested(Kind):
     def build(self, value: Any) -> Any:
         return as_schedule(value)
 
-    def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
+    def stretch(self, value: Any, change: Callable[[Any, int], Any]) -> Any:
         return stretched(as_schedule(value), change) if self.stretches else value
 
     def unread(self, value: Any, stand_in: Array) -> Any:
@@ -66,7 +66,7 @@ class NestedList(Kind):
         require(value, isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0)
         return tuple(map(as_schedule, value))
 
-    def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
+    def stretch(self, value: Any, change: Callable[[Any, int], Any]) -> Any:
         return tuple(stretched(as_schedule(each), change) for each in value)
 
     def unread(self, value: Any, stand_in: Array) -> Any:
@@ -128,14 +128,18 @@ class Schedule:
         or of floats (fractions of a step are interpolated). Before step 0 it is as at step 0.
 
         **Returns:** an array of the shape of `step`, float32 (float64 where x64 is enabled).
+
+        **Raises:** `TypeError` for a step that is no number, `OverflowError` for a whole number beyond 2^31 - 1,
+        `ValueError` for infinity or NaN; these are not looked for in JAX arrays and lists.
         """
         if isinstance(step, jax.core.Tracer) and self._is_traced():
             return _value(self, step)  # within another schedule, or in a jitted function whose argument it is
-        last = np.max(step, initial=0) if isinstance(step, np.ndarray) else step
-        if isinstance(last, int | np.integer) and last > MAX_STEPS:
-            # JAX would wrap NumPy's wide integers around in silence.
-            raise OverflowError(f"{self.formula}: `step` must be at most {MAX_STEPS}, got {last}")
-        return _evaluate(self, step)
+        _require_in_range(self.formula, step)
+        try:
+            return _evaluate(self, step)
+        except (TypeError, ValueError, OverflowError):
+            _require_numbers(self.formula, step)
+            raise
 
     def _is_traced(self) -> bool:
         """Whether all its own numbers are traced; those of the schedules in it decide for themselves."""
@@ -277,10 +281,15 @@ def _value(schedule: Schedule, step: ArrayLike) -> Array:
     arguments = formula._cast(schedule.arguments, step.dtype)
 
     def at(t: Array) -> Array:
-        value = jnp.asarray(formula.function(t, *arguments.args, **arguments.kwargs), float)
-        if value.shape:
-            raise ValueError(f"{formula}: the formula must return one number for one step, got shape {value.shape}")
-        return value
+        found = formula.function(t, *arguments.args, **arguments.kwargs)
+        try:
+            value = jnp.asarray(found)
+        except (TypeError, ValueError):
+            value = None
+        if value is None or value.shape or jnp.iscomplexobj(value):
+            got = shown(found) if value is None else value.dtype if not value.shape else f"shape {value.shape}"
+            raise ValueError(f"{formula}: the formula must return one number for one step, got {got}")
+        return value.astype(float)
 
     return jnp.vectorize(at)(step) if step.ndim else at(step)
 
@@ -288,6 +297,34 @@ def _value(schedule: Schedule, step: ArrayLike) -> Array:
 # The numbers of a schedule are arguments, so that others compile nothing anew. Schedules inside others are traced as
 # they are: a jitted function within each would be inlined into the next, again and again.
 _evaluate = jax.jit(_value)
+
+
+def _require_in_range(formula: "Formula[...]", step: Any) -> None:
+    last = np.max(step, initial=0) if isinstance(step, np.ndarray) and step.dtype.kind in "iuf" else step
+    if not isinstance(last, int | float | np.integer | np.floating) or last <= MAX_STEPS:
+        return
+    if isinstance(last, int | np.integer):  # JAX would wrap NumPy's wide integers around in silence
+        raise OverflowError(f"{formula}: `step` must be at most {MAX_STEPS}, got {shown(int(last))}")
+    if not last < np.inf:
+        raise ValueError(f"{formula}: `step` must be finite, got {last}")
+
+
+def _require_numbers(formula: "Formula[...]", step: Any) -> None:
+    try:
+        jnp.asarray(np.asarray(step) if isinstance(step, str) else step)  # JAX takes "f" for a dtype
+    except OverflowError:
+        raise OverflowError(f"{formula}: `step` must be at most {MAX_STEPS} in size, got {shown(step)}") from None
+    except (TypeError, ValueError):
+        raise TypeError(f"{formula}: `step` must be integers or floats, got {shown(step)}") from None
+
+
+# What JAX raises where a traced number is asked for as Python's or NumPy's.
+NEEDS_NUMBERS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
 
 
 # The decorator --------------------------------------------------------------------------------------
@@ -311,6 +348,9 @@ class Formula(Generic[P]):
         changes: Callable[..., Iterable[int]] | None,
         is_recipe: bool,
     ):
+        if not hasattr(function, "__name__") or isinstance(function, Formula):
+            decorator = "recipe" if is_recipe else "schedule"
+            raise TypeError(f"{decorator}: `function` must be a function with a name, got {shown(function)}")
         functools.update_wrapper(self, function)
         signature = inspect.signature(function, eval_str=True)
         parameters = list(signature.parameters.values())
@@ -327,6 +367,7 @@ class Formula(Generic[P]):
         self.variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         parameters = [p.replace(annotation=_without_kind(p.annotation)) for p in parameters]
         self.__signature__ = signature.replace(parameters=parameters, return_annotation=Schedule)
+        self._traceable: set[Any] = set()  # of a recipe, the structures that it was found to compose of traced numbers
         _register(self)
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Schedule:
@@ -372,23 +413,46 @@ class Formula(Generic[P]):
         return Schedule(self, built)
 
     def _try(self, built: Mapping[str, Any]) -> None:
-        """Composes a recipe once, so that mistakes show where it is built.
-
-        Where it is given schedules, abstractly: of their values no more is known than that they are numbers.
-        """
-
-        def compose(value: Array) -> None:
-            Schedule(self, {name: self.kinds[name].unread(given, value) for name, given in built.items()}).expand()
-
+        """Composes a recipe once, so that mistakes show where it is built."""
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(built)):
             return
         try:
-            if any(isinstance(kind, Nested | NestedList) for kind in self.kinds.values()):
-                jax.eval_shape(compose, jax.ShapeDtypeStruct((), jnp.result_type(float)))
-            else:
-                Schedule(self, built).expand()
+            self._compose(Schedule(self, built))
         except ValueError as error:
             raise ValueError(f"{self}: {error}") from None
+        except RecursionError:
+            raise RecursionError(f"{self}: nested too deeply to be composed: does it call itself?") from None
+        except NEEDS_NUMBERS as error:
+            raise self._needs_numbers() from error
+
+    def _compose(self, given: Schedule) -> None:
+        """With its numbers as they are and, of each structure once, traced.
+
+        The values of the schedules that it is given are traced in any case: no more is known than that they are
+        numbers.
+        """
+
+        def compose(given: Schedule, value: Array) -> None:
+            arguments = given.arguments.items()
+            Schedule(self, {name: self.kinds[name].unread(each, value) for name, each in arguments}).expand()
+
+        value, structure = jax.ShapeDtypeStruct((), jnp.result_type(float)), jax.tree.structure(given)
+        if any(isinstance(kind, Nested | NestedList) for kind in self.kinds.values()):
+            jax.eval_shape(functools.partial(compose, given), value)
+        else:
+            given.expand()
+        if structure not in self._traceable:
+            try:
+                jax.eval_shape(compose, given, value)
+            except TypeError as error:  # as of `[peak] * steps`, with numbers no mistake
+                raise self._needs_numbers() from error
+            self._traceable.add(structure)
+
+    def _needs_numbers(self) -> TypeError:
+        return TypeError(
+            f"{self}: a recipe must not need its numbers as Python's, since they may be traced: use jnp.where in the "
+            "place of `if`, and formulas such as 9 * steps // 10 in the place of `int(0.9 * steps)`"
+        )
 
     def _ends_of_phases(self, /, **arguments: Any) -> Iterable[int]:
         lists = [self.kinds[name].phases(value) for name, value in arguments.items()]
@@ -440,8 +504,9 @@ def schedule(function: Any = None, /, *, check: Any = None, changes: Any = None)
     as they are) that returns the steps at which the formula changes its form, in order, for `boundaries`. By default
     those are the arguments annotated `Steps` or `Boundaries`. (Where a schedule within changes its own is found out.)
 
-    **Raises:** `TypeError` if the first argument is not `step`, or another has no kind or the name of an attribute
-    that every schedule has.
+    **Raises:** `TypeError` if the first argument is not `step`, or another has no kind, is positional-only or has the
+    name of an attribute that every schedule has; for `**` arguments, for `*` arguments that are not schedules, and for
+    what is not a function with a name.
 
     ```python
     @schedule
@@ -470,6 +535,9 @@ def recipe(function: Any = None, /, *, check: Any = None) -> Any:
 
     A recipe has no formula of its own: it is the composition that its function returns (`.expand()`), under
     one name and with arguments of its own, which are annotated and checked in the same way.
+
+    Its numbers may be traced: `jnp.where` in the place of `if`, `9 * steps // 10` in the place of `int(0.9 * steps)`.
+    One that needs them as Python's raises a `TypeError` when the schedule is built.
 
     ```python
     @recipe
@@ -507,6 +575,8 @@ FORMULAS: dict[str, Formula[Any]] = {}  # by name, for `parse`
 
 def _register(formula: Formula[Any]) -> None:
     """The last definition of a name counts, as in a notebook; the library's own names stay its own."""
+    if not formula.__name__.isidentifier():
+        raise TypeError(f"{formula}: a formula must have a name, by which it is printed and parsed: use `def`")
     taken = FORMULAS.get(formula.__name__)
     if taken and taken.is_ours and not formula.is_ours:
         raise ValueError(f"{formula}: the name is taken, choose another")
@@ -515,8 +585,9 @@ def _register(formula: Formula[Any]) -> None:
 
 def _require_step(formula: "Formula[...]", parameters: Sequence[inspect.Parameter]) -> None:
     first = parameters[0] if parameters else None
-    if first is None or first.name != "step" or first.kind is first.VAR_POSITIONAL:
-        found = f"`{'*' if first.kind is first.VAR_POSITIONAL else ''}{first.name}`" if first else "none"
+    if first is None or first.name != "step" or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        stars = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**", "KEYWORD_ONLY": "*, "}
+        found = f"`{stars.get(first.kind.name, '')}{first.name}`" if first else "none"
         raise TypeError(f"{formula}: the first argument of a formula must be `step`, got {found}")
 
 
@@ -524,17 +595,22 @@ def _kind(formula: "Formula[...]", parameter: inspect.Parameter) -> Kind:
     if hasattr(Schedule, parameter.name) or parameter.name in Schedule.__annotations__:
         raise TypeError(f"{formula}: an argument cannot be called `{parameter.name}`, as every schedule has its own")
     annotation = getattr(parameter.annotation, "__value__", parameter.annotation)
+    kinds = [kind for kind in getattr(annotation, "__metadata__", ()) if isinstance(kind, Kind)]
+    if annotation is Schedule:
+        kinds = [Nested()]
+    many = parameter.kind is parameter.VAR_POSITIONAL
+    if parameter.kind is parameter.VAR_KEYWORD or (many and not (kinds and isinstance(kinds[-1], Nested))):
+        raise TypeError(f"{formula}: `{parameter}` must be one argument or a list; only schedules may be any number")
+    if parameter.kind is parameter.POSITIONAL_ONLY:
+        raise TypeError(f"{formula}: `{parameter.name}` must not be positional-only, as it is printed by its name")
     if annotation in (float, int):
         return VALUE if annotation is float else STEPS
     if annotation is bool:
         return Choice(False, True)
-    if get_origin(annotation) is Literal:
+    if get_origin(annotation) is Literal and all(isinstance(option, str | bool) for option in get_args(annotation)):
         return Choice(*get_args(annotation))
-    if annotation is Schedule:
-        return Nested()
-    for kind in reversed(getattr(annotation, "__metadata__", ())):
-        if isinstance(kind, Kind):
-            return NestedList() if parameter.kind is parameter.VAR_POSITIONAL else kind
+    if kinds:
+        return NestedList() if many else kinds[-1]
     found = "no annotation" if annotation is parameter.empty else repr(annotation)
     raise TypeError(
         f"{formula}: `{parameter.name}` must be annotated with its kind, such as Value or Steps, got {found}"
@@ -566,31 +642,55 @@ def as_schedule(value: Any) -> Schedule:
     return function(value) if callable(value) else constant(value)
 
 
-def stack(schedules: Iterable[ScheduleLike]) -> Schedule:
+def stack(schedules: Schedules) -> Schedule:
     """Schedules that differ only in their numbers as one with a leading axis, for `jax.vmap`.
 
     `jax.vmap(lambda s: s(step))(stack([cosine(1.0, 0.0, 90), cosine(2.0, 0.0, 60)]))`
 
     **Raises:** `ValueError` if they differ in anything but numbers (`tabulate` those instead).
     """
-    expected = "stack: `schedules` must be one or more schedules alike in all but their numbers, got "
-    try:
-        alike = [as_schedule(each) for each in schedules]
-    except (TypeError, ValueError):
-        raise ValueError(f"{expected}{shown(schedules)}") from None
+    alike = built_as(NestedList(), "stack", "schedules", schedules)
     if len({jax.tree.structure(s) for s in alike}) != 1:
-        raise ValueError(f"{expected}{_text(alike)}; tabulate schedules of different shapes")
+        raise ValueError(
+            "stack: `schedules` must be one or more schedules alike in all but their numbers, got "
+            f"{_text(alike)}; tabulate schedules of different shapes"
+        )
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *alike)
 
 
-def stretched(schedule: Schedule, change: Callable[[Any], Any]) -> Schedule:
-    """`schedule` with every duration in it passed through `change`; of a recipe, in what it composes.
+def stretched(schedule: Schedule, change: Callable[[Any, int], Any]) -> Schedule:
+    """`schedule` with every duration in it passed through `change`, which is also told the least that it may be;
+    of a recipe, in what it composes.
 
     (The peak of `noam` is formed from its warm-up, which must not change it.)
     """
     schedule = schedule.expand()
     kinds = schedule.formula.kinds
     return Schedule(schedule.formula, {n: kinds[n].stretch(v, change) for n, v in schedule.arguments.items()})
+
+
+def lengthened(schedule: Schedule, factor: Any, clock: Any) -> Schedule:
+    """`schedule` with every duration in it `factor` times as long, in the dtype of the steps, `clock`.
+
+    All of them in one product: cycles within cycles would else compile one for every duration at every level.
+    """
+    found: list[Array] = []
+    leasts: list[int] = []
+
+    def collect(steps: Any, least: int) -> Any:
+        found.append(jnp.asarray(steps, clock))
+        leasts.extend([least] * found[-1].size)
+        return steps
+
+    schedule = stretched(schedule, collect)
+    if not leasts:
+        return schedule
+    longer = jnp.maximum(
+        lengthen(jnp.concatenate([jnp.ravel(each) for each in found]), factor), jnp.asarray(leasts, clock)
+    )
+    ends = np.cumsum([each.size for each in found])
+    pieces = (part.reshape(each.shape) for each, part in zip(found, jnp.split(longer, ends[:-1]), strict=True))
+    return stretched(schedule, lambda steps, least: next(pieces))
 
 
 def combined(name: Literal["add", "multiply"], first: Any, *others: Any) -> Schedule:

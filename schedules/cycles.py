@@ -8,8 +8,8 @@ from jax import Array
 from typing_extensions import TypeAliasType
 
 from schedules.combinators import join
-from schedules.core import Schedule, ScheduleLike, as_schedule, recipe, schedule, stretched
-from schedules.decays import exponential_decay, passed
+from schedules.core import Schedule, ScheduleLike, as_schedule, lengthened, recipe, schedule
+from schedules.decays import exponential_decay
 from schedules.kinds import Period, Precise, PreciseNumber, Steps, Value, require
 from schedules.numerics import MAX_STEPS, Split, count, lengthen, pair, power
 from schedules.ramps import linear
@@ -44,7 +44,7 @@ def restarts(step: Array, schedule: ScheduleLike, period: Period, growth: Growth
     Source: SGDR, arXiv:1608.03983.
     """
     number, start, factor = _cycle(step, period, growth)
-    again = stretched(as_schedule(schedule), lambda steps: lengthen(jnp.asarray(steps, step.dtype), factor))
+    again = lengthened(as_schedule(schedule), factor, step.dtype)
     return power(decay, count(number), again(step - start))
 
 
@@ -53,8 +53,11 @@ def _cycle(step: Array, period: Period, growth: Growth) -> tuple[Array, Array, S
     rate = jax.lax.stop_gradient(pair(growth))
     factors = _powers(rate, step.dtype)
     starts = _sums(lengthen(jnp.asarray(period, step.dtype), factors))
+    # Sixteen cycles at a time, then among sixteen: compiled faster than a bisection, and nearly as fast to run.
     # The table ends in starts that were cut to the last step there is. None of them is passed.
-    number = passed(jnp.minimum(step, MAX_STEPS - 1), starts)
+    now, blocks = jnp.minimum(step, MAX_STEPS - 1), starts.reshape(16, CYCLES // 16)
+    block = jnp.sum(blocks[:, -1] <= now, dtype=int)
+    number = 16 * block + jnp.sum(blocks[block] <= now, dtype=int)
     grown = jax.tree.map(lambda f: f[jnp.minimum(number, CYCLES - 1)], factors)
     before = jnp.where(number > 0, starts[number - 1], 0)
     same = (rate.hi == 1) & (rate.lo == 0)  # more cycles than a table holds, but found by a division

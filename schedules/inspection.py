@@ -151,7 +151,7 @@ def _cycles(period: int, growth: float, steps: int) -> Iterator[tuple[int, float
 
 
 def _lengthened(schedule: Schedule, factor: float) -> Schedule:
-    return stretched(schedule, lambda n: min(round(n * factor), MAX_STEPS))
+    return stretched(schedule, lambda steps, least: max(min(round(steps * factor), MAX_STEPS), least))
 
 
 def _nested(schedule: Schedule) -> list[Schedule]:
@@ -344,7 +344,7 @@ def check(schedule: ScheduleLike, steps: int, *, after: ScheduleLike | None = No
     return remarks + [
         f"It jumps from {left:.6g} to {right:.6g} at step {joint:,}, where one schedule is joined to the next."
         for joint, left, right in dict.fromkeys(_jumps(schedule, steps))
-        if joint > at
+        if joint > at and abs(left - right) > 1e-6 * np.max(np.abs(values))
     ]
 
 

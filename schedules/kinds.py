@@ -35,8 +35,8 @@ class Kind:
         """The leaf or leaves that `value` is in a pytree."""
         return value
 
-    def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
-        """`value` with every duration in it passed through `change`."""
+    def stretch(self, value: Any, change: Callable[[Any, int], Any]) -> Any:
+        """`value` with every duration in it passed through `change`, together with the least that it may be."""
         del change
         return value
 
@@ -98,11 +98,8 @@ class Number(Kind):
     def phases(self, value: Any) -> Sequence[int]:
         return (value,) if self.duration and self.least == 0 else ()  # a period, of 1 at least, comes again
 
-    def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
-        if not self.duration:
-            return value
-        longer = change(value)
-        return max(longer, self.least) if isinstance(longer, int) else jnp.maximum(longer, int(self.least))
+    def stretch(self, value: Any, change: Callable[[Any, int], Any]) -> Any:
+        return change(value, int(self.least)) if self.duration else value
 
 
 class PreciseNumber(Number):
@@ -155,7 +152,7 @@ class Numbers(Kind):
     def phases(self, value: Any) -> Sequence[int]:
         return [step for each in value for step in self.each.phases(each)]
 
-    def stretch(self, value: Any, change: Callable[[Any], Any]) -> Any:
+    def stretch(self, value: Any, change: Callable[[Any, int], Any]) -> Any:
         if isinstance(value, tuple):
             return tuple(self.each.stretch(n, change) for n in value)
         return self.each.stretch(value, change)

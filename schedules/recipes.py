@@ -21,7 +21,7 @@ def warmup_cosine(
 
     `decay_steps` excludes the warm-up, as in Keras; optax's includes it.
     """
-    return warmup(cosine(peak, end, decay_steps), warmup_steps, init)
+    return cooldown(warmup(peak, warmup_steps, init), warmup_steps, decay_steps, end, cosine)
 
 
 @recipe
@@ -41,9 +41,11 @@ def wsd(
 ) -> Schedule:
     """Warm-up, stable, decay, also called trapezoid: linear from 0 to `peak`, `peak`, then `shape` to `end`.
 
+    With no stable and no decaying steps it still leads to `peak`, and is at `end` from then on.
+
     Source: MiniCPM, arXiv:2404.06395; cooldown shapes in arXiv:2405.18392.
     """
-    return warmup(cooldown(peak, stable_steps, decay_steps, end, shape), warmup_steps)
+    return cooldown(warmup(peak, warmup_steps), warmup_steps + stable_steps, decay_steps, end, shape)
 
 
 @recipe
@@ -61,8 +63,8 @@ def infinite(
     Source: "Beyond cosine decay: on the effectiveness of infinite learning rate schedule for continual
     pre-training", arXiv:2503.02844.
     """
-    decay = cooldown(cosine(peak, plateau, decay_steps), decay_steps + constant_steps, anneal_steps, end, exponential)
-    return warmup(decay, warmup_steps)
+    decay = cooldown(warmup(peak, warmup_steps), warmup_steps, decay_steps, plateau, cosine)
+    return cooldown(decay, warmup_steps + decay_steps + constant_steps, anneal_steps, end, exponential)
 
 
 @recipe

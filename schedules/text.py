@@ -23,15 +23,14 @@ from schedules.core import FORMULAS, Formula, Schedule, as_schedule, combined, s
 
 LONGEST, DEEPEST = 1_000_000, 51  # fifty schedules around one
 
-# In a name, after its first letter, may be marks of the scripts that have them, which are not of \w.
 TOKEN = re.compile(
     r"""(?: \s | \#[^\n]* )*+
     (?: (?P<number> (?: [0-9][0-9_]*+ (?: \.[0-9_]* )? | \.[0-9][0-9_]*+ ) (?: [eE][+-]?[0-9]+ )? )
-      | (?P<keyword> [^\W\d] (?: \w | (?!\s)[\xb7\u0300-\U0010ffff] )*+ (?= (?: \s | \#[^\n]* )*+ = ) )
-      | (?P<name> [^\W\d] (?: \w | (?!\s)[\xb7\u0300-\U0010ffff] )*+ )
+      | (?P<keyword> NAME (?= (?: \s | \#[^\n]*+ )*+ = ) )
+      | (?P<name> NAME )
       | (?P<string> '(?: [^'\\\n] | \\. )*+' | "(?: [^"\\\n] | \\. )*+" )
       | (?P<end> \Z )
-      | (?P<sign> . ) )""",
+      | (?P<sign> . ) )""".replace("NAME", r"[^\W\d] (?: \w | [^\x00-\x7f\s] )*+"),  # with combining marks
     re.VERBOSE | re.DOTALL,
 )
 
@@ -149,11 +148,10 @@ class _Reader:
         while self.token.text != ")":
             if self.token.kind == "keyword":
                 keyword = self.advance()
-                name = _normal(keyword.text)
-                if name in named:
-                    raise self.mistake(keyword, f"the argument {_short(name)} is given twice")
+                if keyword.text in named:
+                    raise self.mistake(keyword, f"the argument {_short(keyword.text)} is given twice")
                 self.advance()
-                named[name] = self.expression(inside)
+                named[keyword.text] = self.expression(inside)
             elif named:
                 raise self.mistake(self.token, "an argument without a name comes after one with a name")
             else:
@@ -164,9 +162,8 @@ class _Reader:
         return self.made(token, _called, formula, positional, named)
 
     def formula(self, token: Token) -> Formula[Any]:
-        name = _normal(token.text)
-        if name in FORMULAS:
-            return FORMULAS[name]
+        if token.text in FORMULAS:
+            return FORMULAS[token.text]
         close = difflib.get_close_matches(token.text[:50], FORMULAS, n=1)
         raise self.mistake(
             token, f"unknown name {_short(token.text)}" + (f": did you mean {close[0]!r}?" if close else "")
@@ -219,12 +216,10 @@ def _tokens(text: str) -> Iterator[Token]:
         assert match
         assert match.lastgroup
         at, kind = match.end(), match.lastgroup
-        yield Token(kind, match[kind], match.start(kind))
-
-
-def _normal(name: str) -> str:
-    """As Python reads it."""
-    return unicodedata.normalize("NFKC", name)
+        found = match[kind]
+        # Python reads names in this normal form.
+        name = unicodedata.normalize("NFKC", found) if kind in ("name", "keyword") else found
+        yield Token(kind, name, match.start(kind))
 
 
 def _called(formula: Formula[Any], positional: list[Any], named: dict[str, Any]) -> Any:

@@ -229,6 +229,7 @@ REMARKS += [
 REMARKS += [
     (0.5 * join([constant(1.0), 0.5], [20]) + 0.25, 100, ["It jumps from 0.75 to 0.5 at step 20, where one schedule is joined to the next."]),
     (clip(join([constant(1.0), 0.5], [20]), 0.1, 0.4), 100, []),
+    (join([linear(1.0, 0.0, 95), 1e-12], [95]), 100, []),  # of next to nothing
 ]  # fmt: skip
 
 

@@ -209,9 +209,8 @@ MISTAKES = [
     (lambda: check(constant(1.0), True), "check: `steps` must be a whole number from 1 to 2147483647, got True"),
     (lambda: plot(constant(1.0), "9"), "plot: `steps` must be a whole number from 1 to 2147483647, got '9'"),
     (lambda: stack([constant(1.0), cosine(1.0, 0.0, 9)]), "stack: `schedules` must be one or more schedules alike in all but their numbers, got [constant(value=1.0), cosine(start=1.0, end=0.0, steps=9)]; tabulate schedules of different shapes"),
-    (lambda: stack(None), "stack: `schedules` must be one or more schedules alike in all but their numbers, got None"),
-    (lambda: stack([1.0, "a"]), "stack: `schedules` must be one or more schedules alike in all but their numbers, got [1.0, 'a']"),
-    (lambda: stack([]), "stack: `schedules` must be one or more schedules alike in all but their numbers, got []; tabulate schedules of different shapes"),
+    (lambda: stack([]), "stack: `schedules` must be one or more schedules or numbers, got []"),
+    (lambda: stack(None), "stack: `schedules` must be one or more schedules or numbers, got None"),
     (lambda: stack([cosine(1.0, 0.0, 9)] * 2)(3), "cosine: `start` has shape (2,) where 0 axes are expected: use jax.vmap for stacked schedules"),
     (lambda: stack([table([1.0, 2.0])] * 2)(3), "table: `values` has shape (2,) where 0 axes are expected: use jax.vmap for stacked schedules"),
     (lambda: jax.tree.map(lambda v: jnp.stack([v, v]), table(jnp.ones(3)))(0), "table: `values` has shape (2, 3) where 1 axes are expected: use jax.vmap for stacked schedules"),
@@ -238,6 +237,10 @@ def test_other_mistakes_are_clear_too():
         (lambda: lr(1j), TypeError, "cosine: `step` must be integers or floats, got complex64"),
         (lambda: lr(np.array([0, 2**31])), OverflowError, "cosine: `step` must be at most 2147483647, got 2147483648"),
         (lambda: lr(2**31), OverflowError, "cosine: `step` must be at most 2147483647, got 2147483648"),
+        (lambda: lr([2**31]), OverflowError, "cosine: `step` must be at most 2147483647 in size, got [2147483648]"),
+        *((lambda step=step: lr(step), TypeError, f"cosine: `step` must be integers or floats, got {step!r}") for step in ("a", None, {}, np.array([None]), np.array(["a"]), lr)),
+        *((lambda step=step: lr(step), ValueError, "cosine: `step` must be finite, got nan") for step in (float("nan"), np.float32("nan"), np.array([1.0, np.nan]))),
+        (lambda: lr(float("inf")), ValueError, "cosine: `step` must be finite, got inf"),
         (_without_step, TypeError, "triangle_wave: the first argument of a formula must be `step`, got `peak`"),
         (_step_elsewhere, TypeError, "triangle_wave: the first argument of a formula must be `step`, got `peak`"),
         (_any_step, TypeError, "<lambda>: the first argument of a formula must be `step`, got `*step`"),
@@ -251,6 +254,80 @@ def test_other_mistakes_are_clear_too():
         assert message in (None, str(caught.value))
     with pytest.raises(TypeError, match="does not support item assignment"):
         lr.arguments["steps"] = 3
+
+
+def positional_only(step, peak: Value, /): ...
+def many_values(step, *values: Value): ...
+def many_lists(step, *lists: Values): ...
+def any_keyword(step, **values: Value): ...
+def keyword_step(*, step, peak: Value): ...
+def nothing(step, peak: Literal[None]): ...
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (positional_only, "positional_only: `peak` must not be positional-only, as it is printed by its name"),
+        (many_values, "many_values: `*values: Value` must be one argument or a list; only schedules may be any number"),
+        (many_lists, "many_lists: `*lists: Values` must be one argument or a list; only schedules may be any number"),
+        (any_keyword, "any_keyword: `**values: Value` must be one argument or a list; only schedules may be any number"),
+        (keyword_step, "keyword_step: the first argument of a formula must be `step`, got `*, step`"),
+        (nothing, "nothing: `peak` must be annotated with its kind, such as Value or Steps, got typing.Literal[None]"),
+        (lambda step: 1.0, "<lambda>: a formula must have a name, by which it is printed and parsed: use `def`"),
+        (cosine, "schedule: `function` must be a function with a name, got cosine"),
+        (3, "schedule: `function` must be a function with a name, got 3"),
+    ],
+)  # fmt: skip
+def test_a_declaration_that_cannot_work_is_refused(function, message):
+    with pytest.raises(TypeError) as caught:
+        schedule(function)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("found", [None, "fast", 1j, constant(1.0)])
+def test_a_formula_must_return_a_number(found):
+    @schedule
+    def odd(step):
+        return found
+
+    with pytest.raises(ValueError, match="^odd: the formula must return one number for one step, got "):
+        odd()(0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda peak, steps: cosine(peak, 0.0, int(0.9 * steps)),
+        lambda peak, steps: cosine(peak, 0.0, steps) if peak > 0.5 else constant(peak),
+        lambda peak, steps: constant(np.sqrt(peak)),
+        lambda peak, steps: join([peak] * steps, list(range(1, steps))),
+    ],
+)
+def test_a_recipe_that_needs_its_numbers_is_refused_where_it_is_built(body):
+    @recipe
+    def needs(peak: Value, steps: Steps):
+        return body(peak, steps)
+
+    with pytest.raises(TypeError, match="^needs: a recipe must not need its numbers as Python's, .* use jnp.where"):
+        needs(1.0, 10)
+
+
+def test_a_recipe_may_compute_with_its_numbers():
+    @recipe
+    def computes(peak: Value, steps: Steps):
+        return cosine(jnp.where(peak > 0.5, 0.5, peak), 0.0, 9 * steps // 10)
+
+    assert float(computes(1.0, 10)(0)) == 0.5
+    assert float(computes(1.0, 10)(9)) == 0.0
+
+
+def test_a_recipe_that_calls_itself_is_refused():
+    @recipe
+    def endless(peak: Value):
+        return endless(peak)
+
+    with pytest.raises(RecursionError, match=r"^endless: nested too deeply to be composed: does it call itself\?$"):
+        endless(1.0)
 
 
 # Text -------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from schedules import (
     cosine,
     exponential_decay,
     function,
+    infinite,
     join,
     linear,
     multiply,
@@ -33,6 +34,8 @@ from schedules import (
     table,
     tabulate,
     warmup,
+    warmup_cosine,
+    wsd,
 )
 
 # A user's own -----------------------------------------------------------------------------------------
@@ -422,3 +425,16 @@ def test_importing_schedules_imports_neither_optax_nor_flax_nor_matplotlib():
     code = "import sys, schedules; print(*{'optax', 'flax', 'matplotlib', 'optim'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    "lr",
+    [wsd(1.0, 4, 0, 0, end=0.5), warmup_cosine(1.0, 4, 0, end=0.5), infinite(1.0, 0.5, 0.5, 4, 0, 0, 0)],
+    ids=repr,
+)
+def test_a_warmup_leads_to_the_peak_whatever_follows(lr):
+    np.testing.assert_allclose(tabulate(lr, 6), [0.0, 0.25, 0.5, 0.75, 0.5, 0.5])
+
+
+def test_numbers_are_stacked():
+    assert stack([1.0, 2.0]) == stack([constant(1.0), constant(2.0)])

@@ -5,6 +5,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from jax.extend.core import Jaxpr, subjaxprs
 
 from schedules import (
     add,
@@ -24,6 +25,8 @@ from schedules import (
     parse,
     per_epoch,
     power_cooldown,
+    restarts,
+    stretch,
     tabulate,
     warmup,
 )
@@ -83,11 +86,25 @@ def calls(walk, lr) -> int:
     return count
 
 
+def equations(jaxpr: Jaxpr) -> int:
+    """How many operations are compiled, those of jitted functions within included."""
+    return len(jaxpr.eqns) + sum(equations(inner) for inner in subjaxprs(jaxpr))
+
+
 @pytest.mark.parametrize("name", NESTED)
 def test_the_work_grows_with_the_depth(name):
     small, large = nested(NESTED[name], 5), nested(NESTED[name], 15)
     for walk in WALKS.values():
         assert calls(walk, large) < 3.5 * calls(walk, small) + 500
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda lr: restarts(lr, 30, 2.0, 0.9), lambda lr: stretch(lr, 1.5)], ids=["restarts", "stretch"]
+)
+def test_clocks_within_clocks_are_traced_in_proportion_to_their_depth(wrap):
+    """Durations are stretched again at every level: all of a level together."""
+    small, large = (equations(jax.make_jaxpr(nested(wrap, depth))(3).jaxpr) for depth in (3, 12))
+    assert large < 4.5 * small
 
 
 @pytest.mark.parametrize("name", WIDE)

@@ -223,3 +223,12 @@ def test_random_compositions_equal_their_definitions(pair):
     steps = np.array([*range(12), 29, 30, 31, 59, 60, 61, 97, 120, 200])
     np.testing.assert_allclose(pair.schedule(steps), [pair.at(int(t)) for t in steps], rtol=3e-6, atol=1e-37)
     assert parse(repr(pair.schedule)) == pair.schedule
+
+
+def test_names_are_pythons_names():
+    @schedule
+    def अि(step, peﬁk: Value):  # a combining mark, and a ligature
+        return peﬁk
+
+    assert parse(repr(अि(1.0))) == parse("अि(peﬁk=1)") == अि(1.0)
+    assert parse("cosine(1, 0, steps # the length\n = 9)") == parse("𝐜osine(1, 0, 9)")

@@ -49,7 +49,7 @@ join(lr, [10])  # error: arg-type
 join([lr, "constant"], [10])  # error: list-item
 join([lr, lr], 10)  # error: arg-type
 stack(lr)  # error: arg-type
-stack([lr, 0.1])  # error: list-item
+stack([lr, "constant"])  # error: list-item
 parse(None)  # error: arg-type
 
 # What a schedule is
