@@ -260,8 +260,6 @@ def test_a_report_takes_the_place_of_a_report_only(words, capsys, tmp_path, tiny
     ("name", "value"),
     [
         ("JAX_PLATFORMS", "none"),
-        ("JAX_NUM_CPU_DEVICES", "0"),
-        ("JAX_NUM_CPU_DEVICES", "many"),
         ("JAX_ENABLE_X64", "perhaps"),
         ("MPLBACKEND", "none"),
     ],
