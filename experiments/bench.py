@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from experiments.devices import require_cache, require_devices
+from experiments.errors import require_printable
 from experiments.files import write_text
 from experiments.machine import machine
 from experiments.report import new_report
@@ -62,6 +63,7 @@ HEAD = "| what | | against | | ratio | goal |\n|---|---|---|---|---|---|"
 def bench(options: Bench) -> int:
     """Measures everything, prints rows as they come, and writes them to the folder; returns the exit status."""
     folder = options.out or Path("runs/bench")
+    require_printable("out", str(folder), 1000)
     require_devices()
     require_cache()
     new_report(folder)

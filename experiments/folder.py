@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self
 import orbax.checkpoint as ocp
 
 from experiments.errors import UserError, reason, reason_in
-from experiments.files import read_json, write_text
+from experiments.files import read_json, require_regular, write_text
 from experiments.machine import machine
 
 CONFIG, METRICS, HISTORY, LOCK, CHECKPOINTS = "config.json", "metrics.jsonl", "history.npz", ".lock", "checkpoints"
@@ -58,7 +58,8 @@ class Folder:
             try:
                 path.mkdir(parents=True, exist_ok=True)
                 self._require_own()
-                self._lock = opened.enter_context((path / LOCK).open("w"))
+                require_regular(path / LOCK)
+                self._lock = opened.enter_context((path / LOCK).open("a"))
                 self._require_alone()
                 self._require_same(json.loads(json.dumps(plan)))
                 (path / CHECKPOINTS).mkdir(exist_ok=True)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from experiments.claims import CLAIMS, FOOTNOTE, QUARTERS, Finding, as_json, judge, standard_error
 from experiments.errors import UserError, reason, reason_in
 from experiments.figure import plot, plot_grid
-from experiments.files import require_writable, write_bytes, write_text
+from experiments.files import read_json, require_writable, write_bytes, write_text
 from experiments.folder import HISTORY
 from experiments.results import CYCLE, STEPPED, Loss, Results, decimals
 
@@ -77,8 +77,18 @@ def new_report(folder: Path) -> None:
     held = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     if "config.json" in held:
         raise UserError(f"--out must be a folder that holds no run, got {folder}")
-    if held and not held & {HISTORY, "results.json"}:  # the first of the files that a report writes
+    if held and not _is_report(folder):
         raise UserError(f"--out must be a new or empty folder, or a report's, got {folder} with {min(held)}")
+
+
+def _is_report(folder: Path) -> bool:
+    """Whether a report or a benchmark has left its numbers in the folder."""
+    if any((folder / name).exists() for name in (HISTORY, "bench.json")):
+        return True
+    try:
+        return not {"arms", "smoothed"}.isdisjoint(read_json(folder / "results.json"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from schedules import check, describe, parse, plot
-from schedules.core import FORMULAS
+from schedules.core import FORMULAS, shortened
 from schedules.terminal import exit_status
 
 
@@ -28,12 +28,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             assert figure is not None
             figure.savefig(options.plot, dpi=150)
             print(f"Plotted in {options.plot}")
-    except BrokenPipeError:
-        raise
-    except (ValueError, ImportError, OSError) as error:
-        print(f"python -m schedules: {error}", file=sys.stderr)
-        return 2
-    return 0
+    except OSError as error:
+        if error.filename is None:  # of the output
+            raise
+        told = f"{error.filename} cannot be written ({error.strerror})"
+    except (ValueError, ImportError) as error:
+        told = str(error)
+    except RuntimeError as error:  # of JAX, which finds no device
+        told = str(error).partition("\n")[0]
+    else:
+        return 0
+    print(f"python -m schedules: {shortened(told, 2000)}", file=sys.stderr)
+    return 2
 
 
 def vocabulary() -> str:

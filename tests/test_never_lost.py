@@ -234,6 +234,9 @@ def test_what_takes_the_place_of_a_file_or_folder_of_a_run_is_named(refused, cop
     shutil.rmtree(copy / "checkpoints")
     (copy / "checkpoints").write_text("mine")
     assert refused(*words(copy)) == f"{copy} must be a folder that can be written (checkpoints: File exists)"
+    (copy / ".lock").unlink()
+    os.mkfifo(copy / ".lock")
+    assert refused(*words(copy)) == f"{copy} must be a folder that can be written (.lock: not a regular file)"
     (copy / "report.md").unlink()
     (copy / "report.md").mkdir()
     again = "when it can, the same command writes the report"
