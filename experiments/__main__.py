@@ -21,6 +21,8 @@ try:
     from experiments.sweep import Sweep, sweep
     from schedules.terminal import exit_status
 except ModuleNotFoundError as error:
+    if error.name == "experiments":  # as for `python experiments`
+        sys.exit("python -m experiments: run it so, in the folder of the repository")
     if (error.name or "").partition(".")[0] in ("", "experiments", "optim", "schedules"):
         raise
     told = f"{error.name} is needed and not installed: pip install 'pure-schedules[experiments]'"
@@ -29,6 +31,9 @@ except ValueError as error:  # of a variable that a library reads when it is imp
     sys.exit(f"python -m experiments: an environment variable cannot be used ({str(error).partition('; ')[0]})")
 except KeyboardInterrupt:
     sys.exit(130)
+
+
+RUNS = "runs.json"
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Report:
 
 
 def report(options: Report) -> int:
-    from experiments.folder import CONFIG, HISTORY
+    from experiments.folder import HISTORY
 
     if not options.folders:
         raise UsageError("report needs the folder of one run or more")
@@ -57,10 +62,14 @@ def report(options: Report) -> int:
     results = merged([Results.load(file) for file in files])
     out = options.out or files[0].parent
     if options.out:
-        new_report(out)
+        if out.resolve() in [file.parent.resolve() for file in files]:
+            raise UsageError(f"--out must be another folder than those that are read, got {out}")
+        new_report(out, HISTORY)
         results.save(out / HISTORY)
-        configs = [_config_in(c) for file in files if (c := file.with_name(CONFIG)).exists()]
-        write_text(out / "runs.json", json.dumps(configs, indent=1) + "\n")
+        configs = [config for file in files for config in _configs_beside(file)]
+        write_text(out / RUNS, json.dumps(configs, indent=1) + "\n")
+    elif files[0].name != HISTORY:
+        raise UsageError(f"--out must be a folder for the report of a file that is not {HISTORY}, got none")
     print(save(results, out))
     return 0
 
@@ -74,9 +83,20 @@ def _history_of(folder: Path) -> Path:
     return folder / HISTORY
 
 
-def _config_in(path: Path) -> Any:
+def _configs_beside(history: Path) -> list[Any]:
+    """That of the run, or of those that were merged."""
+    from experiments.folder import CONFIG
+
+    several, one = history.with_name(RUNS), history.with_name(CONFIG)
+    return _config_in(several, list) if several.exists() else [_config_in(one, dict)] if one.exists() else []
+
+
+def _config_in(path: Path, kind: type) -> Any:
     try:
-        return read_json(path)
+        read = read_json(path)
+        if not isinstance(read, kind):
+            raise ValueError("not what a run wrote")
+        return read
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as the configuration of a run ({reason(error)})") from None
 
@@ -97,10 +117,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, command = COMMANDS.get(name, (Compare, compare))
     prog = f"python -m experiments {name}".strip()
     config = (tyro.conf.DisallowNone,)
-    return answered(
-        "python -m experiments",
-        lambda: command(tyro.cli(without_none(options), prog=prog, args=words, config=config)),
-    )
+
+    def run() -> int:
+        _require_once(words)
+        return command(tyro.cli(without_none(options), prog=prog, args=words, config=config))
+
+    return answered("python -m experiments", run)
+
+
+def _require_once(words: Sequence[str]) -> None:
+    """**Raises:** `UsageError` for an option that is given twice, of which only the last would count."""
+    given = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    if twice := [option for option in given if given.count(option) > 1]:
+        raise UsageError(f"{twice[0]} must be given once, with all its values, got it {given.count(twice[0])} times")
 
 
 def without_none(options: type) -> type:

@@ -57,6 +57,7 @@ def _short(number: float) -> str:
     return f"{number:,.0f}" if abs(number) >= 1_000 else f"{number:.4g}"
 
 
+NUMBERS = "bench.json"
 HEAD = "| what | | against | | ratio | goal |\n|---|---|---|---|---|---|"
 
 
@@ -66,16 +67,16 @@ def bench(options: Bench) -> int:
     require_printable("out", str(folder), 1000)
     require_devices()
     require_cache()
-    new_report(folder)
+    new_report(folder, NUMBERS)
     print(HEAD)
     rows = []
     for measurement in measurements():
         rows.append(measurement)
         print(measurement.row(), flush=True)
     about = {**machine(), "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}
-    write_text(folder / "bench.json", json.dumps(about, indent=1) + "\n")
+    write_text(folder / NUMBERS, json.dumps(about, indent=1) + "\n")
     write_text(folder / "bench.md", "\n".join([HEAD, *(row.row() for row in rows)]) + "\n")
-    print(f"\nIn {folder}: bench.md, bench.json")
+    print(f"\nIn {folder}: bench.md, {NUMBERS}")
     return 0
 
 

@@ -21,6 +21,17 @@ from experiments.signals import stop_signals
 from experiments.tasks import TASKS, Task, evaluations
 
 POLICIES = "policies"
+# Under others, the same seeds would draw other batches, or nothing could be trained.
+JAX_SETTINGS = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_debug_nans": False,
+    "jax_debug_infs": False,
+    "jax_disable_jit": False,
+    "jax_numpy_rank_promotion": "allow",
+    "jax_numpy_dtype_promotion": "standard",
+}
 MOST_SEEDS = 10_000  # in one run; `report` merges more
 MOST_UPDATES = 200_000_000  # of all arms together: schedules are tabulated, which takes a few bytes for each
 RATES = 1e-30, 1e30  # which float32 holds, also ten times or a tenth of them
@@ -177,9 +188,9 @@ def sampled(options: Sampling, name: str = "") -> Sample:
     require(1, batch_size=batch_size)
     require_devices()
     require_cache()
-    if jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        # Other batches would be drawn, under the same seeds.
-        raise UsageError("JAX_ENABLE_X64 must be off, since the results are those of float32, got on")
+    for setting, expected in JAX_SETTINGS.items():
+        if (got := getattr(jax.config, setting)) != expected:
+            raise UsageError(f"{setting.upper()} must be {expected}, as for all results, got {got}")
     every = tuple(range(options.first_seed, options.first_seed + seeds))
     out = options.out or Path("runs") / "-".join(filter(None, (options.task, name)))
     title = options.title or task.title.format(copy=" (JPEG copy)" if is_jpeg_copy(options.data) else "")

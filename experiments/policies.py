@@ -16,6 +16,7 @@ from experiments.arms import EPS, Arm, Optimizer, arm, averaged_adam, decayed_ad
 from experiments.compare import POLICIES as NAME
 from experiments.compare import Compare, settle
 from experiments.devices import agreed
+from experiments.errors import UserError
 from experiments.results import CYCLE, STEPPED, Results
 from experiments.signals import stop_signals
 from optim import Plateau, adam, exponential_average, gpa, polyak, schedule_free_adamw, sgd, warmed
@@ -242,5 +243,8 @@ def compare_policies(options: Compare) -> int:
         )
         if status or agreed(np.asarray(stopped())):
             return 130
-        arms = {name: POLICIES[name].arm(name, factor * rate, steps) for name, factor in best_factors(swept).items()}
+        factors = best_factors(swept)
+        if not factors:
+            raise UserError(f"every policy has diverged at every rate, see {sweep}: choose another --learning-rate")
+        arms = {name: POLICIES[name].arm(name, factor * rate, steps) for name, factor in factors.items()}
         return settings.train(settings.plan(arms), best, stopped)[1]

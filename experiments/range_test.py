@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from matplotlib import style
 from matplotlib.figure import Figure
 
 from experiments.arms import EPS
@@ -20,6 +21,7 @@ from experiments.report import heading_of, markdown, new_report, save_figure
 from optim import RangeTest, adam, plot_range_test, range_test, sgd, suggest_rate
 from optim.range_test import LEAST_STEPS, PICKERS
 
+NUMBERS = "range-test.json"
 MOST_RATES = 10_000_000  # of all seeds together: each is kept, with its losses
 OPTIMIZERS = {"adam": lambda lr: adam(lr, eps=EPS), "sgd": lambda lr: sgd(lr, momentum=0.9)}
 
@@ -48,11 +50,11 @@ def find_range(options: Range) -> int:
         raise UsageError(f"--start must be below --end, got {options.start} and {options.end}")
     sample = sampled(options, "range-test")
     require(LEAST_STEPS, MOST_RATES // len(sample.seeds), steps=options.steps)
-    new_report(sample.out)
+    new_report(sample.out, NUMBERS)
     found = jax.device_get(tested(sample, options))
     text = f"{heading_of(sample.title, f'range test of {options.optimizer}', len(sample.seeds))}\n\n{table(found)}\n"
     _save(found, text, sample, options)
-    print(f"{text}\nIn {sample.out}: report.md, figure.png, results.json")
+    print(f"{text}\nIn {sample.out}: report.md, figure.png, {NUMBERS}")
     return 0
 
 
@@ -89,9 +91,10 @@ def _save(found: RangeTest, text: str, sample: Sample, options: Range) -> None:
     curves = {name: np.asarray(values).tolist() for name, values in found._asdict().items()}
     curves = json.loads(json.dumps(curves), parse_constant=lambda _: None)  # JSON has no NaN
     about = {"optimizer": options.optimizer, "seeds": sample.seeds, "batch_size": sample.batch_size, **machine()}
-    write_text(sample.out / "results.json", json.dumps({**about, **curves}) + "\n")
+    write_text(sample.out / NUMBERS, json.dumps({**about, **curves}) + "\n")
     write_text(sample.out / "report.md", f"# {text}")
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    plot_range_test(found, figure.subplots())
-    figure.suptitle(text.splitlines()[0], parse_math=False, x=0.01, ha="left", fontsize=11)
-    save_figure(figure, sample.out / "figure.png")
+    with style.context("default"):
+        figure = Figure(figsize=(8, 4.2), layout="constrained")
+        plot_range_test(found, figure.subplots())
+        figure.suptitle(text.splitlines()[0], parse_math=False, x=0.01, ha="left", fontsize=11)
+        save_figure(figure, sample.out / "figure.png")

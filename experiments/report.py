@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import get_args
 
 import numpy as np
+from matplotlib import style
 from matplotlib.figure import Figure
 
 from experiments.claims import CLAIMS, FOOTNOTE, QUARTERS, Finding, as_json, judge, standard_error
 from experiments.errors import UserError, reason, reason_in
 from experiments.figure import plot, plot_grid
-from experiments.files import read_json, require_writable, write_bytes, write_text
-from experiments.folder import HISTORY
+from experiments.files import require_writable, write_bytes, write_text
 from experiments.results import CYCLE, STEPPED, Loss, Results, decimals
 
 Measure = Callable[[str, int], np.ndarray]
@@ -27,7 +27,8 @@ def save(results: Results, folder: Path) -> str:
     **Raises:** `UserError` if they cannot be written.
     """
     try:
-        with np.errstate(invalid="ignore"):  # of infinite losses, the spread is no number
+        # Of infinite losses, the spread is no number; and figures are drawn alike whatever a person's settings are.
+        with np.errstate(invalid="ignore"), style.context("default"):
             return _save_grid(results, folder) if results.grid() else _save(results, folder)
     except OSError as error:
         why = reason_in(folder, error)
@@ -65,10 +66,11 @@ def _save_grid(results: Results, folder: Path) -> str:
     return text
 
 
-def new_report(folder: Path) -> None:
-    """Makes a folder for a report that is not a run's own.
+def new_report(folder: Path, numbers: str) -> None:
+    """Makes a folder for a report that is not a run's own, or takes one that has `numbers`, the file of another of its
+    kind, which is replaced.
 
-    **Raises:** `UserError` if it cannot be written, or holds a run, or anything else than a report.
+    **Raises:** `UserError` if it cannot be written, or holds anything else.
     """
     try:
         require_writable(folder)
@@ -77,18 +79,8 @@ def new_report(folder: Path) -> None:
     held = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
     if "config.json" in held:
         raise UserError(f"--out must be a folder that holds no run, got {folder}")
-    if held and not _is_report(folder):
-        raise UserError(f"--out must be a new or empty folder, or a report's, got {folder} with {min(held)}")
-
-
-def _is_report(folder: Path) -> bool:
-    """Whether a report or a benchmark has left its numbers in the folder."""
-    if any((folder / name).exists() for name in (HISTORY, "bench.json")):
-        return True
-    try:
-        return not {"arms", "smoothed"}.isdisjoint(read_json(folder / "results.json"))
-    except (OSError, ValueError, TypeError):
-        return False
+    if held and numbers not in held:
+        raise UserError(f"--out must be a new or empty folder, or one with {numbers}, got {folder} with {min(held)}")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -222,7 +214,7 @@ def _difference(values: np.ndarray) -> str:
 
 def claims(results: Results, findings: Sequence[Finding]) -> str:
     if results.done < results.steps:
-        return "The run did not end, so the claims are not judged."
+        return "The run was stopped early, so the claims are not judged."
     if not findings:
         return "No claim compares the chosen arms alone, at one peak rate."
     lines = [f"- {f.name} {f.verdict.upper():9}  {f.statement} ({_margin(f)})" for f in findings]

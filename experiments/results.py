@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -224,6 +225,17 @@ def record_length(steps: int) -> int:
     return max(steps // RECORDS, 1)
 
 
+def _require_one_rate(several: Sequence[Results]) -> None:
+    """**Raises:** `ResultsError` unless each arm has one peak rate, and all `policy@factor` are multiples of one."""
+    own: dict[str, float] = {}
+    for arm, rate in (pair for each in several for pair in each.rates.items()):
+        policy, _, factor = arm.partition("@")
+        unit = rate / float(factor or 1)
+        if not math.isclose(own.setdefault(policy, unit), unit, rel_tol=1e-5):
+            got = f"{own[policy]:g} and {unit:g}"
+            raise ResultsError(f"runs to merge must have one learning rate of {policy}, got {got}")
+
+
 def merged(several: Sequence[Results]) -> Results:
     """Runs of the same length as one: of the same arms with other seeds, or of other arms with the same seeds.
 
@@ -239,6 +251,7 @@ def merged(several: Sequence[Results]) -> Results:
             raise ResultsError(f"runs to merge must have one {key}, got {expected[key]} and {told.get(key)}")
     if any(not np.array_equal(each.history.valid_steps, first.history.valid_steps) for each in several):
         raise ResultsError("runs to merge must have been validated after the same updates")
+    _require_one_rate(several)
     other_seeds = all(each.horizons == first.horizons and each.rates == first.rates for each in several)
     if not other_seeds and any(each.seeds != first.seeds for each in several):
         raise ResultsError("runs to merge must have the same arms and other seeds, or other arms and the same seeds")

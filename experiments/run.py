@@ -19,7 +19,7 @@ from experiments.folder import HISTORY, METRICS, Folder
 from experiments.metrics import Watch
 from experiments.model import TinyViT
 from experiments.program import Precision, Program
-from experiments.results import History, Results
+from experiments.results import History, Results, ResultsError
 from experiments.train import Progress, beginning, stalled, train, unmeasured
 
 NOT_PLAIN = ("model", "data", "arms", "seeds")
@@ -118,12 +118,24 @@ def _where_it_was(plan: Plan, folder: Folder | None, program: Program) -> Progre
     """What the last checkpoint holds, in every process."""
     like = {"runs": program.saved_shapes(), "history": unmeasured(program, plan.evaluations)}
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
-    found = by_first(lambda: folder.restore(zeros, plan.steps) if folder else None)
+    found = by_first(lambda: (folder.restore(zeros, plan.steps) or _finished(plan, folder, zeros)) if folder else None)
     step = int(agreed(np.asarray(found[0] if found else 0)))
     if step == 0:
         return None
     saved = jax.tree.map(np.array, agreed(found[1] if found else zeros))
     return Progress(step, program.load(saved["runs"]), saved["history"])
+
+
+def _finished(plan: Plan, folder: Folder, zeros: Any) -> tuple[int, Any] | None:
+    """A history that is complete, in a folder whose checkpoints were deleted; nothing is trained after it."""
+    try:
+        held = Results.load(folder.path / HISTORY)
+    except ResultsError:
+        return None
+    whole = plan.ends(held.done, held.history) and jax.tree.map(np.shape, held.history) == jax.tree.map(
+        np.shape, zeros["history"]
+    )
+    return (held.done, {**zeros, "history": held.history}) if whole else None
 
 
 def _changes(folder: Folder | None, step: int, goes_on: bool) -> list[str]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import matplotlib
 import numpy as np
 import pytest
 import test_experiments
@@ -140,17 +141,17 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
     seeds = ["--first-seed", str(LAST_SEED - 1)]
     command = ["range-test", "--steps", "60", *seeds, "--seeds", "2", "--start", "1e-5", "--out", str(out)]
     assert main(command) == 0
-    assert {p.name for p in out.iterdir()} == {"report.md", "figure.png", "results.json"}
+    assert {p.name for p in out.iterdir()} == {"report.md", "figure.png", "range-test.json"}
     printed = capsys.readouterr().out
     assert "8x8 digits: range test of adam, 2 seeds" in printed
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in printed.splitlines() if line.startswith("|")]
     assert [row[0] for row in rows[2:]] == ["valley", "steep", "minimum", "slide"]
     median, lowest, highest = map(float, rows[2][1:])
     assert 1e-5 < lowest <= median <= highest < 10
-    record = json.loads((out / "results.json").read_text())
+    record = json.loads((out / "range-test.json").read_text())
     assert np.shape(record["losses"]) == (2, 60)
     # The first loss is that of the comparison: the same initialization, batch and dropout.
-    command = [*SMALL, *seeds, "--batch-size", "24", "--arms", "cosine", "--out", str(tmp_path / "cosine")]
+    command = [*SMALL[:-2], *seeds, "--batch-size", "24", "--arms", "cosine", "--out", str(tmp_path / "cosine")]
     assert main(command) == 0
     first = Results.load(tmp_path / "cosine" / "history.npz").history.train_loss[0, 0, 0]
     assert record["losses"][0][0] == pytest.approx(first, rel=1e-5)
@@ -186,6 +187,8 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
         (["--learning-rate", "1e300"], "--learning-rate must be from 1e-30 to 1e+30, got 1e+300"),
         (["--learning-rate", "1e-300"], "--learning-rate must be from 1e-30 to 1e+30, got 1e-300"),
         (["--arms", "cosine", "cosine"], "--arms must name one or more arms, each once, got cosine cosine"),
+        (["--arms", "cosine", "--arms", "constant"], "--arms must be given once, with all its values, got it 2 times"),
+        (["--first-seed", "1", "--first_seed=2"], "--first-seed must be given once, with all its values, got it 2 times"),
         (["--arms", "cosin"], f"--arms must be published, policies or of {', '.join(ARMS)}, got cosin"),
         (["--arms", "policies", "cosine"], "--arms must be names of arms, or policies alone, got policies cosine"),
         (["report"], "report needs the folder of one run or more"),
@@ -239,12 +242,13 @@ def test_a_report_takes_the_place_of_a_report_only(words, capsys, tmp_path, tiny
         capsys.readouterr()
     else:
         words = [*words, *steps]
+    numbers = "history.npz" if words[0] == "report" else "range-test.json"
     out = tmp_path / "out"
     out.mkdir()
     for name, mine in {"report.md": "mine", "thesis.tex": "mine", "results.json": '{"mine": 1}'}.items():
         (out / name).write_text(mine)
         assert main(words) == 2
-        said = f"--out must be a new or empty folder, or a report's, got out with {name}"
+        said = f"--out must be a new or empty folder, or one with {numbers}, got out with {name}"
         assert capsys.readouterr().err == f"python -m experiments: {said}\n"
         assert (out / name).read_text() == mine
         (out / name).unlink()
@@ -254,6 +258,54 @@ def test_a_report_takes_the_place_of_a_report_only(words, capsys, tmp_path, tiny
     assert main(words) == 0
     assert (out / "report.md").exists()
     assert (out / "notes.md").read_text() == "mine"
+
+
+def test_a_report_of_a_report_knows_all_runs_and_takes_the_place_of_none(tmp_path, capsys, tiny, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed in "012":
+        assert main([*SMALL, "--first-seed", seed, "--arms", "cosine", "--out", seed]) == 0
+    assert main(["report", "0", "1", "--out", "two"]) == 0
+    assert main(["report", "two", "2", "--out", "three"]) == 0
+    runs = json.loads((tmp_path / "three" / "runs.json").read_text())
+    assert [run["plan"]["seeds"] for run in runs] == [[0], [1], [2]]
+    history = (tmp_path / "two" / "history.npz").read_bytes()
+    (tmp_path / "two" / "mine.npz").write_bytes(history)
+    capsys.readouterr()
+    for words, message in [
+        (["two", "2", "--out", "two"], "--out must be another folder than those that are read, got two"),
+        (["two/mine.npz"], "--out must be a folder for the report of a file that is not history.npz, got none"),
+    ]:
+        assert main(["report", *words]) == 2
+        assert capsys.readouterr().err == f"python -m experiments: {message}\n"
+    assert (tmp_path / "two" / "history.npz").read_bytes() == history
+    (tmp_path / "settings").write_text("text.usetex: True\naxes.grid: True\n")
+    figure = (tmp_path / "two" / "figure.png").read_bytes()
+    with matplotlib.rc_context(fname=tmp_path / "settings"):
+        assert main(["report", "two"]) == 0
+    assert (tmp_path / "two" / "figure.png").read_bytes() == figure
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("jax_enable_x64", True),
+        ("jax_default_prng_impl", "rbg"),
+        ("jax_threefry_partitionable", False),
+        ("jax_debug_nans", True),
+        ("jax_disable_jit", True),
+        ("jax_numpy_rank_promotion", "raise"),
+        ("jax_numpy_dtype_promotion", "strict"),
+    ],
+)
+def test_settings_under_which_results_would_be_others_are_refused(setting, value, capsys, tmp_path):
+    before = getattr(jax.config, setting)
+    jax.config.update(setting, value)
+    try:
+        assert main([*SMALL, "--out", str(tmp_path / "run")]) == 2
+    finally:
+        jax.config.update(setting, before)
+    said = f"{setting.upper()} must be {before}, as for all results, got {value}"
+    assert capsys.readouterr().err == f"python -m experiments: {said}\n"
 
 
 @pytest.mark.parametrize(

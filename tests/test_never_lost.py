@@ -128,6 +128,17 @@ def test_a_damaged_checkpoint_is_named_and_without_it_the_run_goes_on(copy, whol
     same(copy, whole)
 
 
+def test_a_finished_run_without_its_checkpoints_is_not_begun_anew(copy, whole, cache):
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "report.md").unlink()
+    log = (copy / "metrics.jsonl").read_bytes()
+    attempt = Fork(words(copy), cache).finish()
+    assert attempt.resumed_from == engine.STEPS
+    assert (copy / "metrics.jsonl").read_bytes() == log
+    assert (copy / "report.md").read_bytes() == (whole / "report.md").read_bytes()
+    same(copy, whole)
+
+
 # Storage that refuses ------------------------------------------------------------------------------------
 
 

@@ -368,7 +368,8 @@ def assert_same(ours, theirs):
             "runs to merge must have one batch_size, got 8 and 9",
         ),
         ({"done": 50, "seeds": (2, 3)}, "runs to merge must have one done, got 100 and 50"),
-        ({"rates": {"cosine": 9.0}, "seeds": (2, 3)}, "must have the same arms and other seeds, or other arms and the same"),
+        ({"rates": {"cosine": 9.0}, "seeds": (2, 3)}, "runs to merge must have one learning rate of cosine, got 0.01 and 9"),
+        ({"horizons": {"linear": 50}, "rates": {"linear": 0.001}, "seeds": (2, 3)}, "must have the same arms and other seeds, or other arms and the same"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_merged_is_one_sentence(change, message):
@@ -376,6 +377,18 @@ def test_what_cannot_be_merged_is_one_sentence(change, message):
     with pytest.raises(ResultsError) as caught:
         merged([r, dataclasses.replace(r, **change)])
     assert message in str(caught.value)
+
+
+def test_sweeps_of_other_learning_rates_are_not_merged():
+    """Their columns are factors, of which each would stand for several rates."""
+    first = results({"cosine": [0.1]})
+    several = [
+        dataclasses.replace(first, horizons={f"cosine@{factor}": 100}, rates={f"cosine@{factor}": factor * rate})
+        for factor, rate in [(1, 0.01), (4, 0.01), (0.5, 0.04)]
+    ]
+    assert [*merged(several[:2]).horizons] == ["cosine@1", "cosine@4"]
+    with pytest.raises(ResultsError, match="^runs to merge must have one learning rate of cosine, got 0.01 and 0.04$"):
+        merged(several)
 
 
 # Tables -----------------------------------------------------------------------------------------------------
@@ -419,7 +432,7 @@ def test_courses_end_where_an_arm_ends():
 
 def test_a_stopped_run_is_not_judged_anywhere(tmp_path):
     text = save(results(shaken(AS_PUBLISHED), done=60), tmp_path)
-    assert "The run did not end, so the claims are not judged." in text
+    assert "The run was stopped early, so the claims are not judged." in text
     assert json.loads((tmp_path / "results.json").read_text())["claims"] == []
 
 
