@@ -119,16 +119,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = (tyro.conf.DisallowNone,)
 
     def run() -> int:
-        _require_once(words)
+        _require_once(options, words)
         return command(tyro.cli(without_none(options), prog=prog, args=words, config=config))
 
     return answered("python -m experiments", run)
 
 
-def _require_once(words: Sequence[str]) -> None:
-    """**Raises:** `UsageError` for an option that is given twice, of which only the last would count."""
+def _require_once(options: type, words: Sequence[str]) -> None:
+    """**Raises:** `UsageError` for a list that is given twice, of which only the last would count."""
     given = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
-    if twice := [option for option in given if given.count(option) > 1]:
+    lists = [f"--{field.name.replace('_', '-')}" for field in fields(options) if isinstance(field.default, tuple)]
+    if twice := [option for option in lists if given.count(option) > 1]:
         raise UsageError(f"{twice[0]} must be given once, with all its values, got it {given.count(twice[0])} times")
 
 

@@ -188,7 +188,7 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
         (["--learning-rate", "1e-300"], "--learning-rate must be from 1e-30 to 1e+30, got 1e-300"),
         (["--arms", "cosine", "cosine"], "--arms must name one or more arms, each once, got cosine cosine"),
         (["--arms", "cosine", "--arms", "constant"], "--arms must be given once, with all its values, got it 2 times"),
-        (["--first-seed", "1", "--first_seed=2"], "--first-seed must be given once, with all its values, got it 2 times"),
+        (["sweep", "--factors", "1", "--factors=2"], "--factors must be given once, with all its values, got it 2 times"),
         (["--arms", "cosin"], f"--arms must be published, policies or of {', '.join(ARMS)}, got cosin"),
         (["--arms", "policies", "cosine"], "--arms must be names of arms, or policies alone, got policies cosine"),
         (["report"], "report needs the folder of one run or more"),
