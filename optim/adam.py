@@ -109,7 +109,8 @@ def adamw(
 
     **Arguments:** as of `adam`; `weight_decay`: a number or a schedule, multiplied by the rate; `mask`: a tree
     of booleans like the parameters, or a function that makes one of them, true where weights decay:
-    `not_matching(r"bias$")` spares biases. One boolean may stand for all that is below it.
+    `not_matching(r"bias$")` spares biases. One boolean may stand for all that is below it, but not for all
+    parameters. (Under `optax.inject_hyperparams` pass static_args="mask", or it takes a function for a schedule.)
 
     **Raises:** as `adam`, and `ValueError` if weight_decay is a negative number, if `mask` is neither, at `init` if it
     does not fit the parameters, or if `update` is called without `params`.

@@ -28,6 +28,7 @@ from optim.checks import (
 from optim.coefficients import Weights, WeightSum, add_weight, no_weights
 from optim.numerics import is_zero, lerp, like, widen, zeros
 from schedules import Formula, Schedule, ScheduleLike, as_schedule
+from schedules.core import shown
 from schedules.kinds import COUNT, INDEX, Choice
 
 
@@ -169,10 +170,16 @@ def _schedules(coefficient: Any) -> Any:
     if isinstance(coefficient, Mapping):
         return {name: _schedules(each) for name, each in coefficient.items()}
     # No number is guessed at: 0.999 may be meant as the decay of an EMA, and 0.001 as its c.
+    expected = "a schedule such as polyak(), ema(0.999) or constant(c)"
     if not callable(coefficient) or isinstance(coefficient, Formula):
-        expected = "a schedule such as polyak(), ema(0.999) or constant(c)"
         raise ValueError(f"average: `coefficient` must be {expected}, got {coefficient!r}")
-    return as_schedule(coefficient)
+    schedule = as_schedule(coefficient)
+    if schedule is not coefficient:
+        try:
+            jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
+        except (TypeError, ValueError):  # a function of something else, as `ema` without its decay
+            raise ValueError(f"average: `coefficient` must be {expected}, got {shown(coefficient)}") from None
+    return schedule
 
 
 def _no_weights(settings: _Settings) -> WeightSum | None:
@@ -225,7 +232,8 @@ def _require_width(lean: bool, params: Any) -> None:
 
 class LawaState(NamedTuple):
     count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
-    ring: Any  # the latest parameters; the shapes of the parameters with an axis of `last` in front
+    kept: Array  # parameters kept so far; likewise
+    ring: Any  # the latest of them; the shapes of the parameters with an axis of `last` in front
     base: Any  # the state of the base
     used: dict[str, Array]  # how many the average is of
 
@@ -255,7 +263,8 @@ def lawa(
         require_real("lawa", params)
         ring = jax.tree.map(lambda p: jnp.stack([p] * last), zeros(params))  # sharded as the parameters are
         base_state = base.init(jax.tree.map(jnp.copy, params))
-        return LawaState(jnp.zeros((), jnp.int32), ring, base_state, {"averaged": jnp.zeros((), jnp.int32)})
+        count, kept, averaged = (jnp.zeros((), jnp.int32) for _ in range(3))  # a buffer each, to be donated
+        return LawaState(count, kept, ring, base_state, {"averaged": averaged})
 
     def update(grads: Any, state: LawaState, params: Any = None, **extra_args: Any) -> tuple[Any, LawaState]:
         require_state("lawa", LawaState, state)
@@ -271,15 +280,14 @@ def lawa(
 @functools.partial(jax.jit, inline=True)
 def _keep(state: LawaState, params: Any, every: Array, start: Array) -> LawaState:
     since = state.count - start
-    number = jnp.maximum(since, 0) // every
     keep = (since >= 0) & (since % every == 0)
 
     def replaced(ring: Array, p: Array) -> Array:
-        slot = number % len(ring)
+        slot = state.kept % len(ring)
         newest = jnp.where(keep, p.astype(ring.dtype), jax.lax.dynamic_index_in_dim(ring, slot, keepdims=False))
         return jax.lax.dynamic_update_index_in_dim(ring, newest, slot, 0)
 
     ring = jax.tree.map(replaced, state.ring, params)
     last = max((len(leaf) for leaf in jax.tree.leaves(ring)), default=0)
-    averaged = jnp.where(since < 0, 0, jnp.minimum(number + 1, last)).astype(state.count.dtype)
-    return state._replace(count=optax.safe_increment(state.count), ring=ring, used={"averaged": averaged})
+    count, kept = optax.safe_increment(state.count), state.kept + keep
+    return state._replace(count=count, kept=kept, ring=ring, used={"averaged": jnp.minimum(kept, last)})

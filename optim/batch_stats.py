@@ -24,7 +24,7 @@ from jax import Array
 
 from optim.checks import by_path, difference
 from optim.numerics import lerp, zeros
-from schedules.core import shortened
+from schedules.core import shortened, shown
 
 Model = TypeVar("Model")
 
@@ -49,14 +49,14 @@ def refresh_batch_stats(
     **Returns:** a dictionary like `variables`, with new "batch_stats" of the same shapes and dtypes, computed in
     float32 or wider. A BatchNorm that `apply_fn` does not update is frozen, and keeps its own.
 
-    **Raises:** `ValueError` if there are no batches, a batch has no samples, `variables` have no BatchNorm,
-    or `apply_fn` updates none or does not return the updates, or others than `variables` have.
+    **Raises:** `ValueError` if there are no batches or one array in place of them, a batch has no samples, `variables`
+    have no BatchNorm, or `apply_fn` updates none or does not return the updates, or others than `variables` have.
     """
-    stats = variables.get("batch_stats", {})
+    stats = variables.get("batch_stats", {}) if isinstance(variables, Mapping) else {}
     if not _norms(stats):
         raise ValueError(
             "refresh_batch_stats: `variables` must have the mean and var of a BatchNorm in batch_stats, got "
-            f"{_shapes(dict(variables))}"
+            f"{_shapes(dict(variables)) if isinstance(variables, Mapping) else shown(variables)}"
         )
 
     def forward(stats: Any, batch: Any) -> Any:
@@ -100,6 +100,8 @@ def refresh_batch_stats_nnx(model: Model, batches: Iterable[Any], forward: Calla
     """
     from flax import nnx
 
+    if not isinstance(model, nnx.Module):
+        raise ValueError(f"refresh_batch_stats_nnx: `model` must be a Flax nnx model, got {type(model).__name__}")
     graph, state = nnx.split(model)
     stats = nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
     if not _norms(stats):
@@ -131,6 +133,9 @@ def _refreshed(
     function: str, argument: str, forward: Callable[[Any, Any], Any], stats: Any, batches: Iterable[Any]
 ) -> Any:
     """`stats` over all batches; `forward` gives the running statistics after a batch from those before it."""
+    if isinstance(batches, np.ndarray | Array) or not isinstance(batches, Iterable):
+        got = f"one array of shape {batches.shape}" if hasattr(batches, "shape") else shown(batches)
+        raise ValueError(f"{function}: `batches` must be an iterable of batches, for one of them [batch], got {got}")
     sized = ((_size(function, batch), batch) for batch in batches)
     first = next(sized, None)
     if first is None:

@@ -164,21 +164,22 @@ def ema(decay: float | Array) -> Schedule:
     **Raises:** `ValueError` if `decay` is a number outside [0, 1).
     """
     (decay,) = checked("ema", FRACTION, decay=decay)
-    return exponential_average(1 / (1 - decay if isinstance(decay, Array) else _complement(decay)))
+    return exponential_average(1 / _complement(decay))
 
 
-def ema_half_life(updates: float) -> Schedule:
+def ema_half_life(updates: float | Array) -> Schedule:
     r"""The bias-corrected exponential average in which a weight halves in so many updates.
 
     $$r = 2^{-1 / \mathrm{updates}}$$
 
     **Raises:** `ValueError` unless `updates` is a positive number.
     """
-    checked("ema_half_life", POSITIVE, updates=updates)
-    return exponential_average(-1 / math.expm1(-math.log(2) / updates))
+    (updates,) = checked("ema_half_life", POSITIVE, updates=updates)
+    expm1 = jnp.expm1 if isinstance(updates, Array) else math.expm1
+    return exponential_average(-1 / expm1(-math.log(2) / updates))
 
 
-def ema_warmed(decay: float, exponent: float = 2 / 3, timescale: int = 1) -> Schedule:
+def ema_warmed(decay: float | Array, exponent: float | Array = 2 / 3, timescale: int | Array = 1) -> Schedule:
     r"""An exponential average whose decay rises from 0 to `decay`, instead of a bias correction.
 
     $$c(t) = \max\big(1 - \mathrm{decay},\, (1 + t / \mathrm{timescale})^{-\mathrm{exponent}}\big)$$
@@ -205,8 +206,9 @@ def ema_relative(step: Array, half_life: Positive) -> Array:
     return jnp.where(step < 1, 1.0, c)
 
 
-def _complement(decay: float) -> float:
-    return float(1 - Decimal(repr(float(decay))))
+def _complement(decay: float | Array) -> float | Array:
+    """1 - decay, of the decimal that was typed."""
+    return 1 - decay if isinstance(decay, Array) else float(1 - Decimal(repr(float(decay))))
 
 
 # Weights that add up ----------------------------------------------------------------------------------

@@ -240,7 +240,9 @@ def require_eval_params(opt_state: Any, params: Any, name: str | None = None) ->
         raise ValueError("require_eval_params: `opt_state` must store its average, got one in the lean form")
     expected = _evaluated("require_eval_params", opt_state, params, name)
     for (path, have), want in zip(tree_leaves_with_path(params), jax.tree.leaves(expected), strict=True):
-        if not isinstance(have, jax.core.Tracer) and not jnp.array_equal(have, want, equal_nan=True):
+        if have is want or isinstance(have, jax.core.Tracer):
+            continue
+        if not jnp.array_equal(have, want, equal_nan=True):
             raise ValueError(
                 "require_eval_params: `params` must be the averaged parameters, eval_params(opt_state, params), got "
                 f"training parameters at {keystr(path) or 'the root'}"

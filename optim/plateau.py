@@ -111,6 +111,7 @@ class Plateau:
     def update(self, state: PlateauState, metric: ArrayLike) -> PlateauState:
         """The state after one more observation, `metric`: one number."""
         require_one("Plateau: `metric`", metric)
+        require_state("Plateau", PlateauState, state)
         return _update(self, state, metric)
 
     def tree_flatten_with_keys(self) -> tuple[list[tuple[GetAttrKey, Any]], tuple[Any, ...]]:

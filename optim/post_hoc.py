@@ -35,7 +35,7 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: float, updates: int | 
       {(\gamma_a + \gamma_b + 1) \max(t_a, t_b)}, \qquad e = \gamma_b \text{ if } t_a < t_b \text{ else } -\gamma_a$$
 
     **Arguments:** `snapshots`: of any updates and exponents; those after `updates` are not used; `updates`: by default
-    that of the latest snapshot.
+    that of the latest snapshot, which is the most.
 
     **Returns:** a tree like the snapshots' parameters, with their dtypes; the sums are float64.
 
@@ -49,6 +49,8 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: float, updates: int | 
     checked("post_hoc_ema", POSITIVE, exponent=exponent)
     latest = max(s.updates for s in snapshots)
     (updates,) = checked("post_hoc_ema", COUNT, updates=latest if updates is None else updates)
+    if updates > latest:
+        raise ValueError(f"post_hoc_ema: `updates` must be at most the {latest} of the latest snapshot, got {updates}")
     used = [s for s in snapshots if s.updates <= updates]
     if not used:
         raise ValueError(

@@ -46,6 +46,10 @@ class _Unbounded(Number):
     largest = math.inf
 
 
+FUNCTIONS = {
+    "loss": "a function from parameters and a batch to one number",
+    "optimizer": "a function from a schedule to an optax transformation, such as adam",
+}
 _NUMBERS = {
     "start": POSITIVE,
     "end": POSITIVE,
@@ -91,8 +95,8 @@ def range_test(
 
     All of it is one compiled program, in which every number is an argument: for the same `loss` and `optimizer` (the
     same objects: a new lambda is a new function) changing numbers, parameters or batches retraces nothing. The run's
-    state is dropped at the end, so nothing has to be restored. `jax.vmap` over parameters or batches tests several
-    seeds at once.
+    state is dropped at the end, so nothing has to be restored. A run that diverges ends in NaN, so `jax_debug_nans`
+    must be off. `jax.vmap` over parameters or batches tests several seeds at once.
 
     **Returns:** a `RangeTest`.
 
@@ -100,11 +104,10 @@ def range_test(
 
     Source: Smith, arXiv:1506.01186; rates, smoothing and divergence of fastai's `lr_find`.
     """
+    _require_functions(loss=loss, optimizer=optimizer)
     numbers = _numbers(start=start, end=end, smoothing=smoothing, divergence=divergence)
     _require_steps(batches)
     require_real("range_test", params)
-    if not callable(optimizer):
-        raise ValueError(_wrong_optimizer(optimizer))
     return _run(loss, optimizer, params, batches, numbers)
 
 
@@ -116,7 +119,8 @@ def _run(
     rate = exponential(numbers["start"], numbers["end"], steps)
     transformation = optimizer(rate)
     if not isinstance(transformation, optax.GradientTransformation):
-        raise ValueError(_wrong_optimizer(transformation, "a function to "))
+        expected = FUNCTIONS["optimizer"]
+        raise ValueError(f"range_test: `optimizer` must be {expected}, got a function to {shown(transformation)}")
     transformation = optax.with_extra_args_support(transformation)
 
     def update(run: Any, batch: Any) -> tuple[Any, Array]:
@@ -155,6 +159,17 @@ def _numbers(**given: Any) -> dict[str, Array]:
     return {name: _NUMBERS[name].cast(value, None) for name, value in built.items()}
 
 
+def _require_functions(**functions: Any) -> None:
+    for name, function in functions.items():
+        if not callable(function):
+            raise ValueError(f"range_test: `{name}` must be {FUNCTIONS[name]}, got {shown(function)}")
+        try:
+            hash(function)
+        except TypeError:  # as a method of a model of Equinox
+            got = type(function).__name__
+            raise ValueError(f"range_test: `{name}` must be hashable, as what def makes is, got a {got}") from None
+
+
 def _require_steps(batches: Any) -> None:
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
     if len(lengths) != 1 or min(lengths) < (LEAST_STEPS,):
@@ -166,17 +181,22 @@ def _require_steps(batches: Any) -> None:
 
 def _one_number(loss: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     def checked(params: Any, batch: Any) -> Any:
-        value = loss(params, batch)
+        try:
+            value = loss(params, batch)
+        except (TypeError, ValueError) as error:
+            if not isinstance(batch, list):
+                raise
+            raise ValueError(
+                f"range_test: `loss` cannot take a list of {len(batch)} arrays or trees as a batch; if `batches` is a "
+                "list of batches, stack them: jax.tree.map(lambda *several: jnp.stack(several), *batches)"
+            ) from error
         if jax.tree.map(np.shape, value) != ():
             raise ValueError(f"range_test: `loss` must return one number, got the shapes {_shapes(value)}")
+        if not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            raise ValueError(f"range_test: `loss` must return a real float, got {jnp.result_type(value)}")
         return value
 
     return checked
-
-
-def _wrong_optimizer(got: Any, what: str = "") -> str:
-    expected = "a function from a schedule to an optax transformation, such as adam"
-    return f"range_test: `optimizer` must be {expected}, got {what}{shown(got)}"
 
 
 def _shapes(tree: Any) -> str:

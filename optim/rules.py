@@ -87,6 +87,10 @@ def decay_mask(optimizer: str, mask: Mask | None) -> Callable[[Any], Any] | None
             return params
         marks = mask(params) if callable(mask) else mask
         _require_booleans(optimizer, marks)
+        if jax.tree_util.all_leaves([marks]) and not jax.tree_util.all_leaves([params]):
+            # It calls the function with a step, as if it were a schedule.
+            advice = 'under optax.inject_hyperparams pass static_args="mask"'
+            raise ValueError(_wrong_mask(optimizer, f"{marks} for all parameters; {advice}"))
         structure: Any = jax.tree.structure(params)
         return marks if jax.tree.structure(marks) == structure else _spread(optimizer, marks, params)
 
@@ -306,4 +310,5 @@ def _require_patterns(function: str, argument: str, patterns: Sequence[Any]) -> 
 
 def _few(paths: list[str]) -> str:
     """The paths, or three of them and how many more there are."""
+    paths = [path or "a single array" for path in paths]
     return ", ".join(paths) if len(paths) <= 3 else f"{', '.join(paths[:3])} and {len(paths) - 3} more"

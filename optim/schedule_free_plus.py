@@ -54,7 +54,7 @@ def schedule_free_plus(
     learning_rate: ScheduleLike = 1.0,
     beta: float | Array = 0.9,
     beta_max: float | Array = 0.965,
-    beta_steps: int = 0,
+    beta_steps: int | Array = 0,
     b1: ScheduleLike = 0.9,
     b2: ScheduleLike = 0.95,
     eps: ScheduleLike = 1e-8,
@@ -96,6 +96,8 @@ def schedule_free_plus(
     beta, beta_max, polyak_beta = checked(name, FRACTION, beta=beta, beta_max=beta_max, polyak_beta=polyak_beta)
     beta_steps, newest_until = checked(name, INDEX, beta_steps=beta_steps, newest_until=newest_until)
     checked(name, POWER, r=r, weight_lr_power=weight_lr_power)
+    if isinstance(beta_steps, Array):  # maybe 0, in which case beta stays
+        beta_max = jnp.where(beta_steps == 0, beta, beta_max)
     annealed = constant(beta) if is_zero(beta_steps) else 1 - exponential(1 - beta, 1 - beta_max, beta_steps)
     hyperparameters = _Hyperparameters(
         **scheduled(
@@ -181,7 +183,7 @@ def _rate(lr: Array, value: Array, slope: Array, norm: Array) -> Array:
     """The Polyak step; 0 where there is no gradient."""
     step = jnp.minimum(jnp.maximum(value + slope, 0.0) / jnp.where(norm == 0, 1.0, norm), _LARGEST)
     rate = jnp.where(norm == 0, 0.0, jnp.minimum(lr * step, _LARGEST))
-    return jnp.where(jnp.isfinite(value), rate, jnp.nan)
+    return jnp.where(jnp.isfinite(value), rate, value - value)  # NaN, as in `limited`
 
 
 def _sum(of: Any, *trees: Any) -> Array:

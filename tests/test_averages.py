@@ -234,6 +234,36 @@ def test_several_averages_of_one_run_are_chosen_by_name():
         eval_params(state, params, "short")
 
 
+@pytest.mark.parametrize("settings", [{"every": 1}, {"every": 3}, {"every": 10, "start": 30}])
+def test_lawa_goes_on_with_other_settings_from_what_it_has_kept(settings):
+    """What was never kept is in no average."""
+    before, after = lawa(sgd(0.1), 5, every=10), lawa(sgd(0.1), 5, **settings)
+    params, zero = jnp.ones(()), jnp.zeros(())
+    state = before.init(params)
+    update_before, update_after = jax.jit(before.update), jax.jit(after.update)
+    for i in range(60):
+        _, state = (update_before if i < 25 else update_after)(zero, state, params)
+        assert eval_params(state, params) == 1.0, i
+    assert hyperparameters(state)["averaged"] == 5
+
+
+@pytest.mark.parametrize("make", [ema, ema_half_life, ema_warmed])
+def test_averages_are_swept_over(make):
+    numbers = np.array([0.5, 0.75, 0.875], np.float32)
+    found = jax.vmap(lambda n: make(n)(7))(numbers)
+    np.testing.assert_allclose(found, [make(float(n))(7) for n in numbers], rtol=1e-6)
+
+
+def test_a_length_of_0_that_is_an_array_is_that_of_the_number():
+    def beta(steps):
+        return schedule_free_plus(beta_steps=steps).init(jnp.ones(2)).used["beta"]
+
+    np.testing.assert_allclose([beta(0), beta(jnp.int32(0))], 0.9, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(beta)(jnp.array([0, 10])), 0.9, rtol=1e-6)
+    injected = optax.inject_hyperparams(schedule_free_plus)(learning_rate=1.0)
+    np.testing.assert_allclose(hyperparameters(injected.init(jnp.ones(2)))["beta"], 0.9, rtol=1e-6)
+
+
 def test_lawa_is_the_mean_of_the_latest():
     points = held()
     found = [x["w"] for _, x in replay(lawa(adam(0.05), last=4, every=3, start=5))]
@@ -332,6 +362,9 @@ def test_training_parameters_are_not_saved_by_mistake():
         (lambda: gpa(adam(0.1), 1.0), "gpa: `mu_x` must be a number from 0 to below 1 or a schedule, got 1.0"),
         (lambda: average(adam(0.1), polyak(), beta=1.5), "average: `beta` must be a number from 0 to 1 or a schedule, got 1.5"),
         (lambda: average(adam(0.1), 0.999), "average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got 0.999"),
+        (lambda: average(adam(0.1), ema), f"average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got {ema!r}"),
+        (lambda: average(adam(0.1), {"a": ema_half_life}), f"average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got {ema_half_life!r}"),
+        (lambda: average(adam(0.1), weighted), f"average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got {weighted!r}"),
         (lambda: average(adam(0.1), polyak), "average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got polyak"),
         (lambda: weighted(None), "weighted: `learning_rate` must be a number or a schedule (constant: `value` must be a finite number, got None)"),
         (lambda: average(adam(0.1), {"a": 0.999}), "average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got 0.999"),
@@ -355,6 +388,7 @@ def test_training_parameters_are_not_saved_by_mistake():
         (lambda: ema_warmed(1), "ema_warmed: `decay` must be a number from 0 to below 1, got 1"),
         (lambda: exponent_of_width(0.3), "exponent_of_width: `width` must be a number above 0 and below 0.288, got 0.3"),
         (lambda: post_hoc_ema([], 7.0), "post_hoc_ema: `snapshots` must be one Snapshot or more in a list, got []"),
+        (lambda: post_hoc_ema([Snapshot(5, 7.0, 0.0), Snapshot(9, 7.0, 0.0)], 7.0, 10), "post_hoc_ema: `updates` must be at most the 9 of the latest snapshot, got 10"),
         (lambda: post_hoc_ema([Snapshot(5, 7.0, 0.0)], 7.0, 4), "post_hoc_ema: `snapshots` must hold one of 1 to 4 updates, got [5]"),
         (lambda: post_hoc_ema([Snapshot(5, 7.0, 0.0)], 0.0), "post_hoc_ema: `exponent` must be a positive number, got 0.0"),
         (lambda: average(adam(0.1), polyak()).init({"w": jnp.ones(2, complex)}), "average: `params` must be real floating-point arrays, got complex64 at ['w']; wrap the optimizer in optax.contrib.split_real_and_imaginary"),

@@ -313,7 +313,7 @@ def test_means_far_from_zero_cancel_no_digits():
 
 
 def test_other_statistics_stay_and_a_nan_is_forgotten():
-    stats = refresh_batch_stats(moments, moments_variables(), IMAGES[0].reshape(-1, 1, 3))["batch_stats"]
+    stats = refresh_batch_stats(moments, moments_variables(), [*IMAGES[0].reshape(-1, 1, 3)])["batch_stats"]
     assert stats["spectral"] == {"sigma": 2.0}
     assert np.isfinite(stats["bn"]["var"]).all()
 
@@ -400,6 +400,23 @@ TRAINING = "must be in training mode, got statistics that a batch leaves alone"
         (
             lambda: refresh_batch_stats_nnx(nnx.view(nnx_model(), use_running_average=True), IMAGES),
             f"refresh_batch_stats_nnx: `model` {TRAINING}",
+        ),
+        (
+            lambda: refresh_batch_stats(moments, moments_variables(), IMAGES[0]),
+            "refresh_batch_stats: `batches` must be an iterable of batches, for one of them [batch], got one array of "
+            f"shape {IMAGES[0].shape}",
+        ),
+        (
+            lambda: refresh_batch_stats_nnx(nnx_model(), None),
+            "refresh_batch_stats_nnx: `batches` must be an iterable of batches, for one of them [batch], got None",
+        ),
+        (
+            lambda: refresh_batch_stats(moments, None, []),
+            "refresh_batch_stats: `variables` must have the mean and var of a BatchNorm in batch_stats, got None",
+        ),
+        (
+            lambda: refresh_batch_stats_nnx({"w": 1.0}, []),
+            "refresh_batch_stats_nnx: `model` must be a Flax nnx model, got dict",
         ),
     ],
 )

@@ -418,3 +418,14 @@ def test_what_is_in_range_is_taken():
         radam(0.1, b2=jnp.float32(0.9), threshold=4),
     ):
         optimizer.update(jnp.ones(2), optimizer.init(jnp.ones(2)), jnp.ones(2), value=1.0)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "schedule-free-plus"])
+def test_who_looks_for_a_nan_in_their_own_code_meets_none_of_ours(name):
+    """One is looked for with `jax_debug_nans`, and found where it arises only without `jit`."""
+    params = {"w": jnp.ones(2)}
+    with jax.debug_nans(True), jax.disable_jit():
+        optimizer = EVERY[name]()
+        optimizer.update(params, optimizer.init(params), params, value=1.0)
+        with pytest.raises(FloatingPointError):
+            jnp.log(jnp.array([-1.0]))

@@ -225,7 +225,9 @@ def test_what_an_average_leaves_out_need_not_fit():
         np.testing.assert_array_equal(found["w"], 1.0)
         assert found["rest"] == params["rest"]
     state = average(adam(0.1), polyak()).init(eqx.filter(MODEL, eqx.is_inexact_array))
-    assert eval_params(state, MODEL).activation is MODEL.activation
+    found = eval_params(state, MODEL)
+    assert found.activation is MODEL.activation
+    assert require_eval_params(state, found) is found
 
 
 MODEL = eqx.nn.MLP(2, 1, 2, 1, key=jax.random.key(0))
@@ -387,6 +389,8 @@ def test_a_mask_that_is_none_is_refused_at_once(name):
 def test_a_mask_that_does_not_fit_is_found_at_init(name):
     for mask, got in [
         ({"w": True}, "none for b"),
+        (False, 'False for all parameters; under optax.inject_hyperparams pass static_args="mask"'),
+        (np.bool_(True), 'True for all parameters; under optax.inject_hyperparams pass static_args="mask"'),
         ({"w": True, "b": False, "c": True}, "one for c, where no parameter is"),
         ({"w": {"kernel": True}, "b": False}, "none for w"),
         (lambda p: {"w": True}, "none for b"),
@@ -406,11 +410,9 @@ def test_a_mask_that_does_not_fit_is_found_at_init(name):
         ({"w": True, "b": False}, "w"),
         (lambda p: {"w": False, "b": True}, "b"),
         (not_matching("b$"), "w"),
-        (False, ""),
-        (np.bool_(True), "wb"),
         ({"w": np.array(True), "b": jnp.array(False)}, "w"),
     ],
-    ids=range(6),
+    ids=range(4),
 )
 def test_weights_decay_where_a_mask_is_true(name, mask, decays):
     optimizer = MASKED[name](mask)
@@ -420,6 +422,19 @@ def test_weights_decay_where_a_mask_is_true(name, mask, decays):
     assert {path for path, leaf in updates.items() if (leaf != 0).any()} == {*decays}
     # Optax calls `init` with a placeholder, which has no leaves.
     assert jax.tree.structure(optax.tree_map_params(optimizer, lambda p: p, state)) == jax.tree.structure(state)
+
+
+@masked
+def test_a_mask_that_optax_took_for_a_schedule_is_refused(name):
+    def inject(**static):
+        make = lambda mask: MASKED[name](mask)  # noqa: E731
+        return optax.inject_hyperparams(make, **static)(mask=lambda p: jax.tree.map(lambda leaf: leaf.ndim > 1, p))
+
+    advice = 'under optax.inject_hyperparams pass static_args="mask"'
+    assert refused(inject().init, PARAMS) == f"{name}: {WAY}False for all parameters; {advice}"
+    optimizer = inject(static_args="mask")
+    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, PARAMS), optimizer.init(PARAMS), PARAMS)
+    assert {path for path, leaf in updates.items() if (leaf != 0).any()} == {"w"}
 
 
 def test_a_mask_goes_by_paths_in_a_model_of_nnx():

@@ -442,6 +442,9 @@ def test_a_missing_or_wrong_metric_is_one_clear_sentence():
     rule, link = Plateau(), optax.chain(optax.sgd(0.1), reduce_on_plateau())
     with pytest.raises(ValueError, match=r"^Plateau: `metric` must be one number, got an array of shape \(3,\)$"):
         rule.update(rule.init(), jnp.ones(3))
+    for state, got in [({"scale": 1.0}, "dict"), (None, "NoneType"), (link.init(PARAMS), "tuple")]:
+        with pytest.raises(ValueError, match=f"^Plateau: `state` must be the PlateauState that init makes, got {got}$"):
+            rule.update(state, 1.0)
     with pytest.raises(
         ValueError, match=r"^reduce_on_plateau: `value` must be one number, got an array of shape \(1,\)$"
     ):

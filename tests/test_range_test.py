@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -513,6 +514,15 @@ def run(loss=prescribed, batches=TEN, optimizer=sgd, **numbers):
 
 SEVEN = "range_test: `batches` must be arrays with 7 or more updates along their first axis, as many in each, got the shapes"
 FUNCTION = "range_test: `optimizer` must be a function from a schedule to an optax transformation, such as adam, got"
+
+
+class Model(eqx.Module):
+    w: jax.Array
+
+    def loss(self, params, batch):
+        return params * self.w @ batch
+
+
 EARLY = RangeTest(RATES, np.zeros(20), np.r_[np.zeros(8), np.full(12, np.nan)])
 
 
@@ -537,6 +547,17 @@ EARLY = RangeTest(RATES, np.zeros(20), np.r_[np.zeros(8), np.full(12, np.nan)])
         (lambda: run(optimizer=lambda lr: "adam"), f"{FUNCTION} a function to 'adam'"),
         (lambda: run(loss=lambda p, b: p * jnp.ones(3)), "range_test: `loss` must return one number, got the shapes (3,)"),
         (lambda: run(loss=lambda p, b: (p, {"a": b})), "range_test: `loss` must return one number, got the shapes ((), {'a': ()})"),
+        (lambda: run(loss=lambda p, b: 1), "range_test: `loss` must return a real float, got int32"),
+        (lambda: run(loss=None), "range_test: `loss` must be a function from parameters and a batch to one number, got None"),
+        (lambda: run(loss=Model(jnp.ones(2)).loss), "range_test: `loss` must be hashable, as what def makes is, got a BoundMethod"),
+        (
+            lambda: run(loss=lambda p, b: p @ b, batches=[TEN] * 20),
+            "range_test: `loss` cannot take a list of 20 arrays or trees as a batch; if `batches` is a list of batches, "
+            "stack them: jax.tree.map(lambda *several: jnp.stack(several), *batches)",
+        ),
+        (lambda: suggest_rate("a"), "suggest_rate: `found` must be what range_test returned, got 'a'"),
+        (lambda: plot_range_test([1.0]), "plot_range_test: `found` must be what range_test returned, got [1.0]"),
+        (lambda: suggest_rate(EARLY, []), "suggest_rate: `picker` must be one of 'valley', 'steep', 'minimum', 'slide', got []"),
         (lambda: suggest_rate(EARLY, "best"), "suggest_rate: `picker` must be one of 'valley', 'steep', 'minimum', 'slide', got 'best'"),
         (
             lambda: suggest_rate(EARLY),
