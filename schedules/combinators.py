@@ -301,6 +301,12 @@ def per_update(step: Array, schedule: ScheduleLike, units: Count) -> Array:
 
     $$f(t) = \mathrm{schedule}(\mathrm{units} \cdot t)$$
 
-    Its lengths are whole numbers of units: with 1000 units to an update, those of thousandths of an update.
+    Its lengths are whole numbers of units, at most 2^31 - 1: with 1000 units to an update, those of thousandths of an
+    update. A schedule without an end goes on beyond 2^31 units, which are counted in floats.
     """
-    return as_schedule(schedule)(numerics.times(step, units))
+    schedule = as_schedule(schedule)
+    counted = schedule(numerics.times(step, units))
+    if not jnp.issubdtype(step.dtype, jnp.integer):
+        return counted
+    last = jnp.iinfo(step.dtype).max // jnp.maximum(units, 1)
+    return jnp.where(step <= last, counted, schedule(step.astype(float) * units))

@@ -192,6 +192,10 @@ class Schedule:
         return combined("multiply", other, self)
 
     def __truediv__(self, divisor: float | Array) -> "Schedule":
+        if not isinstance(divisor, int | float | np.number | np.ndarray | Array):
+            raise TypeError(f"a schedule can be divided by a number only, got {shown(divisor)}")
+        if isinstance(divisor, int | float | np.number) and divisor == 0:
+            raise ZeroDivisionError(f"{self.formula}: a schedule cannot be divided by 0")
         return self * (1 / divisor)
 
     def __pow__(self, exponent: float | Array) -> "Schedule":
@@ -281,7 +285,13 @@ def _value(schedule: Schedule, step: ArrayLike) -> Array:
     arguments = formula._cast(schedule.arguments, step.dtype)
 
     def at(t: Array) -> Array:
-        found = formula.function(t, *arguments.args, **arguments.kwargs)
+        try:
+            found = formula.function(t, *arguments.args, **arguments.kwargs)
+        except NEEDS_NUMBERS as error:
+            raise TypeError(
+                f"{formula}: a formula must not need its step and numbers as Python's, since they are traced: use "
+                "jnp.where in the place of `if`, and jnp.cos in the place of math.cos"
+            ) from error
         try:
             value = jnp.asarray(found)
         except (TypeError, ValueError):
@@ -352,7 +362,10 @@ class Formula(Generic[P]):
             decorator = "recipe" if is_recipe else "schedule"
             raise TypeError(f"{decorator}: `function` must be a function with a name, got {shown(function)}")
         functools.update_wrapper(self, function)
-        signature = inspect.signature(function, eval_str=True)
+        try:
+            signature = inspect.signature(function, eval_str=True)
+        except NameError as error:
+            raise TypeError(f"{self}: an annotation cannot be read ({error}): import it at run time") from None
         parameters = list(signature.parameters.values())
         self.compose: Callable[..., Schedule] | None = function if is_recipe else None
         self.function: Callable[..., Any] = function
@@ -405,7 +418,9 @@ class Formula(Generic[P]):
 
     def _build(self, arguments: Mapping[str, Any]) -> Schedule:
         built = {name: built_as(self.kinds[name], self, name, value) for name, value in arguments.items()}
-        mistake = self.check and self.check(**built)
+        mistake = self.check(**built) if self.check else None
+        if not isinstance(mistake, str | None):
+            raise TypeError(f"{self}: `check` must return what is wrong, in words, or None, got {shown(mistake)}")
         if mistake:
             raise ValueError(f"{self}: {mistake}")
         if self.compose:

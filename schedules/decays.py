@@ -121,10 +121,15 @@ def table(step: Array, values: Values, every: Period = 1) -> Array:
     return values[jnp.clip(step // every, 0, len(values) - 1).astype(int)]
 
 
-def _points(values: object, boundaries: object, **_: object) -> str | None:
-    points, places = len(values), len(boundaries)  # type: ignore[arg-type]
+def _points(values: Any, boundaries: Any, shape: Any) -> str | None:
+    points, places = len(values), len(boundaries)
     if points != places or not points:
         return f"`values` must be as many as `boundaries` and at least one, got {points} and {places}"
+    try:
+        for start, end in itertools.pairwise(values if isinstance(values, tuple) else ()):
+            shape(start, end, 1)
+    except ValueError as error:
+        return f"`values` must be what the shape goes through ({error})"
     return None
 
 

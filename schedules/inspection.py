@@ -339,7 +339,7 @@ def check(schedule: ScheduleLike, steps: int, *, after: ScheduleLike | None = No
     if not np.isfinite(values).all():
         return [f"It is not finite at step {places[~np.isfinite(values)][0]:,}."]
     remarks = [] if before is None else [*_takes_over(schedule, before, at)]
-    for rule in (_negative, _zero, _end, _after, _tail):
+    for rule in (_negative, _zero, _end, _after, _tail, _early):
         remarks += rule(schedule, steps, places, values)
     return remarks + [
         f"It jumps from {left:.6g} to {right:.6g} at step {joint:,}, where one schedule is joined to the next."
@@ -397,8 +397,20 @@ def _tail(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) ->
     del schedule
     alive = np.flatnonzero(values >= 0.01 * np.max(values))
     if np.max(values) > 0 and at[alive[-1]] - at[0] < 0.8 * (steps - 1 - at[0]):
-        share = (steps - at[alive[-1]] - 1) / (steps - at[0])
-        yield f"It stays below 1 % of its peak from step {at[alive[-1]] + 1:,} on, for the last {share:.0%} of the run."
+        gone = at[alive[-1]] + 1
+        share = 100 * (steps - gone) / (steps - at[0])
+        yield f"It stays below 1 % of its peak from step {gone:,} on, for the last {share:.3g}% of the run."
+
+
+def _early(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
+    del at
+    peak, last = np.max(values), values[-1]
+    if not (0.01 * peak <= last < 0.99 * peak and _ends(schedule)):
+        return
+    over = max(itertools.islice(_changes(schedule, MAX_STEPS), MOST_CHANGES), default=0)
+    if over < 0.1 * steps:
+        rest = f"for the last {100 * (steps - over) / steps:.3g}% of the run"
+        yield f"It stays at {last:.6g} from step {over:,} on, {rest}: are its lengths in epochs?"
 
 
 def _ends(schedule: Schedule) -> bool:
@@ -471,7 +483,7 @@ def plot(
     if ax is None:
         ax = plt.subplots(figsize=(7, 3.2), layout="constrained")[1]
     labelled = _labelled(schedules)
-    for i, (label, schedule) in enumerate(labelled.items()):
+    for i, (label, schedule) in enumerate(labelled):
         at, values = _sampled(schedule, steps, most=2000)
         style, colour = STYLES[(i + i // len(COLOURS)) % len(STYLES)], COLOURS[i % len(COLOURS)]
         ax.plot(at, values, label=label, linestyle=style, color=colour, linewidth=1.8)
@@ -482,12 +494,22 @@ def plot(
     return ax
 
 
-def _labelled(schedules: Any) -> dict[str, Schedule]:
+def _labelled(schedules: Any) -> list[tuple[str, Schedule]]:
     if isinstance(schedules, Mapping):
-        return {label: as_schedule(schedule) for label, schedule in schedules.items()}
-    if isinstance(schedules, Sequence):
-        return {shortened(repr(as_schedule(s)), 90): as_schedule(s) for s in schedules}
+        return [(label, as_schedule(schedule)) for label, schedule in schedules.items()]
+    if isinstance(schedules, Sequence) and not isinstance(schedules, str):
+        several = [as_schedule(each) for each in schedules]
+        return [*zip(_told_apart([*map(repr, several)], 90), several, strict=True)]
     return _labelled([schedules])
+
+
+def _told_apart(texts: list[str], length: int) -> list[str]:
+    """Texts of at most so many characters: without what they begin with in common, where they would else be alike."""
+    short = [shortened(text, length) for text in texts]
+    if len({*short}) == len({*texts}):
+        return short
+    common = next(i for i, letters in enumerate(zip(*texts, strict=False)) if len({*letters}) > 1)
+    return [shortened(f"...{text[max(common - length // 3, 0) :]}", length) for text in texts]
 
 
 def _length(caller: str, steps: Any, least: int = 1, name: str = "steps") -> int:

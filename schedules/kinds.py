@@ -93,6 +93,8 @@ class Number(Kind):
         return MAX_STEPS if self.type is int else float(jnp.finfo(jnp.result_type(float)).max)
 
     def cast(self, value: Any, clock: Any) -> Any:
+        if self.duration and isinstance(value, Array) and jnp.issubdtype(value.dtype, jnp.floating):
+            value = jnp.round(value)  # traced, as of 0.29 * 100
         return _of_rank(0, jnp.asarray(value, clock if self.duration else self.type))
 
     def phases(self, value: Any) -> Sequence[int]:
@@ -125,7 +127,7 @@ class PreciseNumber(Number):
 
 
 class Numbers(Kind):
-    """A list of numbers, each a leaf; or one JAX array, which is a single leaf."""
+    """A list of numbers, each a leaf; or one array, which is a single leaf: long ones compile in a moment."""
 
     def __init__(self, each: Number, expected: str, ascending: bool = False):
         self.each, self.expected, self.ascending = each, expected, ascending
@@ -137,7 +139,10 @@ class Numbers(Kind):
             require(value, value.ndim == 1 and _is_real(value) and jnp.issubdtype(value.dtype, self.each.dtypes))
             self.build(np.asarray(value).tolist())
             return value
-        require(value, isinstance(value, Sequence | np.ndarray) and not isinstance(value, str))
+        if isinstance(value, np.ndarray):
+            self.build(value.tolist())
+            return jnp.asarray(value, self.each.type)
+        require(value, isinstance(value, Sequence) and not isinstance(value, str))
         numbers = tuple(map(self.each.build, value))
         if self.ascending and not any(isinstance(n, Array) for n in numbers):
             require(value, all(a <= b for a, b in itertools.pairwise(numbers)))

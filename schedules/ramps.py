@@ -57,7 +57,8 @@ def exponential(step: Array, start: Positive, end: Positive, steps: Steps) -> Ar
 
     Equal ratios from update to update: the cooldown of MiniCPM (arXiv:2404.06395), and the range test's ramp.
     """
-    return geometric(start, end, step, steps)
+    # Also where a start that is the value of a schedule is 0.
+    return jnp.where(step < steps, geometric(start, end, step, steps), end)
 
 
 @schedule

@@ -32,6 +32,7 @@ from schedules import (
     multiply,
     multistep,
     noam,
+    one_minus_sqrt,
     per_epoch,
     per_update,
     plot,
@@ -206,7 +207,7 @@ REMARKS = [
     (warmup(1.0, 1000, init=0.1), 500, ["It still rises when the run ends: its warm-up lasts until step 1,000."]),
     (cosine(0.1, 0.01, 1000), 500, ["The run ends at step 500, but the schedule at step 1,000: it does not get there."]),
     (exponential_decay(1.0, 0.5, 1000), 1000, ["It has no end: at twice the length of the run it falls to 0.25."]),
-    (cosine(0.1, 0.0, 500), 1000, ["It stays below 1 % of its peak from step 469 on, for the last 53% of the run."]),
+    (cosine(0.1, 0.0, 500), 1000, ["It stays below 1 % of its peak from step 469 on, for the last 53.1% of the run."]),
     (join([constant(1.0), linear(0.9, 0.5, 50)], [50]), 100, ["It jumps from 1 to 0.9 at step 50, where one schedule is joined to the next."]),
     (wsd(0.1, 10, 80, 10, end=0.01) * 1.0, 100, ["The first update changes nothing, since the value is 0: start above 0, or use `advance(..., 1)`."]),
     (cooldown(exponential_decay(1.0, 0.5, 100), 50, 50, end=0.1), 100, []),
@@ -296,6 +297,27 @@ def test_the_command_describes_checks_and_plots(tmp_path):
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("lr", "steps", "from_", "last"),
+    [
+        (cosine(0.1, 0.01, 90), 9_000, 90, 99),
+        (linear(0.1, 0.01, 90), 39_000, 90, 99.8),
+        (advance(warmup(cosine(3e-4, 3e-5, 85), 5), 1), 9_000, 89, 99),
+    ],
+)
+def test_epochs_among_updates_are_remarked_on(lr, steps, from_, last):
+    (remark,) = check(lr, steps)
+    assert remark.endswith(f" from step {from_} on, for the last {last}% of the run: are its lengths in epochs?")
+    assert check(advance(warmup(1e-3, 5), 1), steps) == []
+
+
+def test_curves_whose_reprs_begin_alike_are_all_drawn_and_told_apart():
+    axes = plot([wsd(3e-4, 1_000, 80_000, 19_000, shape=s) for s in (linear, cosine, one_minus_sqrt)], 100_000)
+    labels = [line.get_label() for line in axes.lines]
+    assert [label.partition("shape=")[2] for label in labels] == ["linear)", "cosine)", "one_minus_sqrt)"]
+    assert len(plot([constant(1.0), constant(1.0)], 9).lines) == 2
+
+
 def test_the_command_lists_the_vocabulary(capsys):
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
@@ -314,7 +336,7 @@ def test_the_command_lists_the_vocabulary(capsys):
         (["cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin': did you mean 'cosine'?, at character 1"),
         (
             ["0.1", "--steps", "9", "--plot", "/nowhere/lr.png"],
-            "[Errno 2] No such file or directory: '/nowhere/lr.png'",
+            "/nowhere/lr.png cannot be written (No such file or directory)",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 """Mistakes: each is one clear sentence, when the schedule is built."""
 
+import math
 from typing import Literal
 
 import jax
@@ -209,6 +210,8 @@ MISTAKES = [
     (lambda: check(constant(1.0), True), "check: `steps` must be a whole number from 1 to 2147483647, got True"),
     (lambda: plot(constant(1.0), "9"), "plot: `steps` must be a whole number from 1 to 2147483647, got '9'"),
     (lambda: stack([constant(1.0), cosine(1.0, 0.0, 9)]), "stack: `schedules` must be one or more schedules alike in all but their numbers, got [constant(value=1.0), cosine(start=1.0, end=0.0, steps=9)]; tabulate schedules of different shapes"),
+    (lambda: interpolate([0.0, 1.0], [0, 10], exponential), "interpolate: `values` must be what the shape goes through (exponential: `start` must be a positive number, got 0.0)"),
+    (lambda: plot("linear(1, 0, 9)", 9), "constant: `value` must be a finite number, got 'linear(1, 0, 9)'"),
     (lambda: stack([]), "stack: `schedules` must be one or more schedules or numbers, got []"),
     (lambda: stack(None), "stack: `schedules` must be one or more schedules or numbers, got None"),
     (lambda: stack([cosine(1.0, 0.0, 9)] * 2)(3), "cosine: `start` has shape (2,) where 0 axes are expected: use jax.vmap for stacked schedules"),
@@ -231,7 +234,7 @@ def test_other_mistakes_are_clear_too():
         (lambda: cosine(1.0, 0.0, 9, peak=1), TypeError, "cosine: has no argument `peak`, only `start`, `end`, `steps`"),
         (lambda: cosine(1.0, 0.0, step=9), TypeError, "cosine: has no argument `step`, only `start`, `end`, `steps`"),
         (lambda: cosine(1.0, 0.0, 9, 9), TypeError, "cosine(start, end, steps): too many positional arguments"),
-        (lambda: lr / lr, TypeError, "unsupported operand type(s) for /: 'int' and 'Schedule'"),
+        (lambda: lr / lr, TypeError, f"a schedule can be divided by a number only, got {lr}"),
         (lambda: lr.replace(peak=1.0, length=2), TypeError, "cosine: has no argument `length`, `peak`, only `start`, `end`, `steps`"),
         (lambda: lr(True), TypeError, "cosine: `step` must be integers or floats, got bool"),
         (lambda: lr(1j), TypeError, "cosine: `step` must be integers or floats, got complex64"),
@@ -421,3 +424,57 @@ def test_parse_takes_texts_and_numbers_of_reasonable_size():
 
 def test_there_are_enough_mistakes_to_go_by():
     assert len(MISTAKES) + len(TEXTS) >= 60
+
+
+def test_what_a_schedule_is_divided_by_is_a_number():
+    for other, got in [(constant(2.0), r"constant\(value=2.0\)"), ("2", "'2'"), (None, "None")]:
+        with pytest.raises(TypeError, match=f"^a schedule can be divided by a number only, got {got}$"):
+            constant(1.0) / other
+    for zero in (0, 0.0, np.float32(0.0)):
+        with pytest.raises(ZeroDivisionError, match="^constant: a schedule cannot be divided by 0$"):
+            constant(1.0) / zero
+    assert (constant(1.0) / jnp.float32(4.0))(0) == 0.25
+
+
+@schedule
+def iffy(step, peak: Value, steps: Steps):
+    return peak if step < steps else 0.0
+
+
+@pytest.mark.parametrize(
+    "lr",
+    [
+        as_schedule(lambda t: 0.1 if t < 10 else 0.01),
+        as_schedule(lambda t: 0.5 * (1 + math.cos(math.pi * t / 9))),
+        as_schedule(lambda t: np.interp(t, [0, 10], [0, 1])),
+        as_schedule(lambda t: [1.0, 2.0][t]),
+        iffy(1.0, 9),
+    ],
+    ids=range(5),
+)
+def test_a_formula_that_needs_its_step_as_pythons_is_one_sentence(lr):
+    for read in (lr, warmup(lr, 3), lambda t: check(lr, 100), lambda t: tabulate(lr, 9)):
+        with pytest.raises(
+            TypeError, match="^(iffy|function): a formula must not need its step and numbers as Python's, .* jnp.where"
+        ):
+            read(3)
+
+
+def test_what_a_check_returns_is_words_or_none():
+    @schedule(check=lambda peak: peak > 0)
+    def inverted(step, peak: Value):
+        return peak
+
+    for value, got in [(1.0, "True"), (-1.0, "False")]:
+        with pytest.raises(TypeError, match=f"^inverted: `check` must return what is wrong, .* or None, got {got}$"):
+            inverted(value)
+
+
+def test_annotations_that_cannot_be_read_are_named():
+    with pytest.raises(
+        TypeError, match="^unread: an annotation cannot be read .name 'Nowhere' is not defined.: import"
+    ):
+
+        @schedule
+        def unread(step, peak: "Nowhere"):  # noqa: F821
+            return peak

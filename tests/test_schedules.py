@@ -17,9 +17,11 @@ from schedules import (
     constant,
     cooldown,
     cosine,
+    exponential,
     exponential_decay,
     function,
     infinite,
+    inverse_sqrt,
     join,
     linear,
     multiply,
@@ -37,6 +39,35 @@ from schedules import (
     warmup_cosine,
     wsd,
 )
+
+
+def test_units_are_counted_beyond_the_last_step():
+    tokens, updates = 524_288, np.array([0, 1, 4095, 4096, 100_000, 1_000_000])
+    found = per_update(inverse_sqrt(1.0, 10**6), tokens)(updates)
+    counted = updates.astype(float) * tokens
+    np.testing.assert_allclose(found, (1 + counted / 1e6) ** -0.5, rtol=1e-6)
+    found = per_update(restarts(linear(1.0, 0.0, 10**8), 10**8), 4_000_000)(np.array([530, 540, 560, 575]))
+    np.testing.assert_allclose(found, [0.8, 0.4, 0.6, 1.0], atol=1e-5)
+
+
+def test_a_ramp_from_a_schedule_that_is_0_ends_at_its_end():
+    lr = cooldown(cosine(1.0, 0.0, 500), 500, 500, 1e-3, exponential)
+    np.testing.assert_allclose(lr(np.array([499, 999, 1000, 2000])), [cosine(1.0, 0.0, 500)(499), 0, 1e-3, 1e-3])
+
+
+def test_traced_durations_are_rounded():
+    ended = jax.jit(lambda share: linear(1.0, 0.0, share * 100)(28))(0.29)
+    np.testing.assert_allclose(ended, 1 / 29, rtol=1e-5)
+
+
+def test_long_lists_as_arrays_are_one_leaf():
+    numbers = np.linspace(1.0, 0.0, 1_000)
+    for array in (numbers, jnp.asarray(numbers)):
+        lr = table(array)
+        assert len(jax.tree.leaves(lr)) == 2
+        np.testing.assert_allclose(lr(np.arange(1_000)), numbers, rtol=1e-6)
+    assert len(jax.tree.leaves(piecewise_constant(numbers, np.arange(1, 1_000)))) == 2
+
 
 # A user's own -----------------------------------------------------------------------------------------
 
