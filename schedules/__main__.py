@@ -4,6 +4,7 @@ import argparse
 import inspect
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from schedules import check, describe, parse, plot
 from schedules.core import FORMULAS, shortened
@@ -26,8 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.plot:
             figure = plot(schedules, options.steps).get_figure(root=True)
             assert figure is not None
-            figure.savefig(options.plot, dpi=150)
-            print(f"Plotted in {options.plot}")
+            file = options.plot if Path(options.plot).suffix else f"{options.plot}.png"
+            figure.savefig(file, dpi=150)
+            print(f"Plotted in {file}")
     except OSError as error:
         if error.filename is None:  # of the output
             raise
