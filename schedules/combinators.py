@@ -309,4 +309,4 @@ def per_update(step: Array, schedule: ScheduleLike, units: Count) -> Array:
     if not jnp.issubdtype(step.dtype, jnp.integer):
         return counted
     last = jnp.iinfo(step.dtype).max // jnp.maximum(units, 1)
-    return jnp.where(step <= last, counted, schedule(step.astype(float) * units))
+    return jnp.where(step <= last, counted, schedule(step.astype(float) * jnp.asarray(units, float)))
