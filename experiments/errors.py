@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments.signals import ended_by_a_second_interrupt
-from schedules.core import shortened, shown
+from schedules.sentences import shortened, shown
 
 
 class UserError(Exception):

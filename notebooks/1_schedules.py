@@ -47,7 +47,7 @@ from schedules import (
     tabulate,
     warmup,
 )
-from schedules.core import FORMULAS
+from schedules.formula import FORMULAS
 from schedules.gallery import EXAMPLES
 
 

@@ -30,7 +30,7 @@ from schedules.kinds import Number
 from schedules.numerics import pair
 
 # Below it the variance that rectifies is not defined.
-_THRESHOLD = Number(float, "a number, 4 or more", least=4)
+_THRESHOLD = Number(float, least=4)
 
 # fmt: off
 # x / (e^x - 1) = 1 - x / 2 + sum of BERNOULLI[k] x^(2 k + 2)

@@ -28,8 +28,8 @@ from optim.checks import (
 from optim.coefficients import Weights, WeightSum, add_weight, no_weights
 from optim.numerics import is_zero, lerp, like, widen, zeros
 from schedules import Formula, Schedule, ScheduleLike, as_schedule
-from schedules.core import shown
 from schedules.kinds import COUNT, INDEX, Choice
+from schedules.sentences import shown
 
 
 class AverageState(NamedTuple):

@@ -24,7 +24,7 @@ from jax import Array
 
 from optim.checks import by_path, difference
 from optim.numerics import lerp, zeros
-from schedules.core import shortened, shown
+from schedules.sentences import shortened, shown
 
 Model = TypeVar("Model")
 

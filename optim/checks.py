@@ -4,7 +4,6 @@ Each mistake is a ValueError of one sentence that names the optimizer, the argum
 """
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,17 +15,17 @@ from jax import Array
 from jax.tree_util import keystr, tree_leaves_with_path
 
 from schedules import Schedule, ScheduleLike, as_schedule
-from schedules.core import built_as, shortened, shown
-from schedules.kinds import COUNT, Choice, Kind, Number, require
+from schedules.arguments import built_as
+from schedules.kinds import Choice, Fixed, Kind, Number, require
+from schedules.sentences import shortened, shown
 
 # Numbers and schedules --------------------------------------------------------------------------------
 
-BELOW_1 = math.nextafter(1.0, 0.0)
-NOT_NEGATIVE = Number(float, "a number that is not negative", least=0)
-SHARE = Number(float, "a number from 0 to 1", least=0, most=1)
-FRACTION = Number(float, "a number from 0 to below 1", least=0, most=BELOW_1)
-INSIDE = Number(float, "a number above 0 and below 1", above=0, most=BELOW_1)
-POWER = Number(float, "a number from 0 to 4", least=0, most=4)
+NOT_NEGATIVE = Number(float, least=0)
+SHARE = Number(float, least=0, most=1)
+FRACTION = Number(float, least=0, below=1)
+INSIDE = Number(float, above=0, below=1)
+POWER = Number(float, least=0, most=4)
 FLAG = Choice(False, True)
 
 
@@ -42,16 +41,16 @@ class FloatingType(Kind):
             raise ValueError from None
 
 
-class Size(Number):
-    """Of an array: a Python number, since a traced one cannot be."""
+class OrSchedule(Kind):
+    def __init__(self, number: Kind):
+        self.number, self.expected = number, f"{number.expected} or a schedule"
 
-    def build(self, value: Any) -> int:
-        require(value, not isinstance(value, jax.core.Tracer))
-        return int(super().build(value))
+    def build(self, value: Any) -> Any:
+        return self.number.build(value)
 
 
 FLOATING = FloatingType()
-SIZE = Size(int, COUNT.expected, least=1)
+SIZE = Fixed(int, least=1)
 
 
 def checked(function: str, kind: Kind, **values: Any) -> list[Any]:
@@ -65,7 +64,7 @@ def checked(function: str, kind: Kind, **values: Any) -> list[Any]:
 def checked_or_schedules(function: str, kind: Kind, **values: Any) -> list[Any]:
     """The hyperparameters: numbers as by `checked`, and anything else as a schedule, whose values are not checked."""
     return [
-        built_as(kind, function, name, value, f"{kind.expected} or a schedule")
+        built_as(OrSchedule(kind), function, name, value)
         if isinstance(value, int | float | np.generic | np.ndarray | Array)
         else as_named(function, name, value)
         for name, value in values.items()

@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from typing_extensions import TypeAliasType
 
-from optim.checks import BELOW_1, FRACTION, NOT_NEGATIVE, POWER, checked, checked_or_schedules, scheduled
+from optim.checks import FRACTION, NOT_NEGATIVE, POWER, checked, checked_or_schedules, scheduled
 from optim.numerics import accumulate, one_minus_power
 from schedules import (
     Period,
@@ -35,7 +35,7 @@ from schedules import (
 from schedules.kinds import COUNT, INDEX, POSITIVE, Number
 from schedules.numerics import Split, pair, power
 
-Window = TypeAliasType("Window", Annotated[float | Array, Number(float, "a number of updates, 1 or more", least=1)])
+Window = TypeAliasType("Window", Annotated[float | Array, Number(float, least=1, unit="updates")])
 
 
 @schedule
@@ -124,8 +124,8 @@ def relative_width(exponent: float) -> float:
     return math.sqrt((exponent + 1) / ((exponent + 2) ** 2 * (exponent + 3)))
 
 
-_EXPONENT = Number(float, "a number above -1", above=-1)
-_WIDTH = Number(float, "a number above 0 and below 0.288", above=0, most=BELOW_1 * math.sqrt(1 / 12))
+_EXPONENT = Number(float, above=-1)
+_WIDTH = Number(float, above=0, below=math.sqrt(1 / 12))
 
 
 def exponent_of_width(width: float) -> float:

@@ -21,9 +21,8 @@ from typing_extensions import TypeAliasType
 
 from optim.checks import FRACTION, INSIDE, NOT_NEGATIVE, require_one, require_real, require_state
 from optim.numerics import widen
-from schedules.core import built_as
+from schedules.arguments import built_as
 from schedules.kinds import Choice, Kind, Number
-from schedules.numerics import MAX_STEPS
 
 
 class PlateauState(NamedTuple):
@@ -44,7 +43,7 @@ Factor = TypeAliasType("Factor", Annotated[float | Array, INSIDE])
 Floor = TypeAliasType("Floor", Annotated[float | Array, FRACTION])
 Observations = TypeAliasType(
     "Observations",
-    Annotated[int | Array, Number(int, f"a whole number of observations from 0 to {MAX_STEPS}", least=0)],
+    Annotated[int | Array, Number(int, least=0, unit="observations")],
 )
 NotNegative = TypeAliasType("NotNegative", Annotated[float | Array, NOT_NEGATIVE])
 

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from optim.checks import checked, mismatch
-from schedules.core import shown
 from schedules.kinds import COUNT, POSITIVE
+from schedules.sentences import shown
 
 
 class Snapshot(NamedTuple):

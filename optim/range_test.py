@@ -19,9 +19,10 @@ from jax import Array
 from optim.adam import adam
 from optim.checks import FRACTION, checked, require_real
 from schedules import Schedule, exponential
-from schedules.core import built_as, shortened, shown
+from schedules.arguments import built_as
 from schedules.inspection import COLOURS
 from schedules.kinds import POSITIVE, Choice, Number, in_order
+from schedules.sentences import shortened, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +55,7 @@ _NUMBERS = {
     "start": POSITIVE,
     "end": POSITIVE,
     "smoothing": FRACTION,
-    "divergence": _Unbounded(float, "a number above 1", above=1),
+    "divergence": _Unbounded(float, above=1),
 }
 
 

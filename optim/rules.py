@@ -29,7 +29,7 @@ from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 from optim.checks import as_named, is_hole, require_like, require_real, require_setting, require_state
 from optim.numerics import at, widen
 from schedules import Schedule, ScheduleLike
-from schedules.core import shown
+from schedules.sentences import shown
 
 # Masks ----------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,14 @@
 
 import argparse
 import inspect
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from schedules import check, describe, parse, plot
-from schedules.core import FORMULAS, shortened
+from schedules.formula import FORMULAS
+from schedules.sentences import shortened
 from schedules.terminal import exit_status
 
 
@@ -45,12 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def vocabulary() -> str:
-    """Every schedule there is, room by room, with the first line of its documentation."""
+    """Every schedule there is, file by file, with the first line of its documentation."""
     lines: list[str] = []
-    rooms = ["ramps", "decays", "cycles", "combinators", "recipes"]
-    for room in rooms:
-        members = [formula for formula in FORMULAS.values() if formula.__module__ == f"schedules.{room}"]
-        lines += ["", room]
+    for room, members in itertools.groupby(FORMULAS.values(), key=lambda formula: formula.__module__):
+        lines += ["", room.rpartition(".")[-1]]
         for formula in members:
             summary = (inspect.getdoc(formula) or "").split("\n")[0]
             lines += [f"  {formula.usage}", f"      {summary}"]

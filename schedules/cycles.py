@@ -1,5 +1,6 @@
 """Schedules that come round again: warm restarts, and the waves made with them."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import jax
@@ -7,8 +8,10 @@ import jax.numpy as jnp
 from jax import Array
 from typing_extensions import TypeAliasType
 
+from schedules.clocks import lengthened, longer
 from schedules.combinators import join
-from schedules.core import Schedule, ScheduleLike, as_schedule, lengthened, recipe, schedule
+from schedules.composed import recipe
+from schedules.core import Schedule, ScheduleLike, as_schedule, schedule
 from schedules.decays import exponential_decay
 from schedules.kinds import Period, Precise, PreciseNumber, Steps, Value, require
 from schedules.numerics import MAX_STEPS, Split, count, lengthen, pair, power
@@ -18,16 +21,25 @@ CYCLES = 256  # with a growth of 1.1, more than there is room for in 2^31 steps
 
 
 class GrowthNumber(PreciseNumber):
+    expected = "1, or a number from 1.1"
+
     def build(self, value: Any) -> Any:
         growth = super().build(value)
         require(value, not isinstance(growth, float) or growth == 1 or growth >= 1.1)
         return growth
 
 
-Growth = TypeAliasType("Growth", Annotated[float | Array, GrowthNumber(float, "1, or a number from 1.1")])
+Growth = TypeAliasType("Growth", Annotated[float | Array, GrowthNumber(float)])
 
 
-@schedule
+def _cycles(schedule: Schedule, period: int, growth: float, **_: Any) -> Iterator[tuple[int, Schedule]]:
+    start, number = 0, 0
+    while start <= MAX_STEPS:
+        yield start, longer(schedule, growth**number)
+        start, number = start + round(period * growth**number), number + 1
+
+
+@schedule(pieces=_cycles, ends=False)
 def restarts(step: Array, schedule: ScheduleLike, period: Period, growth: Growth = 1.0, decay: Precise = 1.0) -> Array:
     r"""`schedule` from its step 0 again and again: after `period` updates, and then after ever longer cycles.
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from schedules.core import Schedule, Shape, recipe, schedule
-from schedules.kinds import Boundaries, Period, Positive, Precise, Seed, Steps, Value, Values, one_more
-from schedules.numerics import Split, count, fraction, pair, power, timescales
+from schedules.core import Shape, schedule
+from schedules.kinds import Boundaries, Index, Period, Positive, Precise, Value, Values, one_more
+from schedules.numerics import Split, count, fraction, pair, passed, power, timescales
 from schedules.ramps import linear
 
 
@@ -44,7 +44,7 @@ def multistep(step: Array, value: Value, milestones: Boundaries, factor: Precise
     return power(factor, count(passed(step, milestones)), value)
 
 
-@schedule(changes=_stairs)
+@schedule(changes=_stairs, ends=False)
 def exponential_decay(step: Array, value: Value, factor: Precise, steps: Period, staircase: bool = False) -> Array:
     r"""`value`, multiplied by `factor` once in every `steps` updates: gradually, or all at once (`staircase`).
 
@@ -57,18 +57,7 @@ def exponential_decay(step: Array, value: Value, factor: Precise, steps: Period,
     return stairs if staircase else stairs * power(factor, fraction(step % steps, steps))
 
 
-@recipe
-def step_decay(value: Value, steps: Period, factor: Precise = 0.1) -> Schedule:
-    r"""`value`, multiplied by `factor` after every `steps` updates.
-
-    $$f(t) = \mathrm{value} \cdot \mathrm{factor}^{\lfloor t / \mathrm{steps} \rfloor}$$
-
-    PyTorch's `StepLR(step_size, gamma)` in absolute terms.
-    """
-    return exponential_decay(value, factor, steps, staircase=True)
-
-
-@schedule(changes=_stairs)
+@schedule(changes=_stairs, ends=False)
 def inverse_time(step: Array, value: Value, rate: Positive, steps: Period = 1, staircase: bool = False) -> Array:
     r"""`value` over a line that rises by `rate` in every `steps` updates: gradually, or all at once (`staircase`).
 
@@ -80,7 +69,7 @@ def inverse_time(step: Array, value: Value, rate: Positive, steps: Period = 1, s
     return value / (1 + rate * (jnp.asarray(step // steps, float) if staircase else step / steps))
 
 
-@schedule
+@schedule(ends=False)
 def power_law(step: Array, value: Value, exponent: Precise, timescale: Period = 1) -> Array:
     r"""`value` over a power of the step, which is counted in timescales from 1.
 
@@ -90,19 +79,6 @@ def power_law(step: Array, value: Value, exponent: Precise, timescale: Period = 
     """
     hi, lo = pair(exponent)
     return power(timescales(step, timescale), Split(-hi, -lo), value)
-
-
-@recipe
-def inverse_sqrt(value: Value, timescale: Period, shift: Steps = 0) -> Schedule:
-    r"""`value` over the square root of the step, counted from `shift`.
-
-    $$f(t) = \frac{\mathrm{value}}{\sqrt{1 + (t + \mathrm{shift}) / \mathrm{timescale}}}$$
-
-    The rsqrt of big_vision ("Scaling vision transformers", arXiv:2106.04560) as it runs after a warm-up.
-    """
-    from schedules.combinators import advance  # which imports this module
-
-    return advance(power_law(value, 0.5, timescale), shift)
 
 
 @schedule(
@@ -150,8 +126,8 @@ def interpolate(step: Array, values: Values, boundaries: Boundaries, shape: Shap
     return shape(values[here], values[there], boundaries[there] - start)(jnp.maximum(step - start, 0))
 
 
-@schedule
-def noise(step: Array, scale: Value, seed: Seed, every: Period = 1) -> Array:
+@schedule(ends=False)
+def noise(step: Array, scale: Value, seed: Index, every: Period = 1) -> Array:
     r"""Independent normal numbers of standard deviation `scale`, a new one after every `every` updates.
 
     $$f(t) = \mathrm{scale} \cdot \nu_{\lfloor t / \mathrm{every} \rfloor}, \qquad \nu_i \sim N(0, 1)$$
@@ -160,14 +136,3 @@ def noise(step: Array, scale: Value, seed: Seed, every: Period = 1) -> Array:
     """
     number = jnp.asarray(step // every, jnp.uint32)
     return scale * jax.random.normal(jax.random.fold_in(jax.random.key(seed), number), (), jnp.float32).astype(float)
-
-
-def passed(step: Array, boundaries: Boundaries) -> Array:
-    """How many of `boundaries` lie at or before `step`.
-
-    A few are compared at once. Many are searched in unrolled bisections, which grow with the logarithm of their
-    number and, unlike a loop, never make an accelerator wait for its host.
-    """
-    boundaries = jnp.asarray(boundaries)
-    few = boundaries.shape[0] <= 32
-    return jnp.searchsorted(boundaries, step, side="right", method="compare_all" if few else "scan_unrolled")

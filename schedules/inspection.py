@@ -1,9 +1,8 @@
 """Looking at a schedule: its values as numbers, in words, as warnings and as a picture."""
 
-import bisect
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,10 +12,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from schedules import combinators, cycles, decays
-from schedules.core import Schedule, ScheduleLike, StandIn, as_schedule, shortened, stretched
-from schedules.numerics import MAX_STEPS, Split
-from schedules.ramps import constant
+from schedules.arguments import checked
+from schedules.core import Schedule, ScheduleLike, StandIn, as_schedule, constant, substituted
+from schedules.kinds import Length, Size
+from schedules.numerics import MAX_STEPS
+from schedules.sentences import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,14 +26,15 @@ MOST_CHANGES = 10_000
 MOST_READINGS = 16  # of a schedule by another, at each step
 
 
-def tabulate(schedule: ScheduleLike, steps: int) -> Array:
+@checked
+def tabulate(schedule: ScheduleLike, steps: Length) -> Array:
     """The values of the first `steps` updates.
 
     **Returns:** an array of shape (steps,), float32 (float64 where x64 is enabled).
 
     **Raises:** `ValueError` if `steps` is not a whole number, 0 or more.
     """
-    return as_schedule(schedule)(jnp.arange(_length("tabulate", steps, least=0)))
+    return as_schedule(schedule)(jnp.arange(steps))
 
 
 # In words -------------------------------------------------------------------------------------------
@@ -80,7 +81,8 @@ class Description:
         return "\n".join([repr(self.schedule), "", self.sketch, "", *shown, "", numbers])
 
 
-def describe(schedule: ScheduleLike, steps: int) -> Description:
+@checked
+def describe(schedule: ScheduleLike, steps: Size) -> Description:
     """A schedule over a run of `steps` updates: its phases, first, peak and last value, area, and a sketch.
 
     The phases are those of its structure: the pieces of joins, the ends of ramps, the milestones, the cycles.
@@ -89,7 +91,7 @@ def describe(schedule: ScheduleLike, steps: int) -> Description:
     **Raises:** `ValueError` if `steps` is not a whole number, 1 or more.
     """
     schedule = as_schedule(schedule)
-    at, values = _sampled(schedule, _length("describe", steps))
+    at, values = _sampled(schedule, steps)
     joints = [0, *boundaries(schedule, steps), steps]
     ends = _values(schedule, np.array([[a, b - 1] for a, b in itertools.pairwise(joints)]))
     phases = tuple(Phase(a, b, *map(float, e)) for (a, b), e in zip(itertools.pairwise(joints), ends, strict=True))
@@ -101,12 +103,12 @@ def describe(schedule: ScheduleLike, steps: int) -> Description:
     )  # fmt: skip
 
 
-def boundaries(schedule: ScheduleLike, steps: int) -> list[int]:
+@checked
+def boundaries(schedule: ScheduleLike, steps: Size) -> list[int]:
     """The steps after the first and before `steps` at which a schedule changes its form, in order.
 
     The first ten thousand of them, for a schedule that changes at every few updates.
     """
-    steps = _length("boundaries", steps)
     changes = itertools.islice(_changes(_with_plain_numbers(as_schedule(schedule)), steps), MOST_CHANGES)
     return sorted({int(step) for step in changes if 0 < step < steps})
 
@@ -122,46 +124,30 @@ def _with_plain_numbers(schedule: Schedule) -> Schedule:
 def _changes(schedule: Schedule, steps: int) -> Iterator[int]:
     """Where the form of a schedule changes, up to and including `steps`; in no order."""
     schedule = schedule.expand()
-    given = dict(schedule.arguments)
-    match schedule.formula:
-        case combinators.join:
-            starts = [0, *given["boundaries"]]
-            for piece, start, stop in zip(given["schedules"], starts, [*starts[1:], MAX_STEPS], strict=True):
-                yield start
-                until = min(steps, stop) - start
-                yield from (start + t for t in _changes(piece, until) if t <= until)
-        case combinators.stretch:
-            yield from _changes(_lengthened(given["schedule"], given["factor"]), steps)
-        case cycles.restarts:
-            for start, factor in _cycles(given["period"], given["growth"], steps):
-                yield start
-                yield from (start + t for t in _changes(_lengthened(given["schedule"], factor), steps - start))
-        case _:
-            yield from itertools.takewhile(lambda step: step <= steps, schedule.formula.changes(**given))
-            for inner, clock in _read(schedule, steps):
-                yield from _times(clock, _changes(inner, clock.last), steps)
+    for start, stop, piece in _pieces(schedule, steps):
+        yield start
+        until = min(steps, stop - 1) - start
+        yield from (start + t for t in _changes(piece, until) if 0 < t <= until)
+    if schedule.formula.pieces is None:
+        yield from itertools.takewhile(lambda step: step <= steps, schedule.formula.changes(**schedule.arguments))
+        for inner, clock in _read(schedule, steps):
+            yield from _times(clock, _changes(inner, clock.last), steps)
 
 
-def _cycles(period: int, growth: float, steps: int) -> Iterator[tuple[int, float]]:
-    """Start and relative length of every cycle that begins by `steps`."""
-    start, number = 0, 0
-    while start <= steps:
-        yield start, growth**number
-        start, number = start + round(period * growth**number), number + 1
-
-
-def _lengthened(schedule: Schedule, factor: float) -> Schedule:
-    return stretched(schedule, lambda steps, least: max(min(round(steps * factor), MAX_STEPS), least))
+def _pieces(schedule: Schedule, steps: int) -> Iterator[tuple[int, int, Schedule]]:
+    """The schedules that a schedule declares to be made of, one after another: from where on by `steps` up to where."""
+    declared = schedule.formula.pieces(**schedule.arguments) if schedule.formula.pieces else ()
+    for (start, piece), (stop, _) in itertools.pairwise(itertools.chain(declared, [(MAX_STEPS, schedule)])):
+        if start > steps:
+            return
+        yield start, stop, piece
 
 
 def _nested(schedule: Schedule) -> list[Schedule]:
     """The schedules among the arguments of one."""
-    arguments = jax.tree.leaves(list(schedule.arguments.values()), is_leaf=_is_schedule)
-    return [value for value in arguments if _is_schedule(value)]
-
-
-def _is_schedule(value: Any) -> bool:
-    return isinstance(value, Schedule)
+    found: list[Schedule] = []
+    substituted(schedule, found.append)
+    return found
 
 
 # The clock of a schedule within another: at which step it is read, found out by reading a stand-in -------------------
@@ -188,35 +174,27 @@ def _readings(outer: Schedule, steps: Array) -> dict[int, list[Array]]:
     def at(step: Array) -> dict[int, list[Array]]:
         seen: dict[int, list[Array]] = {}
 
-        def stand_in(which: int) -> StandIn:
+        which = itertools.count()
+
+        def stand_in(_: None) -> StandIn:
+            here = next(which)
+
             def read(step: ArrayLike) -> Array:
-                seen.setdefault(which, []).extend(jnp.ravel(jnp.asarray(step))[:MOST_READINGS])
+                seen.setdefault(here, []).extend(jnp.ravel(jnp.asarray(step))[:MOST_READINGS])
                 return jnp.ones(jnp.shape(step))
 
             return StandIn(read)
 
-        holes = itertools.count()
-        _with_arguments(outer, lambda value: stand_in(next(holes)) if value is None else value, _is_hole)(step)
+        substituted(outer, stand_in)(step)
         return seen
 
     return jax.vmap(at)(steps)
 
 
-def _with_arguments(schedule: Schedule, change: Callable[[Any], Any], is_leaf: Callable[[Any], bool]) -> Schedule:
-    changed = {n: jax.tree.map(change, value, is_leaf=is_leaf) for n, value in schedule.arguments.items()}
-    return Schedule(schedule.formula, changed)
-
-
 def _with_nested(schedule: Schedule, which: int, other: Schedule) -> Schedule:
     """`schedule` with another one in the place of one of those in it."""
     number = itertools.count()
-    return _with_arguments(
-        schedule, lambda value: other if _is_schedule(value) and next(number) == which else value, _is_schedule
-    )
-
-
-def _is_hole(value: Any) -> bool:
-    return value is None or isinstance(value, Split)
+    return substituted(schedule, lambda inner: other if next(number) == which else inner)
 
 
 def _read(schedule: Schedule, steps: int) -> Iterator[tuple[Schedule, _Clock]]:
@@ -224,7 +202,7 @@ def _read(schedule: Schedule, steps: int) -> Iterator[tuple[Schedule, _Clock]]:
     nested = _nested(schedule)
     if not nested or steps < 0:
         return
-    outer = _with_arguments(schedule, lambda value: None if _is_schedule(value) else value, _is_schedule)
+    outer = substituted(schedule, lambda _: None)
     at = np.unique(np.geomspace(1, steps + 1, 100).astype(int) - 1)
     try:
         found = _readings(outer, at)
@@ -315,7 +293,8 @@ def _sketch(at: np.ndarray, values: np.ndarray, width: int = 64, height: int = 8
 # As warnings ----------------------------------------------------------------------------------------
 
 
-def check(schedule: ScheduleLike, steps: int, *, after: ScheduleLike | None = None, at: int = 0) -> list[str]:
+@checked
+def check(schedule: ScheduleLike, steps: Size, *, after: ScheduleLike | None = None, at: Length = 0) -> list[str]:
     """What a careful colleague would say of a schedule for a run of `steps` updates, a sentence each.
 
     Values that are not finite or negative, a first update of zero, a warm-up that outlasts the run, a jump at
@@ -328,9 +307,9 @@ def check(schedule: ScheduleLike, steps: int, *, after: ScheduleLike | None = No
     **Raises:** `ValueError` if `steps` is not a whole number, 1 or more, or `at` not one below `steps`, which is
     given if and only if `after` is.
     """
-    schedule, steps = _with_plain_numbers(as_schedule(schedule)), _length("check", steps)
+    schedule = _with_plain_numbers(as_schedule(schedule))
     before = None if after is None else as_schedule(after)
-    if (after is None) != (at == 0) or _length("check", at, name="at", least=0) >= steps:
+    if (after is None) != (at == 0) or at >= steps:
         raise ValueError(
             f"check: `at` must be a step from 1 to {steps - 1} if `after` is given, and 0 if not, got {at!r}"
         )
@@ -415,46 +394,47 @@ def _early(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -
 
 def _ends(schedule: Schedule) -> bool:
     """Whether the form of a schedule stops changing: it is made of what ends, and holds."""
-    endless = (decays.exponential_decay, decays.inverse_time, decays.power_law, decays.noise, cycles.restarts)
     schedule = schedule.expand()
-    if schedule.formula in endless or schedule.formula is combinators.function:
+    if not schedule.formula.ends:
         return False
-    if schedule.formula is combinators.join:
-        return _ends(schedule.arguments["schedules"][-1])
-    if not all(clock.forwards for _, clock in _read(schedule, MAX_STEPS)):
-        return False
-    return all(map(_ends, _nested(schedule)))
+    if schedule.formula.pieces:
+        *_, (_, _, last) = _pieces(schedule, MAX_STEPS)
+        return _ends(last)
+    return all(clock.forwards for _, clock in _read(schedule, MAX_STEPS)) and all(map(_ends, _nested(schedule)))
+
+
+def _is_joined(schedule: Schedule) -> bool:
+    """Whether it is made of other schedules one after another, which do not repeat for ever: there jumps are meant."""
+    return schedule.formula.pieces is not None and schedule.formula.ends
 
 
 def _jumps(schedule: Schedule, steps: int) -> Iterator[tuple[int, float, float]]:
     """The joints before `steps` at which a schedule is not continuous, with the values on both sides."""
     schedule = schedule.expand()
-    if schedule.formula is not combinators.join:
-        for inner, clock in _read(schedule, steps):
-            for joint, *sides in _jumps(inner, clock.last):
-                for t, onwards in _crossings(clock, joint, steps):
-                    left, right = (float(_with_nested(schedule, clock.which, constant(side))(t)) for side in sides)
-                    if t < steps and _differ(left, right):
-                        yield (t, left, right) if onwards else (t, right, left)
+    if _is_joined(schedule):
+        pieces = [*_pieces(schedule, steps)]
+        for (start, joint, piece), (_, _, following) in itertools.pairwise(pieces):
+            before, after = _value(piece, joint - start), _value(following, 0)
+            if start < joint < steps and _differ(before, after):
+                yield joint, before, after
+        for start, stop, piece in pieces:
+            yield from ((start + t, one, other) for t, one, other in _jumps(piece, min(steps, stop) - start))
         return
-    starts = [0, *schedule.arguments["boundaries"]]
-    for i, joint in enumerate(starts[1:]):
-        left, right = schedule.arguments["schedules"][i : i + 2]
-        before, after = _value(left, joint - starts[i]), _value(right, 0)
-        if starts[i] < joint < steps and _differ(before, after):
-            yield joint, before, after
-    for piece, start, stop in zip(schedule.arguments["schedules"], starts, [*starts[1:], steps], strict=True):
-        yield from ((start + t, left, right) for t, left, right in _jumps(piece, min(steps, stop) - start))
+    for inner, clock in _read(schedule, steps):
+        for joint, *sides in _jumps(inner, clock.last):
+            for t, onwards in _crossings(clock, joint, steps):
+                left, right = (float(_with_nested(schedule, clock.which, constant(side))(t)) for side in sides)
+                if t < steps and _differ(left, right):
+                    yield (t, left, right) if onwards else (t, right, left)
 
 
 def _value(schedule: Schedule, step: int) -> float:
     """The value at one step; of joins, that of the piece whose turn it is, so that no more than it is compiled."""
     schedule = schedule.expand()
-    if schedule.formula is not combinators.join:
+    if not _is_joined(schedule):
         return float(schedule(step))
-    starts = [0, *schedule.arguments["boundaries"]]
-    turn = bisect.bisect_right(starts, step, lo=1) - 1
-    return _value(schedule.arguments["schedules"][turn], step - starts[turn])
+    *_, (start, _, piece) = _pieces(schedule, step)
+    return _value(piece, step - start)
 
 
 # As a picture ---------------------------------------------------------------------------------------
@@ -463,8 +443,9 @@ STYLES: Sequence[Any] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000")  # told apart by the colour-blind, too
 
 
+@checked
 def plot(
-    schedules: ScheduleLike | Sequence[ScheduleLike] | Mapping[str, ScheduleLike], steps: int, ax: "Axes | None" = None
+    schedules: ScheduleLike | Sequence[ScheduleLike] | Mapping[str, ScheduleLike], steps: Size, ax: "Axes | None" = None
 ) -> "Axes":
     """Draws one schedule, or several on one axis, over the first `steps` updates.
 
@@ -475,7 +456,6 @@ def plot(
 
     **Raises:** `ImportError` without matplotlib; `ValueError` if `steps` is not a whole number, 1 or more.
     """
-    _length("plot", steps)
     try:
         import matplotlib.pyplot as plt
     except ImportError:
@@ -510,9 +490,3 @@ def _told_apart(texts: list[str], length: int) -> list[str]:
         return short
     common = next(i for i, letters in enumerate(zip(*texts, strict=False)) if len({*letters}) > 1)
     return [shortened(f"...{text[max(common - length // 3, 0) :]}", length) for text in texts]
-
-
-def _length(caller: str, steps: Any, least: int = 1, name: str = "steps") -> int:
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or not least <= steps <= MAX_STEPS:
-        raise ValueError(f"{caller}: `{name}` must be a whole number from {least} to {MAX_STEPS}, got {steps!r}")
-    return int(steps)

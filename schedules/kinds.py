@@ -12,6 +12,7 @@ from jax import Array
 from typing_extensions import TypeAliasType
 
 from schedules.numerics import MAX_STEPS, Split, split
+from schedules.sentences import shown
 
 
 class Kind:
@@ -22,9 +23,15 @@ class Kind:
 
     expected: str
     is_leaf = True  # a number, or holds numbers: part of the pytree, not of its structure
+    nests = False  # holds schedules
+    many: "Kind | None" = None  # the kind of any number of these, where arguments may be that
 
     def build(self, value: Any) -> Any:
         raise NotImplementedError
+
+    def got(self, value: Any) -> str:
+        """What came where `build` refused it, in words."""
+        return shown(value)
 
     def cast(self, value: Any, clock: Any) -> Any:
         """`value` as the formula gets it; durations come in the dtype of the steps, `clock`."""
@@ -35,8 +42,25 @@ class Kind:
         """The leaf or leaves that `value` is in a pytree."""
         return value
 
+    def unflatten(self, leaves: Any) -> Any:
+        """The inverse of `flatten`; JAX may have put tracers and placeholders where numbers were."""
+        return leaves
+
+    def whole(self, value: Any) -> Any:
+        """`value` as an attribute of the schedule."""
+        return value
+
+    def text(self, value: Any) -> str:
+        """`value` as it is typed."""
+        return typed(value)
+
     def stretch(self, value: Any, change: Callable[[Any, int], Any]) -> Any:
         """`value` with every duration in it passed through `change`, together with the least that it may be."""
+        del change
+        return value
+
+    def substitute(self, value: Any, change: Callable[[Any], Any]) -> Any:
+        """`value` with every schedule in it passed through `change`."""
         del change
         return value
 
@@ -45,26 +69,57 @@ class Kind:
         del value
         return ()
 
-    def unread(self, value: Any, stand_in: Array) -> Any:
-        """`value` with every schedule in it replaced by one whose values are `stand_in`."""
-        del stand_in
-        return value
-
 
 class Number(Kind):
-    """One number. Python and NumPy numbers are checked; JAX arrays and tracers pass through."""
+    """One number between bounds. Python and NumPy numbers are checked; JAX arrays and tracers pass through.
+
+    **Arguments:** `type`: float or int; `least`, `above`, `most`, `below`: bounds, of which the second and the fourth
+    are no values of it; `unit`: what it is a number of; `duration`: whether it is a number of steps that
+    `stretch` makes larger.
+    """
 
     def __init__(
         self,
         type: type[float] | type[int],
-        expected: str,
+        *,
         least: float = -math.inf,
         above: float = -math.inf,
         most: float = math.inf,
+        below: float = math.inf,
+        unit: str = "",
         duration: bool = False,
     ):
-        self.type, self.expected, self.duration = type, expected, duration
-        self.least, self.above, self.most = least, above, most
+        self.type, self.unit, self.duration = type, "steps" if duration else unit, duration
+        self.least, self.above, self.below = least, above, below
+        self.most = min(most, MAX_STEPS) if type is int else most
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]
+        return f"a {self.described('number')}"
+
+    def described(self, noun: str) -> str:
+        """`noun` and the bounds in words: "whole number of steps from 1 to 9"."""
+        noun = f"{'whole ' * (self.type is int)}{noun}{f' of {self.unit}' if self.unit else ''}"
+        bounds = self.least, self.above, self.most, self.below
+        least, above, most, below = (f"{bound:.10g}" for bound in bounds)
+        match [math.isfinite(bound) for bound in bounds]:
+            case [True, _, True, _]:
+                return f"{noun} from {least} to {most}"
+            case [True, _, _, True]:
+                return f"{noun} from {least} to below {below}"
+            case [_, True, _, True]:
+                return f"{noun} above {above} and below {below}"
+            case [_, True, True, _]:
+                return f"{noun} above {above}, {most} or less"
+            case [True, *_]:
+                return f"{noun}, {least} or more" if self.least else f"{noun} that is not negative"
+            case [_, True, *_]:
+                return f"{noun} above {above}" if self.above else f"positive {noun}"
+            case [_, _, True, _]:
+                return f"{noun}, {most} or less"
+            case [*_, True]:
+                return f"{noun} below {below}"
+        return f"finite {noun}"
 
     def build(self, value: Any) -> Any:
         if is_traced(value):
@@ -80,8 +135,8 @@ class Number(Kind):
         return self._in_range(value)
 
     def _in_range(self, value: float) -> float:
-        require(value, max(self.least, -self.largest) <= value <= min(self.most, self.largest) and value > self.above)
-        require(value, self.type(value) == value)
+        require(value, max(self.least, -self.largest) <= value <= min(self.most, self.largest))
+        require(value, self.above < value < self.below and self.type(value) == value)
         return self.type(value)
 
     @property
@@ -102,6 +157,16 @@ class Number(Kind):
 
     def stretch(self, value: Any, change: Callable[[Any, int], Any]) -> Any:
         return change(value, int(self.least)) if self.duration else value
+
+
+class Fixed(Number):
+    """A whole number that the shape of what is computed depends on: Python's, since a traced one cannot be."""
+
+    is_leaf = False
+
+    def build(self, value: Any) -> int:
+        require(value, not isinstance(value, jax.core.Tracer))
+        return int(super().build(value))
 
 
 class PreciseNumber(Number):
@@ -125,12 +190,23 @@ class PreciseNumber(Number):
             return value
         return split(value) if isinstance(value, float) else Split(value, 0.0)
 
+    def unflatten(self, leaves: Any) -> Any:
+        is_float = type(leaves.hi) is type(leaves.lo) is float
+        return self.whole(leaves) if is_float else leaves
+
+    def whole(self, value: Any) -> Any:
+        return value.hi + value.lo if isinstance(value, Split) else value
+
+    def text(self, value: Any) -> str:
+        return typed(value.hi if isinstance(value, Split) else value)
+
 
 class Numbers(Kind):
     """A list of numbers, each a leaf; or one array, which is a single leaf: long ones compile in a moment."""
 
-    def __init__(self, each: Number, expected: str, ascending: bool = False):
-        self.each, self.expected, self.ascending = each, expected, ascending
+    def __init__(self, each: Number, ascending: bool = False):
+        self.each, self.ascending = each, ascending
+        self.expected = f"a list of {each.described('numbers')}{' that never decreases' * ascending}"
 
     def build(self, value: Any) -> Any:
         if is_traced(value):
@@ -194,6 +270,27 @@ def _of_rank(rank: int, array: Array) -> Array:
     return array
 
 
+def typed(value: Any) -> str:
+    """`value` as it is typed: arrays by their numbers, lists in brackets."""
+    if isinstance(value, jax.core.Tracer):
+        return str(value)
+    if isinstance(value, Array | np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return f"[{', '.join(map(typed, value))}]"
+    return repr(value)
+
+
+def hashable(leaf: Any) -> Any:
+    """Equal for equal leaves: an array by its numbers, a tracer by what it is."""
+    if isinstance(leaf, jax.core.Tracer):
+        return id(leaf)
+    if isinstance(leaf, Array | np.ndarray):
+        leaf = np.asarray(leaf)
+        return str(leaf.dtype), leaf.shape, leaf.tobytes()
+    return leaf
+
+
 # Checks of arguments together: what is wrong, in words, or None. Traced values are not checked.
 
 
@@ -219,30 +316,21 @@ def require(value: Any, fits: bool) -> Any:
 
 # Named types: signatures show the names, and not what they stand for.
 
-VALUE = Number(float, "a finite number")
-STEPS = Number(int, f"a whole number of steps from 0 to {MAX_STEPS}", least=0, duration=True)
-POSITIVE = Number(float, "a positive number", above=0)
-INDEX = Number(int, f"a whole number from 0 to {MAX_STEPS}", least=0)
-COUNT = Number(int, f"a whole number from 1 to {MAX_STEPS}", least=1)
+VALUE = Number(float)
+STEPS = Number(int, least=0, duration=True)
+POSITIVE = Number(float, above=0)
+INDEX = Number(int, least=0)
+COUNT = Number(int, least=1)
 
 Value = TypeAliasType("Value", Annotated[float | Array, VALUE])
 Positive = TypeAliasType("Positive", Annotated[float | Array, POSITIVE])
-Precise = TypeAliasType("Precise", Annotated[float | Array, PreciseNumber(float, "a positive number", above=0)])
-Bound = TypeAliasType(
-    "Bound", Annotated[float | Array, PreciseNumber(float, "a number from -20 to 20", least=-20, most=20)]
-)
+Precise = TypeAliasType("Precise", Annotated[float | Array, PreciseNumber(float, above=0)])
+Bound = TypeAliasType("Bound", Annotated[float | Array, PreciseNumber(float, least=-20, most=20)])
 Steps = TypeAliasType("Steps", Annotated[int | Array, STEPS])
+Period = TypeAliasType("Period", Annotated[int | Array, Number(int, least=1, duration=True)])
+Index = TypeAliasType("Index", Annotated[int | Array, INDEX])
 Count = TypeAliasType("Count", Annotated[int | Array, COUNT])
-Period = TypeAliasType(
-    "Period",
-    Annotated[int | Array, Number(int, f"a whole number of steps from 1 to {MAX_STEPS}", least=1, duration=True)],
-)
-Seed = TypeAliasType("Seed", Annotated[int | Array, INDEX])
-Values = TypeAliasType("Values", Annotated[Sequence[float | Array] | Array, Numbers(VALUE, "a list of finite numbers")])
-Boundaries = TypeAliasType(
-    "Boundaries",
-    Annotated[
-        Sequence[int | Array] | Array,
-        Numbers(STEPS, f"a list of whole numbers from 0 to {MAX_STEPS} that never decreases", ascending=True),
-    ],
-)
+Size = TypeAliasType("Size", Annotated[int, Fixed(int, least=1)])
+Length = TypeAliasType("Length", Annotated[int, Fixed(int, least=0)])
+Values = TypeAliasType("Values", Annotated[Sequence[float | Array] | Array, Numbers(VALUE)])
+Boundaries = TypeAliasType("Boundaries", Annotated[Sequence[int | Array] | Array, Numbers(STEPS, ascending=True)])

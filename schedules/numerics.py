@@ -137,14 +137,26 @@ def plus(step: Array, steps: ArrayLike) -> Array:
     return step + jnp.minimum(steps, _last(step) - step)
 
 
-def times(step: Array, factor: ArrayLike) -> Array:
-    """`step * factor`, at most the last step there is: integers would wrap around."""
+def times(step: Array, factor: ArrayLike) -> tuple[Array, Array]:
+    """`step * factor`, and whether it is; integers stop at the last step there is, where they would wrap around."""
     factor, last = jnp.asarray(factor, step.dtype), _last(step)
     if not jnp.issubdtype(step.dtype, jnp.integer):
-        return step * factor
-    return jnp.where(step <= last // jnp.maximum(factor, 1), step * factor, last)
+        return step * factor, jnp.asarray(True)
+    fits = step <= last // jnp.maximum(factor, 1)
+    return jnp.where(fits, step * factor, last), fits
 
 
 def _last(step: Array) -> Array:
     integer = jnp.issubdtype(step.dtype, jnp.integer)
     return jnp.asarray(jnp.iinfo(step.dtype).max if integer else jnp.inf, step.dtype)
+
+
+def passed(step: Array, boundaries: Any) -> Array:
+    """How many of `boundaries` lie at or before `step`.
+
+    A few are compared at once. Many are searched in unrolled bisections, which grow with the logarithm of their
+    number and, unlike a loop, never make an accelerator wait for its host.
+    """
+    boundaries = jnp.asarray(boundaries)
+    few = boundaries.shape[0] <= 32
+    return jnp.searchsorted(boundaries, step, side="right", method="compare_all" if few else "scan_unrolled")

@@ -1,4 +1,4 @@
-"""Ramps: from `start` to `end` in `steps` updates, then hold. And `constant`, the ramp that stays.
+"""Ramps: from `start` to `end` in `steps` updates, then hold.
 
 A ramp is at `start` for t = 0 and at `end` for t = steps; with `steps=0` it is already at `end`.
 All share the signature (start, end, steps), so each can be the `shape` of a warm-up.
@@ -12,15 +12,6 @@ from jax import Array
 from schedules.core import schedule
 from schedules.kinds import Bound, Positive, Precise, Steps, Value, in_order
 from schedules.numerics import geometric, pair, power, progress
-
-
-@schedule
-def constant(step: Array, value: Value) -> Array:
-    r"""The same value at every step.
-
-    $$f(t) = \mathrm{value}$$
-    """
-    return jnp.asarray(value)
 
 
 @schedule

@@ -5,12 +5,36 @@ Lengths are counted in updates and never include a neighbour's: a run of one-cyc
 
 import jax.numpy as jnp
 
-from schedules.combinators import advance, cooldown, join, warmup
-from schedules.core import Schedule, Shape, recipe
+from schedules.clocks import advance
+from schedules.combinators import cooldown, join, warmup
+from schedules.composed import recipe
+from schedules.core import Schedule, Shape
 from schedules.cycles import Growth, restarts
-from schedules.decays import inverse_sqrt
+from schedules.decays import exponential_decay, power_law
 from schedules.kinds import Period, Positive, Precise, Steps, Value
 from schedules.ramps import cosine, exponential, linear
+
+
+@recipe
+def step_decay(value: Value, steps: Period, factor: Precise = 0.1) -> Schedule:
+    r"""`value`, multiplied by `factor` after every `steps` updates.
+
+    $$f(t) = \mathrm{value} \cdot \mathrm{factor}^{\lfloor t / \mathrm{steps} \rfloor}$$
+
+    PyTorch's `StepLR(step_size, gamma)` in absolute terms.
+    """
+    return exponential_decay(value, factor, steps, staircase=True)
+
+
+@recipe
+def inverse_sqrt(value: Value, timescale: Period, shift: Steps = 0) -> Schedule:
+    r"""`value` over the square root of the step, counted from `shift`.
+
+    $$f(t) = \frac{\mathrm{value}}{\sqrt{1 + (t + \mathrm{shift}) / \mathrm{timescale}}}$$
+
+    The rsqrt of big_vision ("Scaling vision transformers", arXiv:2106.04560) as it runs after a warm-up.
+    """
+    return advance(power_law(value, 0.5, timescale), shift)
 
 
 @recipe

@@ -15,11 +15,13 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from schedules.core import FORMULAS, Formula, Schedule, as_schedule, combined, shortened
+from schedules.core import Schedule, add, as_schedule, combined, multiply
+from schedules.formula import FORMULAS, Formula
+from schedules.sentences import shortened
 
 LONGEST, DEEPEST = 1_000_000, 51  # fifty schedules around one
 
@@ -62,9 +64,9 @@ def parse(text: str | float) -> Schedule:
     return _Reader(text).schedule()
 
 
-OPERATIONS: Sequence[tuple[str, Callable[[Any, Any], Any], Literal["add", "multiply"]]] = (
-    ("+", operator.add, "add"),
-    ("*", operator.mul, "multiply"),
+OPERATIONS: Sequence[tuple[str, Callable[[Any, Any], Any], Formula[..., Schedule]]] = (
+    ("+", operator.add, add),
+    ("*", operator.mul, multiply),
 )
 
 
@@ -161,7 +163,7 @@ class _Reader:
         self.advance()
         return self.made(token, _called, formula, positional, named)
 
-    def formula(self, token: Token) -> Formula[Any]:
+    def formula(self, token: Token) -> Formula[..., Any]:
         if token.text in FORMULAS:
             return FORMULAS[token.text]
         close = difflib.get_close_matches(token.text[:50], FORMULAS, n=1)
@@ -222,7 +224,7 @@ def _tokens(text: str) -> Iterator[Token]:
         yield Token(kind, name, match.start(kind))
 
 
-def _called(formula: Formula[Any], positional: list[Any], named: dict[str, Any]) -> Any:
+def _called(formula: Formula[..., Any], positional: list[Any], named: dict[str, Any]) -> Any:
     return formula(*positional, **named)
 
 

@@ -199,7 +199,7 @@ def test_the_readme_counts_what_was_recorded_from_peers():
 
 
 def test_the_readme_names_the_whole_vocabulary():
-    from schedules.core import FORMULAS
+    from schedules.formula import FORMULAS
 
     ours = [name for name, formula in FORMULAS.items() if formula.__module__.startswith("schedules.")]
     assert [name for name in ours if f"`{name}`" not in README] == []

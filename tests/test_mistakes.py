@@ -104,7 +104,7 @@ def _taken():
 
 
 STEPS = "a whole number of steps from 0 to 2147483647"
-BOUNDARIES = "a list of whole numbers from 0 to 2147483647 that never decreases"
+BOUNDARIES = "a list of whole numbers of steps from 0 to 2147483647 that never decreases"
 SCHEDULE = "a schedule, a number or a function of the step"
 POSITIVE = "a positive number"
 PERIOD = "a whole number of steps from 1 to 2147483647"
@@ -141,7 +141,7 @@ MISTAKES = [
     (lambda: multiply(), "multiply: `schedules` must be one or more schedules or numbers, got ()"),
     (lambda: multiply(cosine, 2.0), "multiply: `schedules` must be one or more schedules or numbers, got (cosine, 2.0)"),
     (lambda: warmup("cosine", 9), f"warmup: `schedule` must be {SCHEDULE}, got 'cosine'"),
-    (lambda: warmup(cosine, 9), f"warmup: `schedule` must be {SCHEDULE}, got cosine"),
+    (lambda: warmup(cosine, 9), f"warmup: `schedule` must be {SCHEDULE}, got cosine, which was not called"),
     (lambda: warmup(1.0, 9, shape=linear(0.0, 1.0, 9)), f"warmup: `shape` must be {SHAPE}, got linear(start=0.0, end=1.0, steps=9)"),
     (lambda: warmup(1.0, 9, shape=constant), f"warmup: `shape` must be {SHAPE}, got constant"),
     (lambda: warmup(1.0, 9, shape="cosine"), f"warmup: `shape` must be {SHAPE}, got 'cosine'"),

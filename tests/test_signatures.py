@@ -70,11 +70,11 @@ def test_kinds_of_a_users_own_leave_the_type_in_the_signature():
     from schedules.kinds import Number
 
     @schedule
-    def halved(step, half: Annotated[float, Number(float, "a half", most=0.5)], rest: Positive):
+    def halved(step, half: Annotated[float, Number(float, most=0.5)], rest: Positive):
         return half
 
     assert str(inspect.signature(halved)).startswith("(half: float, rest: Positive) -> ")
-    with pytest.raises(ValueError, match="^halved: `half` must be a half, got 1$"):
+    with pytest.raises(ValueError, match="^halved: `half` must be a number, 0.5 or less, got 1$"):
         halved(1, 1)
 
 

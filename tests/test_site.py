@@ -12,7 +12,7 @@ import pytest
 import optim
 import schedules
 from schedules import function, parse, tabulate
-from schedules.core import FORMULAS
+from schedules.formula import FORMULAS
 from schedules.gallery import EXAMPLES
 
 ROOT = Path(__file__).parent.parent

@@ -40,7 +40,7 @@ from schedules import (
     table,
     warmup,
 )
-from schedules.core import FORMULAS
+from schedules.formula import FORMULAS
 
 
 @pytest.mark.parametrize("row", TABLE, ids=[row.name for row in TABLE])

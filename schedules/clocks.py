@@ -1,0 +1,122 @@
+"""One schedule, read at another step than the current one: later, earlier, slower, in epochs or in tokens.
+
+A clock is a function of the step. `boundaries`, `describe` and `check` find out by themselves at which steps a formula
+reads the schedules in it, so a clock of your own is one line like those below.
+"""
+
+from typing import Annotated, Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from typing_extensions import TypeAliasType
+
+from schedules import numerics
+from schedules.core import Nested, Schedule, ScheduleLike, as_schedule, schedule, stretched
+from schedules.kinds import Count, Period, Precise, Steps
+from schedules.numerics import MAX_STEPS, lengthen
+
+
+@schedule
+def delay(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
+    r"""`schedule`, begun `steps` updates later; until then its first value.
+
+    $$f(t) = \mathrm{schedule}(\max(t - \mathrm{steps},\, 0))$$
+    """
+    return as_schedule(schedule)(jnp.maximum(step - steps, 0))
+
+
+@schedule(changes=lambda **_: [])
+def advance(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
+    r"""`schedule` as it is `steps` updates on: the rest of it.
+
+    $$f(t) = \mathrm{schedule}(t + \mathrm{steps})$$
+
+    `advance(linear(0.0, peak, W), 1)` is the warm-up (t + 1) / W, whose first update is not zero.
+    """
+    return as_schedule(schedule)(numerics.plus(step, steps))
+
+
+@schedule(changes=lambda at, steps, **_: [at, at + steps])
+def extend(step: Array, schedule: ScheduleLike, at: Steps, steps: Steps) -> Array:
+    r"""`schedule` made longer: it holds the value it has at step `at` for `steps` updates, then goes on.
+
+    $$f(t) = \mathrm{schedule}\big(t - \min(\max(t - \mathrm{at},\, 0),\, \mathrm{steps})\big)$$
+
+    Of `wsd` it prolongs the stable phase, with the cooldown after it unchanged.
+    """
+    return as_schedule(schedule)(step - jnp.clip(step - at, 0, steps))
+
+
+def longer(schedule: Schedule, factor: float) -> Schedule:
+    """`schedule` with every duration in it `factor` times as long, where all of them are Python's numbers."""
+    return stretched(schedule, lambda steps, least: max(min(round(steps * factor), MAX_STEPS), least))
+
+
+@schedule(pieces=lambda schedule, factor: [(0, longer(schedule, factor))])
+def stretch(step: Array, schedule: ScheduleLike, factor: Precise) -> Array:
+    r"""`schedule` with every duration in it `factor` times as long, to the nearest whole step.
+
+    $$f(t) = \mathrm{schedule}(t / \mathrm{factor})$$
+
+    but for that rounding: the ends of ramps and boundaries are whole steps also after 10^8 steps, where t / factor
+    has lost its digits, and a period of one or two steps stretches by whole factors only. What has no durations
+    does not stretch: of formulas of your own, annotate every time as `Steps` or `Period`. As durations are whole
+    numbers, the derivative with respect to `factor` is 0.
+    """
+    return lengthened(as_schedule(schedule), factor, step.dtype)(step)
+
+
+ScheduleInEpochs = TypeAliasType("ScheduleInEpochs", Annotated[ScheduleLike, Nested(stretches=False)])
+
+
+@schedule
+def per_epoch(step: Array, schedule: ScheduleInEpochs, steps_per_epoch: Period) -> Array:
+    r"""A schedule written in epochs: its next value after every `steps_per_epoch` updates.
+
+    $$f(t) = \mathrm{schedule}(\lfloor t / \mathrm{steps\_per\_epoch} \rfloor)$$
+
+    As in a training loop that calls `scheduler.step()` once per epoch. For a value that changes with every
+    update instead: `stretch(schedule, steps_per_epoch)`.
+    """
+    return as_schedule(schedule)(step // steps_per_epoch)
+
+
+@schedule
+def per_update(step: Array, schedule: ScheduleLike, units: Count) -> Array:
+    r"""A schedule written in examples, tokens or any other unit of which each update sees `units`.
+
+    $$f(t) = \mathrm{schedule}(\mathrm{units} \cdot t)$$
+
+    Its lengths are whole numbers of units, at most 2^31 - 1: with 1000 units to an update, those of thousandths of an
+    update. A schedule without an end goes on beyond 2^31 units, which are counted in floats.
+    """
+    schedule = as_schedule(schedule)
+    counted, fits = numerics.times(step, units)
+    if not jnp.issubdtype(step.dtype, jnp.integer):
+        return schedule(counted)
+    return jnp.where(fits, schedule(counted), schedule(step.astype(float) * jnp.asarray(units, float)))
+
+
+def lengthened(schedule: Schedule, factor: Any, clock: Any) -> Schedule:
+    """`schedule` with every duration in it `factor` times as long, in the dtype of the steps, `clock`.
+
+    All of them in one product: cycles within cycles would else compile one for every duration at every level.
+    """
+    found: list[Array] = []
+    leasts: list[int] = []
+
+    def collect(steps: Any, least: int) -> Any:
+        found.append(jnp.asarray(steps, clock))
+        leasts.extend([least] * found[-1].size)
+        return steps
+
+    schedule = stretched(schedule, collect)
+    if not leasts:
+        return schedule
+    longer = jnp.maximum(
+        lengthen(jnp.concatenate([jnp.ravel(each) for each in found]), factor), jnp.asarray(leasts, clock)
+    )
+    ends = np.cumsum([each.size for each in found])
+    pieces = (part.reshape(each.shape) for each, part in zip(found, jnp.split(longer, ends[:-1]), strict=True))
+    return stretched(schedule, lambda steps, least: next(pieces))

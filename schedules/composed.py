@@ -1,0 +1,120 @@
+"""Recipes: compositions of schedules under one name."""
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from schedules.core import NEEDS_NUMBERS, Schedule, StandIn, substituted
+from schedules.formula import Formula
+from schedules.sentences import shown
+
+P = ParamSpec("P")
+
+
+@typing.overload
+def recipe(function: Callable[P, Schedule], /) -> Formula[P, Schedule]: ...
+
+
+@typing.overload
+def recipe(*, check: Callable[..., str | None]) -> Callable[[Callable[P, Schedule]], Formula[P, Schedule]]: ...
+
+
+def recipe(function: Any = None, /, *, check: Any = None) -> Any:
+    """Turns a function that composes schedules into a constructor like those of `@schedule`.
+
+    A recipe has no formula of its own: it is the composition that its function returns (`.expand()`), under
+    one name and with arguments of its own, which are annotated and checked in the same way.
+
+    Its numbers may be traced: `jnp.where` in the place of `if`, `9 * steps // 10` in the place of `int(0.9 * steps)`.
+    One that needs them as Python's raises a `TypeError` when the schedule is built.
+
+    ```python
+    @recipe
+    def tent(peak: Value, up: Steps, down: Steps) -> Schedule:
+        return join([linear(0.0, peak, up), linear(peak, 0.0, down)], [up])
+    ```
+    """
+    if not function:
+        return functools.partial(recipe, check=check)
+    if TYPE_CHECKING:  # for jedi: see `_without_step` in core
+        return function
+    else:
+        return Recipe(function, Schedule, check)
+
+
+class Recipe(Formula[P, Schedule]):
+    """The formula of a recipe, whose function composes schedules and has no step."""
+
+    decorator: ClassVar = "recipe"
+
+    def __init__(self, function: Callable[..., Any], makes: type[Schedule], check: Any = None):
+        self._traceable: set[Any] = set()  # the structures that it was found to compose of traced numbers
+        super().__init__(function, makes, check)
+
+    def _arguments(self, parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+        return parameters
+
+    def value(self, step: Any, arguments: Mapping[str, Any]) -> Any:
+        return self._composed(arguments)(step)
+
+    def expand(self, arguments: Mapping[str, Any]) -> Schedule:
+        composed = self._composed(arguments)
+        if not isinstance(composed, Schedule):
+            raise TypeError(f"{self}: a recipe must return a schedule, got {shown(composed)}")
+        return composed
+
+    def _composed(self, arguments: Mapping[str, Any]) -> Schedule:
+        bound = self.bind(arguments)
+        return self.function(*bound.args, **bound.kwargs)
+
+    def made(self, built: Mapping[str, Any]) -> Schedule:
+        """Composes it once, so that mistakes show where it is built."""
+        given = Schedule(self, built)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(built)):
+            return given
+        try:
+            self._try(given)
+        except ValueError as error:
+            raise ValueError(f"{self}: {error}") from None
+        except RecursionError:
+            raise RecursionError(f"{self}: nested too deeply to be composed: does it call itself?") from None
+        except NEEDS_NUMBERS as error:
+            raise self._needs_numbers() from error
+        return given
+
+    def _try(self, given: Schedule) -> None:
+        """With its numbers as they are and, of each structure once, traced.
+
+        The values of the schedules that it is given are traced in any case: no more is known than that they are
+        numbers.
+        """
+
+        def compose(given: Schedule, value: Array) -> None:
+            def stand_in(_: Schedule) -> Schedule:
+                return StandIn(lambda step: jnp.full(jnp.shape(step), value))
+
+            substituted(given, stand_in).expand()
+
+        value, structure = jax.ShapeDtypeStruct((), jnp.result_type(float)), jax.tree.structure(given)
+        if any(kind.nests for kind in self.kinds.values()):
+            jax.eval_shape(functools.partial(compose, given), value)
+        else:
+            given.expand()
+        if structure not in self._traceable:
+            try:
+                jax.eval_shape(compose, given, value)
+            except TypeError as error:  # as of `[peak] * steps`, with numbers no mistake
+                raise self._needs_numbers() from error
+            self._traceable.add(structure)
+
+    def _needs_numbers(self) -> TypeError:
+        return TypeError(
+            f"{self}: a recipe must not need its numbers as Python's, since they may be traced: use jnp.where in the "
+            "place of `if`, and formulas such as 9 * steps // 10 in the place of `int(0.9 * steps)`"
+        )

@@ -1,0 +1,181 @@
+"""A function of the step, and of arguments that say what they may be, becomes a constructor of values.
+
+`schedules.core` gives it the values that it makes, and `@schedule`; `schedules.composed` gives it `@recipe`.
+"""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Generic, ParamSpec, TypeVar
+
+from schedules.arguments import built_as, kind_of, without_kind
+from schedules.kinds import Kind
+from schedules.sentences import listed, shortened, shown
+
+P = ParamSpec("P")
+V = TypeVar("V")
+
+
+class Formula(Generic[P, V]):
+    """A schedule's formula: calling it with arguments builds the `Schedule`. Made by `@schedule` and `@recipe`.
+
+    **Attributes:** `function`, the plain function that was decorated; `kinds`, the kind of each argument by name;
+    `changes`, `pieces` and `ends`, what it declares for `boundaries`, `describe` and `check`.
+    """
+
+    __name__: str
+    __qualname__: str
+    __signature__: inspect.Signature
+    decorator: ClassVar = "schedule"
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        makes: type[V],
+        check: Callable[..., str | None] | None = None,
+        changes: Callable[..., Iterable[int]] | None = None,
+        pieces: Callable[..., Iterable[tuple[int, V]]] | None = None,
+        ends: bool = True,
+    ):
+        if not hasattr(function, "__name__") or isinstance(function, Formula):
+            raise TypeError(f"{self.decorator}: `function` must be a function with a name, got {shown(function)}")
+        functools.update_wrapper(self, function)
+        try:
+            signature = inspect.signature(function, eval_str=True)
+        except NameError as error:
+            raise TypeError(f"{self}: an annotation cannot be read ({error}): import it at run time") from None
+        self.function: Callable[..., Any] = function
+        self.makes, self.check = makes, check
+        self.changes: Callable[..., Iterable[int]] = changes or self._ends_of_phases
+        self.pieces, self.ends = pieces, ends
+        parameters = self._arguments([*signature.parameters.values()])
+        self.kinds = {p.name: self._kind(p) for p in parameters}
+        self.variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        parameters = [p.replace(annotation=without_kind(p.annotation)) for p in parameters]
+        self.__signature__ = signature.replace(parameters=parameters, return_annotation=makes)
+        self._register()
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> V:
+        """Builds the schedule.
+
+        **Raises:** `TypeError` for a missing or unknown argument, `ValueError` for one that is not what
+        its kind expects; traced values are not checked.
+        """
+        try:
+            bound = self.__signature__.bind(*args, **kwargs)
+        except TypeError as error:
+            self.require_known(kwargs)
+            raise TypeError(f"{self.usage}: {error}") from None
+        bound.apply_defaults()
+        return self.build(bound.arguments)
+
+    # Else IPython shows (*args, **kwargs) below the signature of the formula.
+    __call__.__signature__ = NotImplemented  # type: ignore[attr-defined]
+
+    # Of what has this method, as functions have, `help` shows the signature.
+    def __get__(self, instance: object, owner: type | None = None) -> "Formula[P, V]":
+        return self  # also where it is an attribute of a class: the first argument of a formula is not `self`
+
+    @property
+    def usage(self) -> str:
+        """How it is called: `cosine(start, end, steps)`."""
+        parameters = [p.replace(annotation=p.empty) for p in self.__signature__.parameters.values()]
+        return f"{self}({', '.join(map(str, parameters))})"
+
+    def build(self, arguments: Mapping[str, Any]) -> V:
+        """The value with these arguments, all of them, checked one by one and together."""
+        built = {name: built_as(self.kinds[name], self, name, value) for name, value in arguments.items()}
+        mistake = self.check(**built) if self.check else None
+        if not isinstance(mistake, str | None):
+            raise TypeError(f"{self}: `check` must return what is wrong, in words, or None, got {shown(mistake)}")
+        if mistake:
+            raise ValueError(f"{self}: {mistake}")
+        return self.made(built)
+
+    def made(self, built: Mapping[str, Any]) -> V:
+        return self.makes(self, built)  # type: ignore[call-arg]
+
+    def expand(self, arguments: Mapping[str, Any]) -> V | None:
+        """What a recipe composes of these arguments; None of a formula, which stands for itself."""
+        del arguments
+        return None
+
+    def value(self, step: Any, arguments: Mapping[str, Any]) -> Any:
+        """The value at one step, from arguments that are as the formula gets them."""
+        bound = self.bind(arguments)
+        return self.function(step, *bound.args, **bound.kwargs)
+
+    def bind(self, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
+        return inspect.BoundArguments(self.__signature__, dict(arguments))
+
+    def cast(self, arguments: Mapping[str, Any], clock: Any) -> dict[str, Any]:
+        cast = {}
+        for name, value in arguments.items():
+            try:
+                cast[name] = self.kinds[name].cast(value, clock)
+            except ValueError as error:
+                raise ValueError(f"{self}: `{name}` {error}") from None
+        return cast
+
+    def require_known(self, names: Iterable[str]) -> None:
+        if unknown := {*names} - self.kinds.keys():
+            raise TypeError(
+                f"{self}: has no argument {shortened(listed(sorted(unknown)), 100)}, only {listed(self.kinds)}"
+            )
+
+    def _arguments(self, parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+        """All but the step, which is the first."""
+        first = parameters[0] if parameters else None
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        if first is None or first.name != "step" or first.kind not in positional:
+            stars = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**", "KEYWORD_ONLY": "*, "}
+            found = f"`{stars.get(first.kind.name, '')}{first.name}`" if first else "none"
+            raise TypeError(f"{self}: the first argument of a formula must be `step`, got {found}")
+        return parameters[1:]
+
+    def _kind(self, parameter: inspect.Parameter) -> Kind:
+        if hasattr(self.makes, parameter.name) or parameter.name in self.makes.__annotations__:
+            raise TypeError(f"{self}: an argument cannot be called `{parameter.name}`, as every schedule has its own")
+        kind, many = kind_of(parameter.annotation), parameter.kind is parameter.VAR_POSITIONAL
+        if parameter.kind is parameter.VAR_KEYWORD or (many and not (kind and kind.many)):
+            raise TypeError(f"{self}: `{parameter}` must be one argument or a list; only schedules may be any number")
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise TypeError(f"{self}: `{parameter.name}` must not be positional-only, as it is printed by its name")
+        if kind is None:
+            annotation = parameter.annotation
+            found = "no annotation" if annotation is parameter.empty else repr(annotation)
+            raise TypeError(
+                f"{self}: `{parameter.name}` must be annotated with its kind, such as Value or Steps, got {found}"
+            )
+        return kind.many if many and kind.many else kind
+
+    def _ends_of_phases(self, /, **arguments: Any) -> Iterable[int]:
+        lists = [self.kinds[name].phases(value) for name, value in arguments.items()]
+        return sorted(step for phases in lists for step in phases)
+
+    def _register(self) -> None:
+        """The last definition of a name counts, as in a notebook; but a package keeps the names that it exports."""
+        if not self.__name__.isidentifier():
+            raise TypeError(f"{self}: a formula must have a name, by which it is printed and parsed: use `def`")
+        taken = FORMULAS.get(self.__name__)
+        if taken and taken._is_exported() and taken._package != self._package:
+            raise ValueError(f"{self}: the name is taken, choose another")
+        FORMULAS[self.__name__] = self
+
+    @property
+    def _package(self) -> str:
+        return self.__module__.partition(".")[0]
+
+    def _is_exported(self) -> bool:
+        package = sys.modules.get(self._package)
+        return hasattr(package, "__path__") and getattr(package, self.__name__, None) is self
+
+    def __repr__(self) -> str:
+        return self.__name__
+
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled by reference, as functions are
+
+
+FORMULAS: dict[str, Formula[Any, Any]] = {}  # by name, for `parse`
