@@ -4,11 +4,18 @@ import os
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import chex
 import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(autouse=True)
+def traces_of_this_test_only():
+    """`chex.assert_max_traces` knows a function by its source, and counts on from test to test."""
+    chex.clear_trace_counter()
 
 
 @pytest.fixture
