@@ -31,6 +31,19 @@ def x64():
         yield
 
 
+@pytest.fixture
+def compiled(caplog):
+    """Says which programs were compiled since it was last asked."""
+
+    def since():
+        said = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return [message for message in said if message.startswith("Compiling ")]
+
+    with jax.log_compiles():
+        yield since
+
+
 @pytest.fixture(scope="module")
 def quick_compilation():
     """For programs that take longer to compile than to run."""
