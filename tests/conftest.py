@@ -4,11 +4,18 @@ import os
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import chex
 import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(autouse=True)
+def traces_of_this_test_only():
+    """`chex.assert_max_traces` knows a function by its source, and counts on from test to test."""
+    chex.clear_trace_counter()
 
 
 @pytest.fixture
@@ -22,6 +29,19 @@ def strict():
 def x64():
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def compiled(caplog):
+    """Says which programs were compiled since it was last asked."""
+
+    def since():
+        said = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return [message for message in said if message.startswith("Compiling ")]
+
+    with jax.log_compiles():
+        yield since
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """What holds for every optimizer: it learns, and it lives with what people do to optimizers."""
 
+import functools
 import pickle
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,6 @@ from optim import (
     adam,
     adamw,
     average,
-    averaging,
     ema,
     eval_params,
     gpa,
@@ -31,10 +32,9 @@ from optim import (
     tail,
     weighted,
 )
-from optim.adam import _update as adam_update
-from optim.schedule_free_plus import _update as plus_update
-from optim.sgd import _update as sgd_update
 from schedules import linear
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 EVERY = {
     **{name: make for name, (make, _) in OPTIMIZERS.items()},
@@ -72,48 +72,66 @@ def total(params):
     return sum(losses(params).values())
 
 
-def run(optimizer, params, updates, state=None):
-    def step(carry, _):
+@functools.cache
+def program(optimizer):
+    """That of `run`, compiled once for any number of updates."""
+
+    def step(_, carry):
         params, state = carry
         value, grads = jax.value_and_grad(total)(params)
         steps, state = optimizer.update(grads, state, params, value=value)
-        return (optax.apply_updates(params, steps), state), None
+        return optax.apply_updates(params, steps), state
 
-    state = optimizer.init(params) if state is None else state
-    return jax.jit(lambda carry: jax.lax.scan(step, carry, None, length=updates)[0])((params, state))
+    return jax.jit(lambda carry, updates: jax.lax.fori_loop(0, updates, step, carry))
+
+
+def run(optimizer, params, updates, state=None):
+    return program(optimizer)((params, optimizer.init(params) if state is None else state), updates)
+
+
+@functools.cache
+def made(name):
+    return EVERY[name]()
 
 
 @every
 def test_it_learns_every_problem(name):
-    params, state = run(EVERY[name](), START, 400)
+    params, state = run(made(name), START, 400)
     found = losses(eval_params(state, params, NAMES.get(name)))
     for problem, start in losses(START).items():
         assert found[problem] < 0.6 * start, problem
 
 
-@every
-def test_a_saved_state_goes_on_bit_for_bit(name, tmp_path):
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Parameters and states after some updates, and what comes back of them from one checkpoint, by name."""
     import orbax.checkpoint as ocp
 
-    optimizer = EVERY[name]()
-    params, state = run(optimizer, START, 7)
+    states, path = {name: run(made(name), START, 7) for name in EVERY}, tmp_path_factory.mktemp("saved") / "states"
     with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(tmp_path / "state", (params, state))
+        checkpointer.save(path, states)
         checkpointer.wait_until_finished()
-        restored = checkpointer.restore(tmp_path / "state", jax.eval_shape(lambda: (params, state)))
-    whole = run(optimizer, params, 5, state)
+        restored = checkpointer.restore(path, jax.eval_shape(lambda: states))
+    return states, jax.device_get(restored)  # what is bound to a device would be compiled anew
+
+
+@every
+def test_a_saved_state_goes_on_bit_for_bit(name, checkpoint):
+    (params, state), restored = (states[name] for states in checkpoint)
+    whole = run(made(name), params, 5, state)
     for saved in (restored, pickle.loads(pickle.dumps((params, state)))):
-        jax.tree.map(np.testing.assert_array_equal, run(optimizer, saved[0], 5, saved[1]), whole)
+        chex.assert_trees_all_equal(run(made(name), saved[0], 5, saved[1]), whole)
 
 
 @every
 def test_holes_in_the_parameters_stay_holes(name):
-    optimizer = EVERY[name]()
     params = {"a": jnp.ones(2), "b": None, "c": [None, jnp.ones(())]}
-    state = optimizer.init(params)
-    updates, state = optimizer.update(params, state, params, value=jnp.float32(1.0))
-    assert jax.tree.structure(updates) == jax.tree.structure(params)
-    assert jax.tree.structure(eval_params(state, params, NAMES.get(name))) == jax.tree.structure(params)
+
+    def updated(params):
+        updates, state = made(name).update(params, made(name).init(params), params, value=jnp.float32(1.0))
+        return updates, eval_params(state, params, NAMES.get(name))
+
+    chex.assert_trees_all_equal_structs(params, *jax.eval_shape(updated, params))
 
 
 @every
@@ -121,32 +139,34 @@ def test_state_is_sharded_as_the_parameters_are(name):
     mesh = jax.make_mesh((8,), ("data",))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     params = jax.device_put(jnp.arange(16.0), sharding)
-    optimizer = EVERY[name]()
-    update = jax.jit(optimizer.update)
-    text = update.lower(params, optimizer.init(params), params, value=jnp.float32(1.0)).compile().as_text()
-    assert "all-gather" not in text
-    updates, state = update(params, optimizer.init(params), params, value=jnp.float32(1.0))
-    for leaf in jax.tree.leaves((updates, state)):
+    arguments = params, made(name).init(params), params
+    compiled = jax.jit(made(name).update).lower(*arguments, value=jnp.float32(1.0)).compile()
+    assert "all-gather" not in compiled.as_text()
+    for leaf in jax.tree.leaves(compiled(*arguments, value=jnp.float32(1.0))):
         if leaf.shape == (16,):
             assert leaf.sharding.is_equivalent_to(sharding, 1)
+
+
+@functools.cache
+def jitted_updates(name):
+    """Alone, and inside of `apply_if_finite`, each with its init."""
+    return [(o.init, jax.jit(o.update)) for o in (made(name), optax.apply_if_finite(made(name), 3))]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @every
 def test_a_gradient_that_is_not_finite_is_kept_out_by_apply_if_finite(name, bad):
-    optimizer = optax.apply_if_finite(EVERY[name](), 3)
+    (init_alone, alone), (init, update) = jitted_updates(name)
     params = jnp.array([1.0, -2.0])
     good, broken = jnp.array([0.3, -0.1]), jnp.array([0.3, bad])
-    state = optimizer.init(params)
-    updates, state = optimizer.update(broken, state, params, value=jnp.float32(1.0))
+    updates, state = update(broken, init(params), params, value=jnp.float32(1.0))
     np.testing.assert_array_equal(updates, 0)
-    updates, state = optimizer.update(good, state, params, value=jnp.float32(1.0))
+    updates, state = update(good, state, params, value=jnp.float32(1.0))
     # As if it had never come.
-    alone = EVERY[name]()
-    expected, expected_state = alone.update(good, alone.init(params), params, value=jnp.float32(1.0))
-    jax.tree.map(np.testing.assert_array_equal, (updates, state.inner_state), (expected, expected_state))
+    expected = alone(good, init_alone(params), params, value=jnp.float32(1.0))
+    chex.assert_trees_all_equal((updates, state.inner_state), expected)
     # Without it, what is not a number is neither hidden nor mended. (The sign that lion takes of it is finite.)
-    lost, lost_state = alone.update(broken, alone.init(params), params, value=jnp.float32(1.0))
+    lost, lost_state = alone(broken, init_alone(params), params, value=jnp.float32(1.0))
     if name != "schedule-free-any" or np.isnan(bad):
         assert not np.isfinite(lost[1])
         after = eval_params(lost_state, optax.apply_updates(params, lost), NAMES.get(name))
@@ -159,9 +179,9 @@ def test_updates_have_the_dtypes_of_the_parameters(name):
     if "lean" in name:
         pytest.skip("the lean form is for float32 parameters")
     params = {"half": jnp.ones(2, jnp.bfloat16), "full": jnp.ones(2)}
-    for wrapped in (EVERY[name](), optax.apply_if_finite(EVERY[name](), 3)):
-        updates, _ = wrapped.update(params, wrapped.init(params), params, value=jnp.float32(1.0))
-        assert jax.tree.map(lambda u: u.dtype, updates) == jax.tree.map(lambda p: p.dtype, params)
+    for wrapped in (made(name), optax.apply_if_finite(made(name), 3)):
+        updates = jax.eval_shape(lambda p, o=wrapped: o.update(p, o.init(p), p, value=jnp.float32(1.0))[0], params)
+        chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
 
 
 @every
@@ -169,7 +189,7 @@ def test_it_is_evaluated_in_an_nnx_model(name):
     from flax import nnx
 
     model = nnx.Linear(2, 2, rngs=nnx.Rngs(0))
-    optimizer = nnx.Optimizer(model, EVERY[name](), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(model, made(name), wrt=nnx.Param)
     for _ in range(3):
         optimizer.update(model, jax.tree.map(jnp.ones_like, nnx.state(model, nnx.Param)), value=jnp.float32(1.0))
     averaged = nnx.clone(model)
@@ -180,10 +200,8 @@ def test_it_is_evaluated_in_an_nnx_model(name):
 
 @every
 def test_what_was_used_can_be_read(name):
-    optimizer = EVERY[name]()
-    state = optimizer.init(START)
-    before = hyperparameters(state)
-    _, state = run(optimizer, START, 2)
+    before = hyperparameters(made(name).init(START))
+    _, state = run(made(name), START, 2)
     assert before.keys() == hyperparameters(state).keys() != set()
     assert all(value.shape == () and np.isfinite(value) for value in hyperparameters(state).values())
 
@@ -205,15 +223,14 @@ def with_numbers(lr):
     ]
 
 
-def test_changing_any_number_retraces_no_eager_update():
-    jitted = [adam_update, sgd_update, plus_update, averaging._follow, averaging._interpolate, averaging._keep]
-    params, sizes = as_jax(GRADS[0]), []
+def test_changing_any_number_compiles_nothing_anew_for_an_eager_update(compiled):
+    params, programs = as_jax(GRADS[0]), []
     for lr in (0.1, 0.2, 0.3):
         for optimizer in with_numbers(lr):
             optimizer.update(params, optimizer.init(params), params, value=jnp.float32(1.0))
-        sizes.append([function._cache_size() for function in jitted])
-    assert sizes[0] == sizes[1] == sizes[2]
-    assert all(sizes[0])
+        programs.append(compiled())
+    assert programs[0]
+    assert programs[1:] == [[], []]
 
 
 def test_masks_of_decay_work_inside_masks_and_partitions_and_for_subtrees():

@@ -51,6 +51,7 @@ from schedules.__main__ import main, vocabulary
 from schedules.formula import FORMULAS
 
 LR = warmup(cosine(3e-4, 0.0, 9000), 1000)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def test_boundaries_are_those_of_the_structure():

@@ -1,5 +1,6 @@
 """Every notebook runs from top to bottom at toy size, and what is committed is a full run of its script."""
 
+import os
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
@@ -16,6 +18,15 @@ TOY = {
     "4_finding_a_rate": "steps, seeds = 32, 4",
     "5_averaging": "steps, seeds = 200, 2",
 }
+# What one notebook leaves behind is not seen by the next. What is pending is the kernel's own, at its end.
+FRESH = """
+import matplotlib.pyplot
+matplotlib.pyplot.close("all")
+%reset -f
+import warnings
+warnings.simplefilter("error")
+warnings.simplefilter("ignore", PendingDeprecationWarning)
+"""
 # For cells that need what the tests do not install; such a cell is tagged with the package's name.
 OPTIONAL = ("torch",)
 
@@ -39,8 +50,18 @@ def test_there_are_notebooks_and_toy_sizes_for_them():
     assert TOY.keys() <= {path.stem for path in NOTEBOOKS}
 
 
+@pytest.fixture(scope="module")
+def kernel():
+    """One for all, in their folder, as a user runs them: they import and compile much that is the same."""
+    quickly = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    manager, client = start_new_kernel(startup_timeout=600, cwd=str(NOTEBOOKS[0].parent), env=quickly)
+    client.stop_channels()
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the client's own loop
-def test_it_runs_at_toy_size(path):
+def test_it_runs_at_toy_size(path, kernel):
     notebook = read(path)
     missing = [name for name in OPTIONAL if find_spec(name) is None]
     notebook.cells = [cell for cell in notebook.cells if not {*missing} & {*cell.metadata.get("tags", [])}]
@@ -48,12 +69,10 @@ def test_it_runs_at_toy_size(path):
     assert len(tagged) == (path.stem in TOY)
     if tagged:
         notebook.cells.insert(tagged[0] + 1, nbformat.v4.new_code_cell(TOY[path.stem]))
-    strict = (
-        "import warnings; warnings.simplefilter('error'); warnings.simplefilter('ignore', PendingDeprecationWarning)"
-    )
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(strict))  # what is pending is the kernel's own, at its end
-    # In the folder that it is in, as a user runs it; what it writes belongs elsewhere.
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(FRESH))
+    client = NotebookClient(notebook, kernel, timeout=600)
+    client.execute()
+    client.kc.stop_channels()
 
 
 def test_it_is_the_run_of_its_script(path):

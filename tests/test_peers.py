@@ -18,6 +18,7 @@ from schedules import Schedule
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "coming-from.md").read_text()
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 # Arguments that the cases leave to the peers, which document these defaults.
 DEFAULTS: dict[str, dict[str, Any]] = {
