@@ -19,7 +19,7 @@ from experiments.machine import machine
 from experiments.program import as_floats, as_seeds, batch_loss, draw
 from experiments.report import heading_of, markdown, new_report, save_figure
 from optim import RangeTest, adam, plot_range_test, range_test, sgd, suggest_rate
-from optim.range_test import LEAST_STEPS, PICKERS
+from optim.lr_finder import LEAST_STEPS, PICKERS
 
 NUMBERS = "range-test.json"
 MOST_RATES = 10_000_000  # of all seeds together: each is kept, with its losses

@@ -1,4 +1,4 @@
-"""The one wrapper that keeps an average of the parameters, and the queue of the latest ones."""
+"""The one wrapper that keeps an average of the parameters."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -12,23 +12,20 @@ from jax.typing import ArrayLike
 from typing_extensions import TypeAliasType
 
 from optim.checks import (
-    FLAG,
-    SHARE,
-    SIZE,
-    as_named,
-    checked,
-    checked_or_schedules,
-    require_base,
+    Base,
+    ShareLike,
+    not_own,
     require_like,
     require_params,
     require_real,
     require_setting,
     require_state,
 )
-from optim.coefficients import Weights, WeightSum, add_weight, no_weights
-from optim.numerics import is_zero, lerp, like, widen, zeros
-from schedules import Formula, Schedule, ScheduleLike, as_schedule
-from schedules.kinds import COUNT, INDEX, Choice
+from optim.coefficients import Remembering
+from optim.evaluation import Average
+from optim.numerics import is_zero, lerp, like, widen
+from schedules import Formula, Schedule, as_schedule
+from schedules.arguments import checked
 from schedules.sentences import shown
 
 
@@ -38,25 +35,47 @@ class AverageState(NamedTuple):
     # a dict of such averages by name; None in the lean form
     z: Any  # the live parameters that the base moves, likewise; None where the caller holds them
     base: Any  # the state of the base
-    weights: WeightSum | None  # of `weighted` averages
-    used: dict[str, Array]  # the coefficients and beta of the last update
+    memory: Any  # what the coefficient remembers, () of a schedule; a dict by name
+    used: dict[str, Any]  # the coefficient (a dict by name) and beta of the last update
+
+    def averages(self) -> Mapping[str | None, Average]:
+        """For `eval_params`."""
+        coefficient = self.used["coefficient"]
+        if isinstance(coefficient, dict):
+            return {name: Average(self.x[name]) for name in coefficient}
+        if self.x is None:
+            return {None: Average(self.z, functools.partial(_recovered, self.used["beta"]), needs_trained=True)}
+        return {None: Average(self.x)}
 
 
-# A schedule, or a function of the step; no number.
-Coefficient = TypeAliasType("Coefficient", Schedule | Callable[[Array], ArrayLike])
+# A schedule, or a function of the step, or what depends on more, such as `weighted(lr)`; no number.
+Coefficient = TypeAliasType("Coefficient", Schedule | Callable[[Array], ArrayLike] | Remembering)
+
+
+class _OfStep(NamedTuple):
+    """A schedule as a coefficient, which remembers nothing."""
+
+    schedule: Schedule
+
+    def init(self) -> tuple[()]:
+        return ()
+
+    def update(self, count: Array, memory: tuple[()]) -> tuple[Array, tuple[()]]:
+        return self.schedule(count), memory
 
 
 class _Settings(NamedTuple):
     """A pytree of schedules: an argument of the jitted update, so that no number is compiled in."""
 
-    coefficient: Any
+    coefficient: Any  # a `Remembering`, or a dict of them by name
     beta: Schedule
 
 
+@checked
 def average(
-    base: optax.GradientTransformation,
-    coefficient: Coefficient | Weights | Mapping[str, Coefficient],
-    beta: ScheduleLike = 0.0,
+    base: Base,
+    coefficient: Coefficient | Mapping[str, Coefficient],
+    beta: ShareLike = 0.0,
     decay_at: Literal["y", "z"] = "y",
     lean: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -72,11 +91,12 @@ def average(
     `beta` near 0.9 this is schedule-free optimization, see `schedule_free`; with `beta=1` primal averaging.
 
     **Arguments:** `base`: any optax transformation whose output is added to the parameters; `coefficient`:
-    c, `polyak()`, `ema(decay)` or any schedule with values in [0, 1], but no number, or `weighted(...)`; with `beta=0`
-    also a dict of several, whose averages are kept by name; `beta`: a number or a schedule; `decay_at`: the
-    parameters that the base is shown, at which it decays weights; `lean`: x is not stored but recovered from y and
-    z as $(y - (1 - \beta) z) / \beta$, for float32 parameters and a beta of 0.5 or more: a third less memory, at
-    the price of a last digit at every update. Schedules are read at the number of updates already applied.
+    c, `polyak()`, `ema(decay)` or any schedule with values in [0, 1], but no number, or `weighted(...)` or another that
+    remembers (`Remembering`); with `beta=0` also a dict of several, whose averages are kept by name; `beta`: a number
+    or a schedule; `decay_at`: the parameters that the base is shown, at which it decays weights; `lean`: x is not
+    stored but recovered from y and z as $(y - (1 - \beta) z) / \beta$, for float32 parameters and a beta of 0.5 or
+    more: a third less memory, at the price of a last digit at every update. Schedules are read at the number of
+    updates already applied.
 
     x, z and the arithmetic of the base (where it is given z) are float32 or wider, so averages of
     bfloat16 parameters lose nothing. A wrapper and not a link of a chain, where it could be put before
@@ -86,12 +106,11 @@ def average(
     **Raises:** `ValueError` if `update` is called without `params`, a parameter is not real, or the arguments do
     not go together.
     """
-    base = require_base("average", base)
-    (beta,) = checked_or_schedules("average", SHARE, beta=beta)
     holds_live = is_zero(beta)
-    _require_together(coefficient, beta, decay_at, lean)
-    settings = _Settings(_schedules(coefficient), as_named("average", "beta", beta))
-    names = sorted(coefficient) if isinstance(coefficient, Mapping) else []
+    _require_together(coefficient, beta, lean)
+    settings = _Settings(_remembering(coefficient), as_schedule(beta))
+    names = sorted(coefficient) if isinstance(coefficient, Mapping) else [None]
+    remembered: Any = jax.tree.structure(jax.eval_shape(lambda: _each(lambda c: c.init(), settings.coefficient)))
 
     def init(params: Any) -> AverageState:
         require_real("average", params)
@@ -106,16 +125,17 @@ def average(
         x = {name: copy() for name in coefficient} if isinstance(coefficient, Mapping) else None if lean else copy()
         z = None if holds_live else copy()
         count = jnp.zeros((), jnp.int32)
-        weights = _no_weights(settings)
-        c, _ = _coefficient(settings, count, weights)
+        memory = _each(lambda c: c.init(), settings.coefficient)
+        c, _ = _coefficient(settings, count, memory)
         # A copy of its own, since some bases keep what they are given.
         base_state = base.init(jax.tree.map(jnp.copy, params if holds_live else z))
-        return AverageState(count, x, z, base_state, weights, _used(c, settings.beta(count)))
+        return AverageState(count, x, z, base_state, memory, {"coefficient": c, "beta": settings.beta(count)})
 
     def update(grads: Any, state: AverageState, params: Any = None, **extra_args: Any) -> tuple[Any, AverageState]:
-        weighs = isinstance(coefficient, Weights)
-        require_state("average", AverageState, state, x=not lean, z=not holds_live, weights=weighs)
-        require_setting("average", "coefficient", names_of(state), names)
+        require_state("average", AverageState, state, x=not lean, z=not holds_live)
+        require_setting("average", "coefficient", sorted(state.averages(), key=str), names)
+        if jax.tree.structure(state.memory) != remembered:
+            raise ValueError(not_own("average", "one with another `memory`"))
         averages = state.x if isinstance(coefficient, Mapping) else {"x": state.x}
         require_like("average", {**averages, "z": state.z}, require_params("average", params), grads=grads)
         if holds_live:
@@ -133,42 +153,60 @@ def average(
 @functools.partial(jax.jit, inline=True)
 def _follow(settings: _Settings, state: AverageState, params: Any, updates: Any) -> AverageState:
     """The average of parameters that the caller holds."""
-    c, weights = _coefficient(settings, state.count, state.weights)
+    c, memory = _coefficient(settings, state.count, state.memory)
     z = optax.apply_updates(params, updates)  # rounded as the caller's will be
 
-    def averaged(x: Any, c: Array) -> Any:
+    def averaged(c: Array, x: Any) -> Any:
         return jax.tree.map(lambda x, z: lerp(x, z, c), x, z)
 
-    x = {name: averaged(state.x[name], c[name]) for name in c} if isinstance(c, dict) else averaged(state.x, c)
-    used = _used(c, settings.beta(state.count))
-    return state._replace(count=optax.safe_increment(state.count), x=x, weights=weights, used=used)
+    used = {"coefficient": c, "beta": settings.beta(state.count)}
+    count = optax.safe_increment(state.count)
+    return state._replace(count=count, x=_each(averaged, c, state.x), memory=memory, used=used)
 
 
 @functools.partial(jax.jit, inline=True)
 def _interpolate(settings: _Settings, state: AverageState, y: Any, steps: Any) -> tuple[Any, AverageState]:
-    c, weights = _coefficient(settings, state.count, state.weights)
+    c, memory = _coefficient(settings, state.count, state.memory)
     beta = settings.beta(state.count)
-    x = recovered(y, state) if state.x is None else state.x
+    x = jax.tree.map(functools.partial(_recovered, state.used["beta"]), state.z, y) if state.x is None else state.x
     z = jax.tree.map(lambda z, s: z + s, state.z, steps)
+    updates, x = interpolated(x, z, y, c, beta)
+    used = {"coefficient": c, "beta": beta}
+    stored, count = None if state.x is None else x, optax.safe_increment(state.count)
+    return updates, state._replace(count=count, x=stored, z=z, memory=memory, used=used)
+
+
+def interpolated(x: Any, z: Any, y: Any, c: Array, beta: Array) -> tuple[Any, Any]:
+    """The updates of y, which lies between z and the average of which z is the newest; and that average."""
     x = jax.tree.map(lambda x, z: lerp(x, z, c), x, z)
-    updates = jax.tree.map(lambda z, x, y: lerp(z, x, beta) - y, z, x, y)
-    count = optax.safe_increment(state.count)
-    stored = None if state.x is None else x
-    return updates, state._replace(count=count, x=stored, z=z, weights=weights, used=_used(c, beta))
+    return jax.tree.map(lambda z, x, y: lerp(z, x, beta) - y, z, x, y), x
 
 
-def recovered(y: Any, state: AverageState) -> Any:
+def _recovered(beta: Any, z: Array, y: Any) -> Array:
     """x of the lean form, from the parameters that the caller holds; z where a scheduled beta of 0 has lost it."""
-    beta = jnp.asarray(state.used["beta"])  # nnx.Optimizer wraps it
+    beta = jnp.asarray(beta)  # nnx.Optimizer wraps it
     outward = jnp.where(beta > 0, 1 / jnp.where(beta > 0, beta, 1.0), 0.0)
-    return jax.tree.map(lambda y, z: z + outward.astype(z.dtype) * (jnp.asarray(y, z.dtype) - z), y, state.z)
+    return z + outward.astype(z.dtype) * (jnp.asarray(y, z.dtype) - z)
 
 
-def _schedules(coefficient: Any) -> Any:
-    if isinstance(coefficient, Weights):
-        return coefficient
+def _each(function: Callable[..., Any], of: Any, *others: Any) -> Any:
+    """`function` of what there is one of, or of each by its name."""
+    if not isinstance(of, dict):
+        return function(of, *others)
+    return {name: function(each, *(other[name] for other in others)) for name, each in of.items()}
+
+
+def _coefficient(settings: _Settings, count: Array, memory: Any) -> tuple[Any, Any]:
+    """What the update that follows `count` updates averages with, and what is remembered after it."""
+    pairs = _each(lambda c, memory: c.update(count, memory), settings.coefficient, memory)
+    return _each(lambda pair: pair[0], pairs), _each(lambda pair: pair[1], pairs)
+
+
+def _remembering(coefficient: Any) -> Any:
     if isinstance(coefficient, Mapping):
-        return {name: _schedules(each) for name, each in coefficient.items()}
+        return {name: _remembering(each) for name, each in coefficient.items()}
+    if callable(getattr(coefficient, "init", None)) and callable(getattr(coefficient, "update", None)):
+        return coefficient
     # No number is guessed at: 0.999 may be meant as the decay of an EMA, and 0.001 as its c.
     expected = "a schedule such as polyak(), ema(0.999) or constant(c)"
     if not callable(coefficient) or isinstance(coefficient, Formula):
@@ -179,44 +217,18 @@ def _schedules(coefficient: Any) -> Any:
             jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
         except (TypeError, ValueError):  # a function of something else, as `ema` without its decay
             raise ValueError(f"average: `coefficient` must be {expected}, got {shown(coefficient)}") from None
-    return schedule
+    return _OfStep(schedule)
 
 
-def _no_weights(settings: _Settings) -> WeightSum | None:
-    return no_weights() if isinstance(settings.coefficient, Weights) else None
-
-
-def _coefficient(settings: _Settings, count: Array, weights: WeightSum | None) -> tuple[Any, WeightSum | None]:
-    if weights is not None:
-        return add_weight(settings.coefficient, count, weights)
-    if isinstance(settings.coefficient, dict):
-        return {name: each(count) for name, each in settings.coefficient.items()}, None
-    return settings.coefficient(count), None
-
-
-def _used(c: Any, beta: Any) -> dict[str, Array]:
-    coefficients = (
-        {f"coefficient[{name}]": each for name, each in c.items()} if isinstance(c, dict) else {"coefficient": c}
-    )
-    return {**coefficients, "beta": beta}
-
-
-def names_of(state: Any) -> list[str]:
-    """The names of the averages that a state holds, if they have names."""
-    return sorted(key.removeprefix("coefficient[")[:-1] for key in state.used if key.startswith("coefficient["))
-
-
-def _require_together(coefficient: Any, beta: Any, decay_at: str, lean: bool) -> None:
-    checked("average", Choice("y", "z"), decay_at=decay_at)
-    checked("average", FLAG, lean=lean)
+def _require_together(coefficient: Any, beta: Any, lean: bool) -> None:
     if isinstance(coefficient, Mapping):
         if not coefficient:
             raise ValueError("average: `coefficient` must be one schedule or more by name, got an empty mapping")
         if not is_zero(beta):
             raise ValueError(f"average: `coefficient` must be one schedule where beta is not 0, got {coefficient!r}")
         for name, each in coefficient.items():
-            if not isinstance(name, str) or isinstance(each, Weights):
-                raise ValueError(f"average: `coefficient` must have schedules by name, got {name!r}: {each!r}")
+            if not isinstance(name, str):
+                raise ValueError(f"average: `coefficient` must have texts for names, got {name!r}: {each!r}")
     if lean and isinstance(beta, int | float) and beta < 0.5:
         raise ValueError(f"average: `beta` must be at least 0.5 in the lean form, got {beta!r}")
 
@@ -225,69 +237,3 @@ def _require_width(lean: bool, params: Any) -> None:
     narrow = {dtype for dtype in map(jnp.result_type, jax.tree.leaves(params)) if jnp.finfo(dtype).bits < 32}
     if lean and narrow:
         raise ValueError(f"average: `params` must be float32 or wider in the lean form, got {min(map(str, narrow))}")
-
-
-# The latest ones --------------------------------------------------------------------------------------
-
-
-class LawaState(NamedTuple):
-    count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
-    kept: Array  # parameters kept so far; likewise
-    ring: Any  # the latest of them; the shapes of the parameters with an axis of `last` in front
-    base: Any  # the state of the base
-    used: dict[str, Array]  # how many the average is of
-
-
-def lawa(
-    base: optax.GradientTransformation, last: int, every: int = 1, start: int = 0
-) -> optax.GradientTransformationExtraArgs:
-    r"""Keeps the latest parameters beside any optimizer, and averages them for evaluation (`eval_params`).
-
-    $$x = \frac1n \sum_{i=1}^{n} p_i, \qquad n \le \mathrm{last}$$
-
-    of the parameters p after every n-th update from update `start` on; before any is kept, x is the caller's.
-    The run is bit for bit that of `base`; the memory is that of `last` copies of the parameters, in float32 or
-    wider. `average` with `tail` or `swa` forgets nothing but needs one.
-
-    Source: LAWA, arXiv:2209.14981 and arXiv:2306.03241.
-
-    **Raises:** `ValueError` unless `last` and `every` are whole numbers, 1 or more, and `start` 0 or more; if a
-    parameter is not real; if `update` is called without `params`.
-    """
-    (last,) = checked("lawa", SIZE, last=last)
-    (every,) = checked("lawa", COUNT, every=every)
-    (start,) = checked("lawa", INDEX, start=start)
-    base = require_base("lawa", base)
-
-    def init(params: Any) -> LawaState:
-        require_real("lawa", params)
-        ring = jax.tree.map(lambda p: jnp.stack([p] * last), zeros(params))  # sharded as the parameters are
-        base_state = base.init(jax.tree.map(jnp.copy, params))
-        count, kept, averaged = (jnp.zeros((), jnp.int32) for _ in range(3))  # a buffer each, to be donated
-        return LawaState(count, kept, ring, base_state, {"averaged": averaged})
-
-    def update(grads: Any, state: LawaState, params: Any = None, **extra_args: Any) -> tuple[Any, LawaState]:
-        require_state("lawa", LawaState, state)
-        require_like("lawa", {"ring": state.ring}, require_params("lawa", params), axes=1, grads=grads)
-        for leaf in jax.tree.leaves(state.ring):
-            require_setting("lawa", "last", len(leaf), last)
-        updates, base_state = base.update(grads, state.base, params, **extra_args)
-        return updates, _keep(state, optax.apply_updates(params, updates), every, start)._replace(base=base_state)
-
-    return optax.GradientTransformationExtraArgs(init, update)
-
-
-@functools.partial(jax.jit, inline=True)
-def _keep(state: LawaState, params: Any, every: Array, start: Array) -> LawaState:
-    since = state.count - start
-    keep = (since >= 0) & (since % every == 0)
-
-    def replaced(ring: Array, p: Array) -> Array:
-        slot = state.kept % len(ring)
-        newest = jnp.where(keep, p.astype(ring.dtype), jax.lax.dynamic_index_in_dim(ring, slot, keepdims=False))
-        return jax.lax.dynamic_update_index_in_dim(ring, newest, slot, 0)
-
-    ring = jax.tree.map(replaced, state.ring, params)
-    last = max((len(leaf) for leaf in jax.tree.leaves(ring)), default=0)
-    count, kept = optax.safe_increment(state.count), state.kept + keep
-    return state._replace(count=count, kept=kept, ring=ring, used={"averaged": jnp.minimum(kept, last)})

@@ -5,7 +5,7 @@ Each mistake is a ValueError of one sentence that names the optimizer, the argum
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +13,27 @@ import numpy as np
 import optax
 from jax import Array
 from jax.tree_util import keystr, tree_leaves_with_path
+from jax.typing import DTypeLike
+from typing_extensions import TypeAliasType
 
-from schedules import Schedule, ScheduleLike, as_schedule
-from schedules.arguments import built_as
-from schedules.kinds import Choice, Fixed, Kind, Number, require
+from schedules import ScheduleLike
+from schedules.core import Nested
+from schedules.kinds import Kind, Number, require
 from schedules.sentences import shortened, shown
 
-# Numbers and schedules --------------------------------------------------------------------------------
+# Kinds of argument. Numbers stay Python's here: 1 - 0.999 must be formed in double precision. --------------------
 
-NOT_NEGATIVE = Number(float, least=0)
-SHARE = Number(float, least=0, most=1)
-FRACTION = Number(float, least=0, below=1)
-INSIDE = Number(float, above=0, below=1)
-POWER = Number(float, least=0, most=4)
-FLAG = Choice(False, True)
+
+class Hyperparameter(Nested):
+    """A number, or a schedule, whose values are not checked."""
+
+    def __init__(self, number: Number):
+        super().__init__()
+        self.number, self.expected = number, f"{number.expected} or a schedule"
+
+    def build(self, value: Any) -> Any:
+        is_number = isinstance(value, int | float | np.generic | np.ndarray | Array)
+        return self.number.build(value) if is_number else super().build(value)
 
 
 class FloatingType(Kind):
@@ -41,47 +48,27 @@ class FloatingType(Kind):
             raise ValueError from None
 
 
-class OrSchedule(Kind):
-    def __init__(self, number: Kind):
-        self.number, self.expected = number, f"{number.expected} or a schedule"
+class Transformation(Kind):
+    expected = "an optax transformation"
 
-    def build(self, value: Any) -> Any:
-        return self.number.build(value)
-
-
-FLOATING = FloatingType()
-SIZE = Fixed(int, least=1)
+    def build(self, value: Any) -> optax.GradientTransformationExtraArgs:
+        require(value, isinstance(value, optax.GradientTransformation))
+        return optax.with_extra_args_support(value)
 
 
-def checked(function: str, kind: Kind, **values: Any) -> list[Any]:
-    """The arguments, each of which must be of the kind; traced ones are not checked.
+NOT_NEGATIVE, SHARE = Number(float, least=0), Number(float, least=0, most=1)
+FRACTION, INSIDE = Number(float, least=0, below=1), Number(float, above=0, below=1)
 
-    Numbers stay Python numbers here: 1 - 0.999 must be formed in double precision, before float32.
-    """
-    return [built_as(kind, function, name, value) for name, value in values.items()]
-
-
-def checked_or_schedules(function: str, kind: Kind, **values: Any) -> list[Any]:
-    """The hyperparameters: numbers as by `checked`, and anything else as a schedule, whose values are not checked."""
-    return [
-        built_as(OrSchedule(kind), function, name, value)
-        if isinstance(value, int | float | np.generic | np.ndarray | Array)
-        else as_named(function, name, value)
-        for name, value in values.items()
-    ]
-
-
-def as_named(optimizer: str, name: str, value: ScheduleLike) -> Schedule:
-    """`value` as a schedule; raises the ValueError that names the hyperparameter if it cannot be one."""
-    try:
-        return as_schedule(value)
-    except ValueError as error:
-        raise ValueError(f"{optimizer}: `{name}` must be a number or a schedule ({error})") from None
-
-
-def scheduled(optimizer: str, **hyperparameters: ScheduleLike) -> dict[str, Schedule]:
-    """Each `as_named`."""
-    return {name: as_named(optimizer, name, value) for name, value in hyperparameters.items()}
+NotNegative = TypeAliasType("NotNegative", Annotated[float | Array, NOT_NEGATIVE])
+Fraction = TypeAliasType("Fraction", Annotated[float | Array, FRACTION])
+Inside = TypeAliasType("Inside", Annotated[float | Array, INSIDE])
+UpTo4 = TypeAliasType("UpTo4", Annotated[float | Array, Number(float, least=0, most=4)])
+From4 = TypeAliasType("From4", Annotated[float | Array, Number(float, least=4)])
+NotNegativeLike = TypeAliasType("NotNegativeLike", Annotated[ScheduleLike, Hyperparameter(NOT_NEGATIVE)])
+FractionLike = TypeAliasType("FractionLike", Annotated[ScheduleLike, Hyperparameter(FRACTION)])
+ShareLike = TypeAliasType("ShareLike", Annotated[ScheduleLike, Hyperparameter(SHARE)])
+Floating = TypeAliasType("Floating", Annotated[DTypeLike | None, FloatingType()])
+Base = TypeAliasType("Base", Annotated[optax.GradientTransformation, Transformation()])
 
 
 # Parameters, gradients and states ---------------------------------------------------------------------
@@ -97,12 +84,6 @@ def require_one(argument: str, metric: Any) -> None:
         raise ValueError(f"{argument} must be one real number, got {shown(metric) if dtype is None else dtype}")
     if jnp.shape(metric):
         raise ValueError(f"{argument} must be one number, got an array of shape {jnp.shape(metric)}")
-
-
-def require_base(optimizer: str, base: Any) -> optax.GradientTransformationExtraArgs:
-    if not isinstance(base, optax.GradientTransformation):
-        raise ValueError(f"{optimizer}: `base` must be an optax transformation, got {base!r}")
-    return optax.with_extra_args_support(base)
 
 
 def require_real(optimizer: str, params: Any, argument: str = "params") -> None:

@@ -9,14 +9,14 @@ is the average of all parameters after the first thousand updates.
 
 import math
 from decimal import Decimal
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 from typing_extensions import TypeAliasType
 
-from optim.checks import FRACTION, NOT_NEGATIVE, POWER, checked, checked_or_schedules, scheduled
+from optim.checks import Fraction, NotNegativeLike, UpTo4
 from optim.numerics import accumulate, one_minus_power
 from schedules import (
     Period,
@@ -32,13 +32,16 @@ from schedules import (
     recipe,
     schedule,
 )
-from schedules.kinds import COUNT, INDEX, POSITIVE, Number
+from schedules.arguments import checked
+from schedules.kinds import Count, Index, Number
 from schedules.numerics import Split, pair, power
 
+Exponent = TypeAliasType("Exponent", Annotated[float, Number(float, above=-1)])
+Width = TypeAliasType("Width", Annotated[float, Number(float, above=0, below=math.sqrt(1 / 12))])
 Window = TypeAliasType("Window", Annotated[float | Array, Number(float, least=1, unit="updates")])
 
 
-@schedule
+@schedule(ends=False)
 def polyak(step: Array) -> Array:
     r"""The uniform average of all updated parameters.
 
@@ -60,7 +63,7 @@ def tail(start: Steps) -> Schedule:
     return delay(polyak(), start)
 
 
-@schedule
+@schedule(ends=False)
 def sampled(step: Array, coefficient: ScheduleLike, every: Period, start: Steps = 0) -> Array:
     r"""An average of the parameters after every n-th update from update `start` on, and of no others.
 
@@ -84,7 +87,7 @@ def swa(start: Steps, every: Period) -> Schedule:
     return sampled(polyak(), every, start)
 
 
-@schedule
+@schedule(ends=False)
 def polynomial_average(step: Array, exponent: Precise) -> Array:
     r"""An average in which the parameters after update k weigh about k^exponent.
 
@@ -96,7 +99,7 @@ def polynomial_average(step: Array, exponent: Precise) -> Array:
     return (hi + lo + 1) / (step.astype(float) + 1 + (hi + lo))
 
 
-@schedule
+@schedule(ends=False)
 def power_ema(step: Array, exponent: Precise) -> Array:
     r"""The power-function average: its profile keeps its shape as the run grows longer.
 
@@ -113,27 +116,23 @@ def power_ema(step: Array, exponent: Precise) -> Array:
     return jnp.where(t == 1, 1.0, -jnp.expm1((hi + lo + 1) * left))
 
 
-def relative_width(exponent: float) -> float:
+@checked
+def relative_width(exponent: Exponent) -> float:
     r"""The standard deviation of the profile of `power_ema`, as a fraction of the run.
 
     $$\sigma = \sqrt{\frac{\gamma + 1}{(\gamma + 2)^2 (\gamma + 3)}}$$
 
     **Raises:** `ValueError` unless the exponent is a number above -1.
     """
-    checked("relative_width", _EXPONENT, exponent=exponent)
     return math.sqrt((exponent + 1) / ((exponent + 2) ** 2 * (exponent + 3)))
 
 
-_EXPONENT = Number(float, above=-1)
-_WIDTH = Number(float, above=0, below=math.sqrt(1 / 12))
-
-
-def exponent_of_width(width: float) -> float:
+@checked
+def exponent_of_width(width: Width) -> float:
     """The exponent of the `power_ema` with this relative width, by bisection: `exponent_of_width(0.10)` is 6.94.
 
-    **Raises:** `ValueError` unless the width is above 0 and below 0.288, that of a uniform average.
+    **Raises:** `ValueError` unless the width is above 0 and below 0.2887, that of a uniform average.
     """
-    checked("exponent_of_width", _WIDTH, width=width)
     low, high = 0.0, min(1 / width, 1e38)  # the largest that `power_ema` takes, about
     for _ in range(100):
         middle = (low + high) / 2
@@ -141,7 +140,7 @@ def exponent_of_width(width: float) -> float:
     return low
 
 
-@schedule
+@schedule(ends=False)
 def exponential_average(step: Array, window: Window) -> Array:
     r"""The bias-corrected exponential average over about the last `window` updates.
 
@@ -155,7 +154,8 @@ def exponential_average(step: Array, window: Window) -> Array:
     return jnp.minimum(rate / one_minus_power(inside, step.astype(float) + 1), 1.0)
 
 
-def ema(decay: float | Array) -> Schedule:
+@checked
+def ema(decay: Fraction) -> Schedule:
     """The bias-corrected exponential average with this decay: `exponential_average(1 / (1 - decay))`.
 
     The window is formed from the decimal that was typed: `ema(0.9999)` has a window of 10,000 updates,
@@ -163,23 +163,23 @@ def ema(decay: float | Array) -> Schedule:
 
     **Raises:** `ValueError` if `decay` is a number outside [0, 1).
     """
-    (decay,) = checked("ema", FRACTION, decay=decay)
     return exponential_average(1 / _complement(decay))
 
 
-def ema_half_life(updates: float | Array) -> Schedule:
+@checked
+def ema_half_life(updates: Positive) -> Schedule:
     r"""The bias-corrected exponential average in which a weight halves in so many updates.
 
     $$r = 2^{-1 / \mathrm{updates}}$$
 
     **Raises:** `ValueError` unless `updates` is a positive number.
     """
-    (updates,) = checked("ema_half_life", POSITIVE, updates=updates)
     expm1 = jnp.expm1 if isinstance(updates, Array) else math.expm1
     return exponential_average(-1 / expm1(-math.log(2) / updates))
 
 
-def ema_warmed(decay: float | Array, exponent: float | Array = 2 / 3, timescale: int | Array = 1) -> Schedule:
+@checked
+def ema_warmed(decay: Fraction, exponent: Positive = 2 / 3, timescale: Count = 1) -> Schedule:
     r"""An exponential average whose decay rises from 0 to `decay`, instead of a bias correction.
 
     $$c(t) = \max\big(1 - \mathrm{decay},\, (1 + t / \mathrm{timescale})^{-\mathrm{exponent}}\big)$$
@@ -188,13 +188,10 @@ def ema_warmed(decay: float | Array, exponent: float | Array = 2 / 3, timescale:
 
     **Raises:** `ValueError` if `decay` is a number outside [0, 1), or another argument is not positive.
     """
-    (decay,) = checked("ema_warmed", FRACTION, decay=decay)
-    checked("ema_warmed", POSITIVE, exponent=exponent)
-    checked("ema_warmed", COUNT, timescale=timescale)
     return maximum(_complement(decay), power_law(1.0, exponent, timescale))
 
 
-@schedule
+@schedule(ends=False)
 def ema_relative(step: Array, half_life: Positive) -> Array:
     r"""An exponential average whose half-life is a fraction of the updates applied so far.
 
@@ -211,7 +208,24 @@ def _complement(decay: float | Array) -> float | Array:
     return 1 - decay if isinstance(decay, Array) else float(1 - Decimal(repr(float(decay))))
 
 
-# Weights that add up ----------------------------------------------------------------------------------
+# Coefficients that remember ----------------------------------------------------------------------------
+
+
+class Remembering(Protocol):
+    """A coefficient that depends on more than the step. It must be a pytree of what it computes with."""
+
+    def init(self) -> Any:
+        """What it remembers before the first update: a pytree of arrays, of which each has a buffer of its own."""
+
+    def update(self, count: Array, memory: Any) -> tuple[Array, Any]:
+        """The coefficient c of the update that follows `count` updates, and what is remembered after it."""
+
+
+class WeightSum(NamedTuple):
+    """What must be remembered of weights."""
+
+    total: Split  # the sum of all weights
+    largest: Array  # the largest learning rate
 
 
 class Weights(NamedTuple):
@@ -223,16 +237,35 @@ class Weights(NamedTuple):
     scale: Schedule
     start: Schedule
 
+    def init(self) -> WeightSum:
+        def zero() -> Array:  # a buffer each, so that the state can be donated
+            return jnp.zeros((), float)
 
-class WeightSum(NamedTuple):
-    """What must be remembered of weights."""
+        return WeightSum(Split(zero(), zero()), zero())
 
-    total: Split  # the sum of all weights
-    largest: Array  # the largest learning rate
+    def update(self, count: Array, memory: WeightSum, rate: ArrayLike | None = None) -> tuple[Array, WeightSum]:
+        """`rate` stands in for a rate that is no schedule."""
+        lr = self.learning_rate(count) if rate is None else jnp.asarray(rate)
+        largest = jnp.maximum(memory.largest, lr)
+        r, lr_power = self.r(count), self.weight_lr_power(count)
+        by_rate = jnp.where(lr_power == 0, 1.0, power(largest, lr_power))
+        step = count.astype(float)
+        # Their sum stays finite for as many updates as can be counted.
+        weight = jnp.minimum(power(step + 1, r) * by_rate, float(jnp.finfo(by_rate.dtype).max) / 2**32)
+        begun = step >= self.start(count)
+        total = accumulate(memory.total, jnp.where(begun, weight, 0.0))
+        share = self.scale(count) * (weight / jnp.where(total.hi > 0, total.hi, 1.0))
+        c = jnp.where(begun, jnp.where(total.hi > 0, jnp.minimum(share, 1.0), 0.0), 1.0)
+        return c, WeightSum(total, largest)
 
 
+@checked
 def weighted(
-    learning_rate: ScheduleLike, r: float = 0.0, weight_lr_power: float = 2.0, scale: float = 1.0, start: int = 0
+    learning_rate: NotNegativeLike,
+    r: UpTo4 = 0.0,
+    weight_lr_power: UpTo4 = 2.0,
+    scale: Positive = 1.0,
+    start: Index = 0,
 ) -> Weights:
     r"""An average in which parameters weigh by their step and by the largest learning rate so far.
 
@@ -249,34 +282,4 @@ def weighted(
     **Raises:** `ValueError` for a negative rate, powers outside [0, 4], a scale that is not positive, or a start that
     is no step.
     """
-    (learning_rate,) = checked_or_schedules("weighted", NOT_NEGATIVE, learning_rate=learning_rate)
-    r, weight_lr_power = checked("weighted", POWER, r=r, weight_lr_power=weight_lr_power)
-    (scale,) = checked("weighted", POSITIVE, scale=scale)
-    (start,) = checked("weighted", INDEX, start=start)
-    numbers = {"r": r, "weight_lr_power": weight_lr_power, "scale": scale, "start": start}
-    return Weights(**scheduled("weighted", learning_rate=learning_rate, **numbers))
-
-
-def no_weights() -> WeightSum:
-    def zero() -> Array:  # a buffer each, so that the state can be donated
-        return jnp.zeros((), float)
-
-    return WeightSum(Split(zero(), zero()), zero())
-
-
-def add_weight(
-    weights: Weights, count: Array, so_far: WeightSum, rate: ArrayLike | None = None
-) -> tuple[Array, WeightSum]:
-    """The coefficient of this update, and the weights with it. `rate` stands in for a rate that is no schedule."""
-    lr = weights.learning_rate(count) if rate is None else jnp.asarray(rate)
-    largest = jnp.maximum(so_far.largest, lr)
-    r, lr_power = weights.r(count), weights.weight_lr_power(count)
-    by_rate = jnp.where(lr_power == 0, 1.0, power(largest, lr_power))
-    step = count.astype(float)
-    # Their sum stays finite for as many updates as can be counted.
-    weight = jnp.minimum(power(step + 1, r) * by_rate, float(jnp.finfo(by_rate.dtype).max) / 2**32)
-    begun = step >= weights.start(count)
-    total = accumulate(so_far.total, jnp.where(begun, weight, 0.0))
-    share = weights.scale(count) * (weight / jnp.where(total.hi > 0, total.hi, 1.0))
-    c = jnp.where(begun, jnp.where(total.hi > 0, jnp.minimum(share, 1.0), 0.0), 1.0)
-    return c, WeightSum(total, largest)
+    return Weights(*map(as_schedule, (learning_rate, r, weight_lr_power, scale, start)))

@@ -1,9 +1,21 @@
-"""Reading an optimizer's state, wherever it sits in a chain."""
+"""Reading an optimizer's state, wherever it sits in a chain.
+
+A state says what it holds. One with a method `averages() -> {name: Average}` holds averages of the parameters, which
+`eval_params` finds; an average without a name is under None. A named tuple with a dict `used` keeps the numbers of its
+last update, which `hyperparameters` finds. Yours may have both:
+
+    class MyState(NamedTuple):
+        count: Array
+        mean: Any  # a tree like the parameters
+
+        def averages(self):
+            return {None: Average(self.mean)}
+"""
 
 import functools
 import sys
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +23,25 @@ import optax
 from jax import Array
 from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path, tree_map_with_path
 
-from optim.averaging import AverageState, LawaState, names_of, recovered
 from optim.checks import by_path, difference, is_hole, misfit, unlike
-from optim.schedule_free_plus import ScheduleFreePlusState
 
-AVERAGES = (AverageState, LawaState, ScheduleFreePlusState)
+
+class Average(NamedTuple):
+    """An average of the parameters as a state holds it.
+
+    **Attributes:** `stored`: a tree like the parameters, of arrays, with None or `optax.MaskedNode` where a
+    parameter is not averaged; `read`: a function from what is stored of a parameter and the parameter that the caller
+    holds to the average of it, where that is not what is stored (the state must then have a scalar `count`); `axes`:
+    how many axes each array has in front of those of its parameter; `needs_trained`: whether `read` is right for the
+    parameters that are trained only.
+    """
+
+    stored: Any
+    read: Callable[[Array, Any], Array] | None = None
+    axes: int = 0
+    needs_trained: bool = False
+
+
 OPTIMIZERS = (optax.GradientTransformation, optax.MultiSteps)
 # The states of optax that keep one number of the last update, in this field.
 KEPT = {
@@ -54,12 +80,11 @@ def eval_params(opt_state: Any, params: Any, name: str | None = None) -> Any:
 def _evaluated(function: str, opt_state: Any, params: Any, name: str | None) -> Any:
     _require_places(function, opt_state, params)
     # By path and not by structure: masks leave holes, and Flax wraps state and parameters differently.
-    averages = [s for s in jax.tree.leaves(opt_state, is_leaf=_is_average) if _is_average(s)]
-    _require_name(function, averages, name)
+    averages = _averages(function, opt_state, name)
     held = by_path(params)
-    stored = [(path, leaf, state) for state in averages for path, leaf in _stored(function, state, name)]
-    averaged = [(path, leaf, state) for path, leaf, state in stored if not is_hole(leaf)]
-    expected = {path: _one(leaf, state) for path, leaf, state in averaged}
+    stored = [(path, leaf, each) for each in averages for path, leaf in tree_leaves_with_path(each.stored, is_hole)]
+    averaged = [(path, leaf, each) for path, leaf, each in stored if not is_hole(leaf)]
+    expected = {path: jax.ShapeDtypeStruct(leaf.shape[each.axes :], leaf.dtype) for path, leaf, each in averaged}
     if len(expected) != len(averaged):
         raise ValueError(f"{function}: `opt_state` must hold one average of each parameter, got several")
     holes = {path for path, leaf, _ in stored if is_hole(leaf)}
@@ -69,8 +94,29 @@ def _evaluated(function: str, opt_state: Any, params: Any, name: str | None) -> 
         raise ValueError(unlike(function, "params", flat))
     if averages and (what := difference(covered, expected, functools.partial(misfit, whole=True))):
         raise ValueError(unlike(function, "params", what))
-    found = {path: _average(state, leaf, held[path]) for path, leaf, state in averaged}
+    found = {path: each.read(leaf, held[path]) if each.read else leaf for path, leaf, each in averaged}
     return tree_map_with_path(lambda path, p: found[path].astype(jnp.result_type(p)) if path in found else p, params)
+
+
+def _averages(function: str, opt_state: Any, name: str | None) -> list[Average]:
+    """The averages of this name, one of each state that holds any."""
+    states = [state for state in jax.tree.leaves(opt_state, is_leaf=_is_average) if _is_average(state)]
+    by_name = [state.averages() for state in states]
+    names = {each for averages in by_name for each in averages}
+    if names and name not in names:
+        named = sorted(each for each in names if each is not None)
+        wanted = f"one of {', '.join(map(repr, named))}" if named else "None, since no average has a name"
+        raise ValueError(f"{function}: `name` must be {wanted}, got {name!r}")
+    if name is not None and not names:
+        raise ValueError(f"{function}: `name` must be None, since no average has a name, got {name!r}")
+    for state, averages in zip(states, by_name, strict=True):
+        if any(average.read for average in averages.values()) and (axes := jnp.shape(state.count)):
+            raise ValueError(f"{function}: `opt_state` must be of one run, got one of shape {axes}: use jax.vmap")
+    return [averages[name] for averages in by_name if name in averages]
+
+
+def _is_average(node: Any) -> bool:
+    return callable(getattr(type(node), "averages", None))
 
 
 def _require_places(function: str, opt_state: Any, params: Any) -> None:
@@ -100,60 +146,18 @@ def _is_nnx_model(params: Any) -> bool:
 
 def _untyped(node: Any) -> str | None:
     """What a mapping with the fields of an average is, as in a checkpoint that was restored without its types."""
-    names = set(node) if isinstance(node, Mapping) else set()
+    names = {*node} if isinstance(node, Mapping) else set()
     if not ({"count", "used"} <= names and names & {"x", "z", "ring"}):
         return None
-    # Not all of them: Flax nnx leaves out those that are None.
-    kinds = (kind.__name__ for kind in AVERAGES if names <= set(kind._fields))
-    return next((f"a {type(node).__name__} of the fields of {kind}" for kind in kinds), None)
-
-
-def _require_name(function: str, averages: list[Any], name: str | None) -> None:
-    names = sorted({each for state in averages for each in names_of(state)})
-    if name not in names and (names or name is not None):
-        wanted = f"one of {', '.join(map(repr, names))}" if names else "None, since no average has a name"
-        raise ValueError(f"{function}: `name` must be {wanted}, got {name!r}")
+    return f"a {type(node).__name__} of the fields of an average"
 
 
 def _with_parents(path: tuple[Any, ...]) -> list[tuple[Any, ...]]:
     return [path[:depth] for depth in range(len(path) + 1)]
 
 
-def _stored(function: str, state: Any, name: str | None) -> list[tuple[Any, Any]]:
-    """What a state holds of every parameter for its average, and the holes, with their paths."""
-    if isinstance(state, LawaState) or state.x is None:
-        if axes := jnp.shape(state.count):
-            raise ValueError(f"{function}: `opt_state` must be of one run, got one of shape {axes}: use jax.vmap")
-        tree = state.ring if isinstance(state, LawaState) else state.z
-    else:
-        tree = state.x.get(name) if names_of(state) else state.x
-    return tree_leaves_with_path(tree, is_leaf=is_hole)
-
-
-def _one(stored: Any, state: Any) -> jax.ShapeDtypeStruct:
-    """What is held of a parameter, without the axis of the latest ones."""
-    return jax.ShapeDtypeStruct(stored.shape[isinstance(state, LawaState) :], stored.dtype)
-
-
-def _average(state: Any, stored: Any, p: Any) -> Array:
-    if isinstance(state, LawaState):
-        return _mean(stored, jnp.asarray(state.used["averaged"]), p)
-    return recovered(p, state._replace(z=stored)) if state.x is None else stored
-
-
-def _mean(ring: Array, averaged: Array, newest: Any) -> Array:
-    kept = jnp.arange(ring.shape[0]) < averaged
-    total = jnp.sum(jnp.where(kept.reshape(-1, *[1] * (ring.ndim - 1)), ring, 0), axis=0)
-    mean = total / jnp.maximum(averaged, 1).astype(total.dtype)
-    return jnp.where(averaged > 0, mean, jnp.asarray(newest, mean.dtype))
-
-
-def _is_average(node: Any) -> bool:
-    return isinstance(node, AVERAGES)
-
-
 def _is_state_or_optimizer(node: Any) -> bool:
-    return isinstance(node, (*AVERAGES, *OPTIMIZERS)) or _untyped(node) is not None
+    return _is_average(node) or isinstance(node, OPTIMIZERS) or _untyped(node) is not None
 
 
 def hyperparameters(opt_state: Any) -> dict[str, Array]:
@@ -173,7 +177,7 @@ def hyperparameters(opt_state: Any) -> dict[str, Array]:
 
     **Raises:** `ValueError` if no number at all can be read.
     """
-    found = [(place, name, value) for place, used in _used("", opt_state) for name, value in used.items()]
+    found = [(place, name, value) for place, used in _used("", opt_state) for name, value in _by_name(used)]
     if not found:
         raise ValueError(
             "hyperparameters: `opt_state` must keep the numbers that were used, as states of optim and of "
@@ -183,6 +187,13 @@ def hyperparameters(opt_state: Any) -> dict[str, Array]:
     names = [name for _, name, _ in found]
     # As arrays: nnx.Optimizer wraps them.
     return {name if names.count(name) == 1 else f"{place}.{name}": jnp.asarray(value) for place, name, value in found}
+
+
+def _by_name(used: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What was used, of which there may be several: `coefficient[fast]`."""
+    for name, value in used.items():
+        several = {f"{name}[{key}]": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+        yield from several.items()
 
 
 def _used(place: str, tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -236,7 +247,7 @@ def require_eval_params(opt_state: Any, params: Any, name: str | None = None) ->
     **Raises:** `ValueError` as `eval_params`, if `params` differ from `eval_params(opt_state, params)` (traced values
     are not compared), or if the average is in the lean form, where x and y cannot be told apart.
     """
-    if any(isinstance(s, AverageState) and s.x is None for s in jax.tree.leaves(opt_state, is_leaf=_is_average)):
+    if any(average.needs_trained for average in _averages("require_eval_params", opt_state, name)):
         raise ValueError("require_eval_params: `opt_state` must store its average, got one in the lean form")
     expected = _evaluated("require_eval_params", opt_state, params, name)
     for (path, have), want in zip(tree_leaves_with_path(params), jax.tree.leaves(expected), strict=True):

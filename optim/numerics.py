@@ -105,6 +105,11 @@ def at(schedules: Any, count: ArrayLike) -> Any:
     return jax.tree.map(lambda s: s(count), schedules, is_leaf=lambda node: isinstance(node, Schedule))
 
 
+def complement(value: Any) -> Any:
+    """1 - value, of a Python number in double precision, of a schedule as a schedule."""
+    return 1 - value
+
+
 def is_zero(value: Any) -> bool:
     """Whether a hyperparameter is the number 0, for which nothing need be stored."""
     return isinstance(value, int | float) and value == 0

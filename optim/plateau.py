@@ -7,9 +7,10 @@ every update.
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,10 +20,10 @@ from jax.tree_util import GetAttrKey
 from jax.typing import ArrayLike
 from typing_extensions import TypeAliasType
 
-from optim.checks import FRACTION, INSIDE, NOT_NEGATIVE, require_one, require_real, require_state
+from optim.checks import Fraction, Inside, NotNegative, require_one, require_real, require_state
 from optim.numerics import widen
-from schedules.arguments import built_as
-from schedules.kinds import Choice, Kind, Number
+from schedules.arguments import built_as, checked, kinds_of
+from schedules.kinds import Number
 
 
 class PlateauState(NamedTuple):
@@ -37,15 +38,12 @@ class PlateauState(NamedTuple):
         return {"scale": self.scale}
 
 
-Mode = TypeAliasType("Mode", Annotated[Literal["min", "max"], Choice("min", "max")])
-ThresholdMode = TypeAliasType("ThresholdMode", Annotated[Literal["rel", "abs"], Choice("rel", "abs")])
-Factor = TypeAliasType("Factor", Annotated[float | Array, INSIDE])
-Floor = TypeAliasType("Floor", Annotated[float | Array, FRACTION])
+Mode = Literal["min", "max"]
+ThresholdMode = Literal["rel", "abs"]
 Observations = TypeAliasType(
     "Observations",
     Annotated[int | Array, Number(int, least=0, unit="observations")],
 )
-NotNegative = TypeAliasType("NotNegative", Annotated[float | Array, NOT_NEGATIVE])
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -89,12 +87,12 @@ class Plateau:
     """
 
     mode: Mode = "min"
-    factor: Factor = 0.1
+    factor: Inside = 0.1
     patience: Observations = 10
     threshold: NotNegative = 1e-4
     threshold_mode: ThresholdMode = "rel"
     cooldown: Observations = 0
-    min_scale: Floor = 0.0
+    min_scale: Fraction = 0.0
     eps: NotNegative = 1e-8
 
     def __post_init__(self) -> None:
@@ -125,7 +123,7 @@ class Plateau:
         return rule
 
 
-_KINDS: dict[str, Kind] = {n: hint.__value__.__metadata__[0] for n, hint in get_type_hints(Plateau).items()}
+_KINDS = kinds_of(inspect.signature(Plateau).parameters.values())
 
 
 @functools.partial(jax.jit, inline=True)
@@ -156,14 +154,15 @@ def _like(array: Array, number: ArrayLike) -> Array:
     return jnp.asarray(number, array.dtype)
 
 
+@checked
 def reduce_on_plateau(
     mode: Mode = "min",
-    factor: Factor = 0.1,
+    factor: Inside = 0.1,
     patience: Observations = 10,
     threshold: NotNegative = 1e-4,
     threshold_mode: ThresholdMode = "rel",
     cooldown: Observations = 0,
-    min_scale: Floor = 0.0,
+    min_scale: Fraction = 0.0,
     eps: NotNegative = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
     r"""`Plateau` as the last link of a chain: scales the updates, and listens to the metric passed with each.
@@ -184,10 +183,7 @@ def reduce_on_plateau(
 
     **Raises:** as `Plateau`, and `ValueError` if `update` is called without `value`.
     """
-    given = (mode, factor, patience, threshold, threshold_mode, cooldown, min_scale, eps)
-    for (argument, kind), value in zip(_KINDS.items(), given, strict=True):
-        built_as(kind, "reduce_on_plateau", argument, value)
-    rule = Plateau(*given)
+    rule = Plateau(mode, factor, patience, threshold, threshold_mode, cooldown, min_scale, eps)
 
     def init(params: Any) -> PlateauState:
         del params

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from optim.checks import checked, mismatch
-from schedules.kinds import COUNT, POSITIVE
+from optim.checks import mismatch
+from schedules.arguments import built_as, checked
+from schedules.kinds import COUNT, POSITIVE, Positive
 from schedules.sentences import shown
 
 
@@ -20,7 +21,8 @@ class Snapshot(NamedTuple):
     params: Any
 
 
-def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: float, updates: int | None = None) -> Any:
+@checked
+def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: Positive, updates: int | None = None) -> Any:
     r"""The average that `power_ema(exponent)` would have given after so many `updates`, from snapshots of others.
 
     Run two averages at once, `average(base, {"narrow": power_ema(16.97), "wide": power_ema(6.94)})`, which are
@@ -46,9 +48,8 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: float, updates: int | 
     section 3.
     """
     _require_snapshots(snapshots)
-    checked("post_hoc_ema", POSITIVE, exponent=exponent)
     latest = max(s.updates for s in snapshots)
-    (updates,) = checked("post_hoc_ema", COUNT, updates=latest if updates is None else updates)
+    updates = built_as(COUNT, "post_hoc_ema", "updates", latest if updates is None else updates)
     if updates > latest:
         raise ValueError(f"post_hoc_ema: `updates` must be at most the {latest} of the latest snapshot, got {updates}")
     used = [s for s in snapshots if s.updates <= updates]
@@ -60,7 +61,7 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: float, updates: int | 
     for snapshot in used:
         if what := mismatch(snapshot.params, first):
             raise ValueError(f"post_hoc_ema: `snapshots` must be of the same parameters, got {what}")
-    weights = coefficients([(s.updates, s.exponent) for s in used], (updates, exponent))
+    weights = coefficients([(s.updates, s.exponent) for s in used], (updates, float(exponent)))
 
     def combined(*leaves: Any) -> Any:
         total = sum(w * np.asarray(leaf, np.float64) for w, leaf in zip(weights, leaves, strict=True))
@@ -73,8 +74,8 @@ def _require_snapshots(snapshots: Any) -> None:
     if not isinstance(snapshots, Sequence) or not snapshots or not all(isinstance(s, Snapshot) for s in snapshots):
         raise ValueError(f"post_hoc_ema: `snapshots` must be one Snapshot or more in a list, got {shown(snapshots)}")
     for i, (updates, exponent, _) in enumerate(snapshots):
-        checked("post_hoc_ema", COUNT, **{f"snapshots[{i}].updates": updates})
-        checked("post_hoc_ema", POSITIVE, **{f"snapshots[{i}].exponent": exponent})
+        built_as(COUNT, "post_hoc_ema", f"snapshots[{i}].updates", updates)
+        built_as(POSITIVE, "post_hoc_ema", f"snapshots[{i}].exponent", exponent)
 
 
 def coefficients(profiles: Sequence[tuple[int, float]], wanted: tuple[int, float]) -> np.ndarray:

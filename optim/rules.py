@@ -26,9 +26,11 @@ import optax
 from jax import Array
 from jax.tree_util import GetAttrKey, keystr, tree_leaves_with_path
 
-from optim.checks import as_named, is_hole, require_like, require_real, require_setting, require_state
+from optim.checks import is_hole, require_like, require_real, require_setting, require_state
 from optim.numerics import at, widen
 from schedules import Schedule, ScheduleLike
+from schedules.arguments import built_as
+from schedules.core import Nested
 from schedules.sentences import shown
 
 # Masks ----------------------------------------------------------------------------------------------------
@@ -207,7 +209,8 @@ def scale_by_path(rules: Sequence[tuple[str, ScheduleLike]]) -> optax.GradientTr
     **Raises:** `ValueError` if a rule is no such pair, and at `init` if one is the rule of no parameter.
     """
     patterns, multipliers = _read("scale_by_path", rules, "a multiplier")
-    schedules = {p: as_named("scale_by_path", "rules", m) for p, m in zip(patterns, multipliers, strict=True)}
+    built = [built_as(Nested(), "scale_by_path", "rules", multiplier) for multiplier in multipliers]
+    schedules = dict(zip(patterns, built, strict=True))
 
     def init(params: Any) -> ScaleByPathState:
         _require_each_used("scale_by_path", patterns, _paths(params))

@@ -101,7 +101,7 @@ class Number(Kind):
         """`noun` and the bounds in words: "whole number of steps from 1 to 9"."""
         noun = f"{'whole ' * (self.type is int)}{noun}{f' of {self.unit}' if self.unit else ''}"
         bounds = self.least, self.above, self.most, self.below
-        least, above, most, below = (f"{bound:.10g}" for bound in bounds)
+        least, above, most, below = (f"{bound}" if self.type is int else f"{bound:g}" for bound in bounds)
         match [math.isfinite(bound) for bound in bounds]:
             case [True, _, True, _]:
                 return f"{noun} from {least} to {most}"
@@ -136,7 +136,8 @@ class Number(Kind):
 
     def _in_range(self, value: float) -> float:
         require(value, max(self.least, -self.largest) <= value <= min(self.most, self.largest))
-        require(value, self.above < value < self.below and self.type(value) == value)
+        require(value, self.above < value and (value < self.below or self.below == math.inf))
+        require(value, self.type(value) == value)
         return self.type(value)
 
     @property

@@ -176,13 +176,12 @@ def test_a_parameter_that_was_not_finite_is_forgotten_by_an_average_that_begins_
 def test_equal_weights_that_add_up_are_polyak_however_many():
     """In float32 a plain sum of 100,000 equal weights is off by a part in a thousand for each new one."""
     weights, n = weighted(0.01), 100_000
-    from optim.coefficients import add_weight, no_weights
 
     def step(so_far, count):
-        c, so_far = add_weight(weights, count, so_far)
+        c, so_far = weights.update(count, so_far)
         return so_far, c
 
-    _, found = jax.jit(lambda: jax.lax.scan(step, no_weights(), jnp.arange(n)))()
+    _, found = jax.jit(lambda: jax.lax.scan(step, weights.init(), jnp.arange(n)))()
     np.testing.assert_allclose(found, 1 / np.arange(1, n + 1), rtol=1e-6)
 
 
@@ -366,10 +365,9 @@ def test_training_parameters_are_not_saved_by_mistake():
         (lambda: average(adam(0.1), {"a": ema_half_life}), f"average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got {ema_half_life!r}"),
         (lambda: average(adam(0.1), weighted), f"average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got {weighted!r}"),
         (lambda: average(adam(0.1), polyak), "average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got polyak"),
-        (lambda: weighted(None), "weighted: `learning_rate` must be a number or a schedule (constant: `value` must be a finite number, got None)"),
+        (lambda: weighted(None), "weighted: `learning_rate` must be a number that is not negative or a schedule, got None"),
         (lambda: average(adam(0.1), {"a": 0.999}), "average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got 0.999"),
-        (lambda: average(adam(0.1), {"a": weighted(0.1, 1.0)}), "average: `coefficient` must have schedules by name, got 'a': " + repr(weighted(0.1, 1.0))),
-        (lambda: average(adam(0.1), {0.9: ema(0.9)}), f"average: `coefficient` must have schedules by name, got 0.9: {ema(0.9)!r}"),
+        (lambda: average(adam(0.1), {0.9: ema(0.9)}), f"average: `coefficient` must have texts for names, got 0.9: {ema(0.9)!r}"),
         (lambda: average(ema(0.9), adam(0.1)), f"average: `base` must be an optax transformation, got {ema(0.9)!r}"),
         (lambda: lawa(0.1, 3), "lawa: `base` must be an optax transformation, got 0.1"),
         (lambda: weighted(0.1, r=8.0), "weighted: `r` must be a number from 0 to 4, got 8.0"),
@@ -386,7 +384,7 @@ def test_training_parameters_are_not_saved_by_mistake():
         (lambda: lawa(adam(0.1), 2, start=-1), "lawa: `start` must be a whole number from 0 to 2147483647, got -1"),
         (lambda: ema_half_life(0), "ema_half_life: `updates` must be a positive number, got 0"),
         (lambda: ema_warmed(1), "ema_warmed: `decay` must be a number from 0 to below 1, got 1"),
-        (lambda: exponent_of_width(0.3), "exponent_of_width: `width` must be a number above 0 and below 0.288, got 0.3"),
+        (lambda: exponent_of_width(0.3), "exponent_of_width: `width` must be a number above 0 and below 0.288675, got 0.3"),
         (lambda: post_hoc_ema([], 7.0), "post_hoc_ema: `snapshots` must be one Snapshot or more in a list, got []"),
         (lambda: post_hoc_ema([Snapshot(5, 7.0, 0.0), Snapshot(9, 7.0, 0.0)], 7.0, 10), "post_hoc_ema: `updates` must be at most the 9 of the latest snapshot, got 10"),
         (lambda: post_hoc_ema([Snapshot(5, 7.0, 0.0)], 7.0, 4), "post_hoc_ema: `snapshots` must hold one of 1 to 4 updates, got [5]"),

@@ -36,7 +36,6 @@ from optim import (
     warmed,
     weighted,
 )
-from optim.coefficients import add_weight, no_weights
 from optim.post_hoc import coefficients
 from schedules import constant, linear
 
@@ -199,9 +198,9 @@ def test_a_rate_of_0_wins_over_any_decay():
 
 def test_weights_add_up_however_large():
     weights = weighted(1e38, r=4.0, weight_lr_power=4.0, scale=1e30)
-    so_far = no_weights()
+    so_far = weights.init()
     for count in (0, 1, 2**20, 2**31 - 2, 2**31 - 1):
-        c, so_far = add_weight(weights, jnp.int32(count), so_far)
+        c, so_far = weights.update(jnp.int32(count), so_far)
         assert 0 < c <= 1
     assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(so_far))
 

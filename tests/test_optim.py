@@ -329,7 +329,7 @@ def test_counts_saturate():
         (lambda: adam(0.1, b2=-0.1), "adam: `b2` must be a number from 0 to below 1 or a schedule, got -0.1"),
         (
             lambda: adam("fast"),
-            "adam: `learning_rate` must be a number or a schedule (constant: `value` must be a finite number, got 'fast')",
+            "adam: `learning_rate` must be a schedule, a number or a function of the step, got 'fast'",
         ),
         (
             lambda: adam(cosine),

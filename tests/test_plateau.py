@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from optim.adam import adam
+from optim import adam
 from optim.plateau import Plateau, PlateauState, reduce_on_plateau
 from schedules import cosine
 

@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from optim import adam, reduce_on_plateau, schedule_free, schedule_free_plus, schedule_free_sgd, sgd
-from optim.range_test import PICKERS, RangeTest, _run, plot_range_test, range_test, suggest_rate
+from optim.lr_finder import PICKERS, RangeTest, _run, plot_range_test, range_test, suggest_rate
 from schedules import exponential
 
 RNG = np.random.default_rng(0)
@@ -549,7 +549,7 @@ EARLY = RangeTest(RATES, np.zeros(20), np.r_[np.zeros(8), np.full(12, np.nan)])
         (lambda: run(loss=lambda p, b: (p, {"a": b})), "range_test: `loss` must return one number, got the shapes ((), {'a': ()})"),
         (lambda: run(loss=lambda p, b: 1), "range_test: `loss` must return a real float, got int32"),
         (lambda: run(loss=None), "range_test: `loss` must be a function from parameters and a batch to one number, got None"),
-        (lambda: run(loss=Model(jnp.ones(2)).loss), "range_test: `loss` must be hashable, as what def makes is, got a BoundMethod"),
+        (lambda: run(loss=Model(jnp.ones(2)).loss), "range_test: `loss` must be a function from parameters and a batch to one number, got a BoundMethod, which is not hashable: use def"),
         (
             lambda: run(loss=lambda p, b: p @ b, batches=[TEN] * 20),
             "range_test: `loss` cannot take a list of 20 arrays or trees as a batch; if `batches` is a list of batches, "

@@ -510,7 +510,7 @@ FEW = "embed/table, head/bias, head/kernel and 9 more"
         ),
         (
             lambda: scale_by_path([("head", "low")]),
-            "scale_by_path: `rules` must be a number or a schedule (constant: `value` must be a finite number, got 'low')",
+            "scale_by_path: `rules` must be a schedule, a number or a function of the step, got 'low'",
         ),
         (
             lambda: scale_by_path([("haed", 0.1)]).init(PARAMS),

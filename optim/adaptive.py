@@ -8,29 +8,35 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jax.typing import DTypeLike
 
 from optim.checks import (
-    FLOATING,
-    FRACTION,
-    INSIDE,
-    NOT_NEGATIVE,
-    checked,
-    checked_or_schedules,
+    Floating,
+    FractionLike,
+    From4,
+    Inside,
+    NotNegativeLike,
     require_like,
     require_params,
     require_real,
     require_state,
-    scheduled,
 )
-from optim.numerics import at, direction, is_zero, lerp, like, limit, limited, one_minus_power, squared, zeros
+from optim.numerics import (
+    at,
+    complement,
+    direction,
+    is_zero,
+    lerp,
+    like,
+    limit,
+    limited,
+    one_minus_power,
+    squared,
+    zeros,
+)
 from optim.rules import Mask, decay_mask
-from schedules import Precise, Schedule, ScheduleLike, Value, schedule
-from schedules.kinds import Number
+from schedules import Precise, Schedule, ScheduleLike, Value, as_schedule, schedule
+from schedules.arguments import checked
 from schedules.numerics import pair
-
-# Below it the variance that rectifies is not defined.
-_THRESHOLD = Number(float, least=4)
 
 # fmt: off
 # x / (e^x - 1) = 1 - x / 2 + sum of BERNOULLI[k] x^(2 k + 2)
@@ -64,12 +70,13 @@ class _Hyperparameters(NamedTuple):
     rectify: Schedule | None  # the factor of RAdam
 
 
+@checked
 def adam(
     learning_rate: ScheduleLike,
-    b1: ScheduleLike = 0.9,
-    b2: ScheduleLike = 0.999,
-    eps: ScheduleLike = 1e-8,
-    mu_dtype: DTypeLike | None = None,
+    b1: FractionLike = 0.9,
+    b2: FractionLike = 0.999,
+    eps: NotNegativeLike = 1e-8,
+    mu_dtype: Floating = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1).
 
@@ -94,14 +101,15 @@ def adam(
     return named_adam("adam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype)
 
 
+@checked
 def adamw(
     learning_rate: ScheduleLike,
-    b1: ScheduleLike = 0.9,
-    b2: ScheduleLike = 0.999,
-    eps: ScheduleLike = 1e-8,
-    weight_decay: ScheduleLike = 0.01,
+    b1: FractionLike = 0.9,
+    b2: FractionLike = 0.999,
+    eps: NotNegativeLike = 1e-8,
+    weight_decay: NotNegativeLike = 0.01,
     mask: Mask | None = None,
-    mu_dtype: DTypeLike | None = None,
+    mu_dtype: Floating = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101, as PyTorch and optax have it).
 
@@ -126,15 +134,12 @@ def named_adam(
     eps: ScheduleLike,
     weight_decay: ScheduleLike,
     mask: Mask | None = None,
-    mu_dtype: DTypeLike | None = None,
+    mu_dtype: Floating = None,
     rectify: Schedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam and its relatives, whose errors begin with `name`; `rectify`: the factor of RAdam."""
-    a1, a2 = (1 - b for b in checked_or_schedules(name, FRACTION, b1=b1, b2=b2))
-    eps, weight_decay = checked_or_schedules(name, NOT_NEGATIVE, eps=eps, weight_decay=weight_decay)
-    checked(name, FLOATING, mu_dtype=mu_dtype)
-    numbers = scheduled(name, learning_rate=learning_rate, a1=a1, a2=a2, eps=eps, weight_decay=weight_decay)
-    hyperparameters = _Hyperparameters(**numbers, rectify=rectify)
+    """Adam and its relatives, of checked arguments, whose errors begin with `name`; `rectify`: the factor of RAdam."""
+    numbers = map(as_schedule, (learning_rate, complement(b1), complement(b2), eps, weight_decay))
+    hyperparameters = _Hyperparameters(*numbers, rectify)  # type: ignore[call-arg]
     decays = decay_mask(name, mask)
 
     def init(params: Any) -> AdamState:
@@ -174,10 +179,7 @@ def _update(hyperparameters: _Hyperparameters, grads: Any, state: AdamState, dec
         values = values._replace(learning_rate=lr)
     t = optax.safe_increment(state.count)
     unbias1, unbias2 = 1 / one_minus_power(a1, t), 1 / one_minus_power(a2, t)
-    most = jax.tree.map(limit, state.nu, state.nu if state.mu is None else state.mu)
-    nu = jax.tree.map(lambda v, g, most: lerp(v, squared(g, v, most), a2), state.nu, grads, most)
-    grads = jax.tree.map(limited, grads, state.nu, most)
-    mu = None if state.mu is None else jax.tree.map(lambda m, g: lerp(m.astype(g.dtype), g, a1), state.mu, grads)
+    mu, nu = moments(state.mu, state.nu, grads, a1, a2)
 
     def step(m: Array, v: Array, p: Array | None) -> Array:
         along = direction(m, v, unbias1, unbias2, eps)
@@ -187,9 +189,18 @@ def _update(hyperparameters: _Hyperparameters, grads: Any, state: AdamState, dec
         # The rate first: where it is 0, nothing decays, however large decay times p.
         return update if p is None else update - (lr * decay).astype(v.dtype) * p.astype(v.dtype)
 
-    updates = _map_with_holes(step, grads, grads if mu is None else mu, nu, decayed)
-    stored = None if mu is None else jax.tree.map(lambda m, old: m.astype(old.dtype), mu, state.mu)
+    updates = _map_with_holes(step, grads, mu, nu, decayed)
+    stored = None if state.mu is None else jax.tree.map(lambda m, old: m.astype(old.dtype), mu, state.mu)
     return updates, AdamState(t, stored, nu, _used(values))
+
+
+def moments(mu: Any, nu: Any, grads: Any, a1: Array, a2: Array) -> tuple[Any, Any]:
+    """The running means of the gradients and of their squares, both in the dtypes of `nu`; without `mu`, the gradients
+    themselves."""
+    most = jax.tree.map(limit, nu, nu if mu is None else mu)
+    squares = jax.tree.map(lambda v, g, most: lerp(v, squared(g, v, most), a2), nu, grads, most)
+    grads = jax.tree.map(limited, grads, nu, most)
+    return grads if mu is None else jax.tree.map(lambda m, g: lerp(m.astype(g.dtype), g, a1), mu, grads), squares
 
 
 def _map_with_holes(step: Callable[..., Array], whole: Any, *trees: Any) -> Any:
@@ -230,13 +241,14 @@ def rectification(step: Array, b2: Precise, threshold: Value = 5.0, undefined: V
     return jnp.where(defined, jnp.sqrt(jnp.where(defined, square, 1.0)), undefined)
 
 
+@checked
 def radam(
     learning_rate: ScheduleLike,
-    b1: ScheduleLike = 0.9,
-    b2: float = 0.999,
-    eps: ScheduleLike = 1e-8,
-    threshold: float = 5.0,
-    mu_dtype: DTypeLike | None = None,
+    b1: FractionLike = 0.9,
+    b2: Inside = 0.999,
+    eps: NotNegativeLike = 1e-8,
+    threshold: From4 = 5.0,
+    mu_dtype: Floating = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam without a warm-up: its first steps are shortened by `rectification` (RAdam, arXiv:1908.03265).
 
@@ -247,6 +259,4 @@ def radam(
 
     **Raises:** as `adam`, and `ValueError` if b2 is 0 or `threshold` below 4.
     """
-    checked("radam", INSIDE, b2=b2)
-    checked("radam", _THRESHOLD, threshold=threshold)
     return named_adam("radam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype, rectification(b2, threshold))

@@ -8,18 +8,10 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from optim.checks import (
-    FLAG,
-    FRACTION,
-    checked,
-    checked_or_schedules,
-    require_like,
-    require_real,
-    require_state,
-    scheduled,
-)
+from optim.checks import FractionLike, require_like, require_real, require_state
 from optim.numerics import at, is_zero, like, widen, zeros
-from schedules import Schedule, ScheduleLike
+from schedules import Schedule, ScheduleLike, as_schedule
+from schedules.arguments import checked
 
 
 class SgdState(NamedTuple):
@@ -28,8 +20,9 @@ class SgdState(NamedTuple):
     used: dict[str, Array]  # the hyperparameters of the last update
 
 
+@checked
 def sgd(
-    learning_rate: ScheduleLike, momentum: ScheduleLike = 0.0, nesterov: bool = False
+    learning_rate: ScheduleLike, momentum: FractionLike = 0.0, nesterov: bool = False
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradient descent with heavy-ball or Nesterov momentum, as PyTorch and optax have it.
 
@@ -42,9 +35,7 @@ def sgd(
     **Raises:** `ValueError` if momentum is a number outside [0, 1), nesterov is not a bool, an
     argument is no schedule, or a parameter is not real.
     """
-    (momentum,) = checked_or_schedules("sgd", FRACTION, momentum=momentum)
-    checked("sgd", FLAG, nesterov=nesterov)
-    hyperparameters = scheduled("sgd", learning_rate=learning_rate, momentum=momentum)
+    hyperparameters = {"learning_rate": as_schedule(learning_rate), "momentum": as_schedule(momentum)}
 
     def init(params: Any) -> SgdState:
         require_real("sgd", params)

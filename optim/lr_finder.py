@@ -8,20 +8,21 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from typing_extensions import TypeAliasType
 
-from optim.adam import adam
-from optim.checks import FRACTION, checked, require_real
+from optim.adaptive import adam
+from optim.checks import Fraction, require_real
 from schedules import Schedule, exponential
-from schedules.arguments import built_as
+from schedules.arguments import checked
 from schedules.inspection import COLOURS
-from schedules.kinds import POSITIVE, Choice, Number, in_order
+from schedules.kinds import VALUE, Choice, Kind, Number, Positive, in_order, require
 from schedules.sentences import shortened, shown
 
 if TYPE_CHECKING:
@@ -43,31 +44,53 @@ class RangeTest(NamedTuple):
     smoothed: Array  # the average of the losses so far; likewise
 
 
-class _Unbounded(Number):
+class Unbounded(Number):
     largest = math.inf
 
 
-FUNCTIONS = {
-    "loss": "a function from parameters and a batch to one number",
-    "optimizer": "a function from a schedule to an optax transformation, such as adam",
-}
-_NUMBERS = {
-    "start": POSITIVE,
-    "end": POSITIVE,
-    "smoothing": FRACTION,
-    "divergence": _Unbounded(float, above=1),
-}
+class FunctionOf(Kind):
+    """A function by which a program is compiled, and kept."""
+
+    def __init__(self, expected: str):
+        self.expected = expected
+
+    def build(self, value: Any) -> Any:
+        return require(value, callable(value) and _is_hashable(value))
+
+    def got(self, value: Any) -> str:
+        # As a method of a model of Equinox is.
+        return f"a {type(value).__name__}, which is not hashable: use def" if callable(value) else shown(value)
 
 
+def _is_hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+OPTIMIZER = FunctionOf("a function from a schedule to an optax transformation, such as adam")
+LossFunction = TypeAliasType(
+    "LossFunction",
+    Annotated[Callable[[Any, Any], Any], FunctionOf("a function from parameters and a batch to one number")],
+)
+OptimizerFunction = TypeAliasType(
+    "OptimizerFunction", Annotated[Callable[[Schedule], optax.GradientTransformation], OPTIMIZER]
+)
+Divergence = TypeAliasType("Divergence", Annotated[float | Array, Unbounded(float, above=1)])
+
+
+@checked
 def range_test(
-    loss: Callable[[Any, Any], Any],
+    loss: LossFunction,
     params: Any,
     batches: Any,
-    optimizer: Callable[[Schedule], optax.GradientTransformation] = adam,
-    start: float | Array = 1e-7,
-    end: float | Array = 10.0,
-    smoothing: float | Array = 0.98,
-    divergence: float | Array = 4.0,
+    optimizer: OptimizerFunction = adam,
+    start: Positive = 1e-7,
+    end: Positive = 10.0,
+    smoothing: Fraction = 0.98,
+    divergence: Divergence = 4.0,
 ) -> RangeTest:
     r"""The losses of a run of N updates, an update for each of `batches`, with the rates
 
@@ -105,8 +128,10 @@ def range_test(
 
     Source: Smith, arXiv:1506.01186; rates, smoothing and divergence of fastai's `lr_find`.
     """
-    _require_functions(loss=loss, optimizer=optimizer)
-    numbers = _numbers(start=start, end=end, smoothing=smoothing, divergence=divergence)
+    if wrong := in_order("start", "end", start=start, end=end):
+        raise ValueError(f"range_test: {wrong}")
+    given = {"start": start, "end": end, "smoothing": smoothing, "divergence": divergence}
+    numbers = {name: VALUE.cast(number, None) for name, number in given.items()}
     _require_steps(batches)
     require_real("range_test", params)
     return _run(loss, optimizer, params, batches, numbers)
@@ -120,8 +145,8 @@ def _run(
     rate = exponential(numbers["start"], numbers["end"], steps)
     transformation = optimizer(rate)
     if not isinstance(transformation, optax.GradientTransformation):
-        expected = FUNCTIONS["optimizer"]
-        raise ValueError(f"range_test: `optimizer` must be {expected}, got a function to {shown(transformation)}")
+        got = f"a function to {shown(transformation)}"
+        raise ValueError(f"range_test: `optimizer` must be {OPTIMIZER.expected}, got {got}")
     transformation = optax.with_extra_args_support(transformation)
 
     def update(run: Any, batch: Any) -> tuple[Any, Array]:
@@ -151,24 +176,6 @@ def _diverged(smoothed: Array, divergence: Array) -> Array:
     # At a best of 0 the bar of an infinite divergence is not a number, which nothing is beyond either.
     beyond = (smoothed > best + (divergence - 1) * jnp.abs(best)) | ~jnp.isfinite(smoothed)
     return jnp.cumsum(beyond.astype(int)) > beyond.astype(int)
-
-
-def _numbers(**given: Any) -> dict[str, Array]:
-    built = {name: built_as(_NUMBERS[name], "range_test", name, value) for name, value in given.items()}
-    if wrong := in_order("start", "end", **built):
-        raise ValueError(f"range_test: {wrong}")
-    return {name: _NUMBERS[name].cast(value, None) for name, value in built.items()}
-
-
-def _require_functions(**functions: Any) -> None:
-    for name, function in functions.items():
-        if not callable(function):
-            raise ValueError(f"range_test: `{name}` must be {FUNCTIONS[name]}, got {shown(function)}")
-        try:
-            hash(function)
-        except TypeError:  # as a method of a model of Equinox
-            got = type(function).__name__
-            raise ValueError(f"range_test: `{name}` must be hashable, as what def makes is, got a {got}") from None
 
 
 def _require_steps(batches: Any) -> None:
@@ -244,7 +251,11 @@ PICKERS = {
 }
 
 
-def suggest_rate(found: RangeTest, picker: str = "valley") -> Any:
+PickerName = TypeAliasType("PickerName", Annotated[str, Choice(*PICKERS)])
+
+
+@checked
+def suggest_rate(found: RangeTest, picker: PickerName = "valley") -> Any:
     r"""A learning rate from the smoothed losses $s_i$ of a range test, by one of four rules of thumb:
 
     | picker | rate |
@@ -266,7 +277,6 @@ def suggest_rate(found: RangeTest, picker: str = "valley") -> Any:
     Source: fastai's `lr_find`.
     """  # noqa: E501, rows of a table
     _require_found("suggest_rate", found)
-    checked("suggest_rate", Choice(*PICKERS), picker=picker)
     suggest = np.vectorize(functools.partial(_suggested, picker), signature="(n),(n)->()")
     return suggest(np.asarray(found.rates, float), np.asarray(found.smoothed, float))[()]
 

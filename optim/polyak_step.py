@@ -1,6 +1,7 @@
 """ScheduleFree+: schedule-free Adam whose rate is a Polyak step, from the loss."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -8,23 +9,25 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from optim.adaptive import moments
+from optim.averaging import interpolated
 from optim.checks import (
-    FRACTION,
-    NOT_NEGATIVE,
-    POWER,
-    checked,
-    checked_or_schedules,
+    Fraction,
+    FractionLike,
+    NotNegativeLike,
+    UpTo4,
     require_like,
     require_one,
     require_params,
     require_real,
     require_state,
-    scheduled,
 )
-from optim.coefficients import Weights, WeightSum, add_weight, no_weights, weighted
-from optim.numerics import at, direction, is_zero, lerp, like, limit, limited, one_minus_power, squared, widen, zeros
-from schedules import Schedule, ScheduleLike, constant, exponential
-from schedules.kinds import INDEX
+from optim.coefficients import Weights, WeightSum, weighted
+from optim.evaluation import Average
+from optim.numerics import at, complement, direction, is_zero, lerp, like, limit, one_minus_power, widen, zeros
+from schedules import Schedule, as_schedule, constant, exponential
+from schedules.arguments import checked
+from schedules.kinds import Index
 
 _LARGEST = 2.0**126  # of norms and rates: a quarter of the range of float32
 
@@ -39,6 +42,10 @@ class ScheduleFreePlusState(NamedTuple):
     weights: WeightSum
     used: dict[str, Array]  # the learning rate, coefficient and beta of the last update
 
+    def averages(self) -> Mapping[str | None, Average]:
+        """For `eval_params`."""
+        return {None: Average(self.x)}
+
 
 class _Hyperparameters(NamedTuple):
     learning_rate: Schedule
@@ -50,19 +57,20 @@ class _Hyperparameters(NamedTuple):
     norm_weight: Schedule  # 1 - polyak_beta
 
 
+@checked
 def schedule_free_plus(
-    learning_rate: ScheduleLike = 1.0,
-    beta: float | Array = 0.9,
-    beta_max: float | Array = 0.965,
-    beta_steps: int | Array = 0,
-    b1: ScheduleLike = 0.9,
-    b2: ScheduleLike = 0.95,
-    eps: ScheduleLike = 1e-8,
-    weight_decay: ScheduleLike = 0.0,
-    polyak_beta: float = 0.0,
-    r: float = 0.0,
-    weight_lr_power: float = 2.0,
-    newest_until: int = 0,
+    learning_rate: NotNegativeLike = 1.0,
+    beta: Fraction = 0.9,
+    beta_max: Fraction = 0.965,
+    beta_steps: Index = 0,
+    b1: FractionLike = 0.9,
+    b2: FractionLike = 0.95,
+    eps: NotNegativeLike = 1e-8,
+    weight_decay: NotNegativeLike = 0.0,
+    polyak_beta: Fraction = 0.0,
+    r: UpTo4 = 0.0,
+    weight_lr_power: UpTo4 = 2.0,
+    newest_until: Index = 0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""ScheduleFree+ (Defazio, arXiv:2605.19095). Wants the loss at y: `update(grads, state, params, value=loss)`.
 
@@ -89,28 +97,11 @@ def schedule_free_plus(
     negative, or `update` is called without `params` or without `value`.
     """
     name = "schedule_free_plus"
-    a1, a2 = (1 - b for b in checked_or_schedules(name, FRACTION, b1=b1, b2=b2))
-    learning_rate, eps, weight_decay = checked_or_schedules(
-        name, NOT_NEGATIVE, learning_rate=learning_rate, eps=eps, weight_decay=weight_decay
-    )
-    beta, beta_max, polyak_beta = checked(name, FRACTION, beta=beta, beta_max=beta_max, polyak_beta=polyak_beta)
-    beta_steps, newest_until = checked(name, INDEX, beta_steps=beta_steps, newest_until=newest_until)
-    checked(name, POWER, r=r, weight_lr_power=weight_lr_power)
     if isinstance(beta_steps, Array):  # maybe 0, in which case beta stays
         beta_max = jnp.where(beta_steps == 0, beta, beta_max)
     annealed = constant(beta) if is_zero(beta_steps) else 1 - exponential(1 - beta, 1 - beta_max, beta_steps)
-    hyperparameters = _Hyperparameters(
-        **scheduled(
-            name,
-            learning_rate=learning_rate,
-            beta=annealed,
-            a1=a1,
-            a2=a2,
-            eps=eps,
-            weight_decay=weight_decay,
-            norm_weight=1 - polyak_beta,
-        )
-    )
+    numbers = (learning_rate, annealed, complement(b1), complement(b2), eps, weight_decay, 1 - polyak_beta)
+    hyperparameters = _Hyperparameters(*map(as_schedule, numbers))
     weights = weighted(learning_rate, r, weight_lr_power, start=newest_until)
 
     def init(params: Any) -> ScheduleFreePlusState:
@@ -118,7 +109,7 @@ def schedule_free_plus(
         x, z = (jax.tree.map(jnp.copy, widen(params)) for _ in range(2))
         used = {"learning_rate": constant(0.0)(0), "coefficient": constant(1.0)(0), "beta": hyperparameters.beta(0)}
         zero, count = constant(0.0)(0), jnp.zeros((), jnp.int32)
-        return ScheduleFreePlusState(count, x, z, zeros(params), zeros(params), zero, no_weights(), used)
+        return ScheduleFreePlusState(count, x, z, zeros(params), zeros(params), zero, weights.init(), used)
 
     def update(
         grads: Any, state: ScheduleFreePlusState, params: Any = None, *, value: Any = None, **extra_args: Any
@@ -155,8 +146,7 @@ def _update(
     rate = _rate(lr, value, beta * slope, norm / one_minus_power(norm_weight, t)).astype(norm.dtype)
 
     most = jax.tree.map(limit, state.nu, state.mu)
-    mu = jax.tree.map(lambda m, g, most: lerp(m, limited(g, m, most), a1), state.mu, grads, most)
-    nu = jax.tree.map(lambda v, g, most: lerp(v, squared(g, v, most), a2), state.nu, grads, most)
+    mu, nu = moments(state.mu, state.nu, grads, a1, a2)
     unbias1, unbias2 = 1 / one_minus_power(a1, t), 1 / one_minus_power(a2, t)
 
     def move(z: Array, m: Array, v: Array, y: Array, most: float, room: Array) -> Array:
@@ -167,9 +157,8 @@ def _update(
         return z - jnp.clip(step, z - bound, z + bound)
 
     z = jax.tree.map(move, state.z, mu, nu, y, most, room)
-    c, sums = add_weight(weights, state.count, state.weights, rate)
-    x = jax.tree.map(lambda x, z: lerp(x, z, c), state.x, z)
-    updates = jax.tree.map(lambda z, x, y: lerp(z, x, beta) - y, z, x, y)
+    c, sums = weights.update(state.count, state.weights, rate)
+    updates, x = interpolated(state.x, z, y, c, beta)
     used = {"learning_rate": rate, "coefficient": c, "beta": beta}
     return updates, ScheduleFreePlusState(t, x, z, mu, nu, norm, sums, used)
 
