@@ -5,12 +5,12 @@ schedule; links between all of these. mkdocs calls the functions named `on_*`, m
 sources) the class at the end.
 """
 
+import importlib
 import inspect
 import io
 import posixpath
 import re
-import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,31 +27,17 @@ from nbconvert import MarkdownExporter
 
 import optim
 import schedules
-from schedules.gallery import EXAMPLES
+from schedules.gallery import examples
 
 ROOT = Path(__file__).parent.parent
-# What code in the text may name, and where it is documented. The decorators share their names with many an argument,
-# and some functions theirs with the module that they are in, which is what the path of the name means to griffe.
+# What code in the text may name, and where it is documented. The decorators share their names with many an argument.
 PUBLIC = {
-    f"@{name}" if name in ("schedule", "recipe") else name: path if path not in sys.modules else f"{path}.{name}"
+    f"@{name}" if name in ("schedule", "recipe") else name: f"{module.__name__}.{name}"
     for module in (schedules, optim)
     for name, value in vars(module).items()
     if not name.startswith("_") and not inspect.ismodule(value)
-    for path in [f"{module.__name__}.{name}"]
 }
-COEFFICIENTS: Mapping[str, tuple[str, int]] = {
-    "polyak": ("polyak()", 100),
-    "tail": ("tail(60)", 100),
-    "swa": ("swa(start=50, every=5)", 100),
-    "sampled": ("sampled(exponential_average(5), every=10)", 100),
-    "ema": ("ema(0.9)", 100),
-    "ema_half_life": ("ema_half_life(20)", 100),
-    "ema_warmed": ("ema_warmed(0.95)", 100),
-    "ema_relative": ("ema_relative(0.2)", 100),
-    "exponential_average": ("exponential_average(30)", 100),
-    "polynomial_average": ("polynomial_average(2)", 100),
-    "power_ema": ("power_ema(7)", 100),
-}
+EXAMPLES, COEFFICIENTS = examples(schedules), examples(optim)
 PICTURES = {
     "figure.png": "The losses in the tables, as a picture",
     "validation.png": "The validation losses in the tables, as a picture",
@@ -94,9 +80,21 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     if page.is_homepage:
         page.meta["hide"] = ["navigation"]  # which the tabs are
         return linked(rehomed(markdown, "README.md", uri))
+    if uri.startswith("api/"):
+        markdown = with_formulas(markdown)
     if page.file.generated_by:
         return rehomed(markdown, uri, uri)
     return linked(rehomed(markdown, f"docs/{uri}", uri))
+
+
+def with_formulas(markdown: str) -> str:
+    """An entry for each public name in the place of a line "::: schedules.ramps.*"."""
+
+    def entries(found: re.Match[str]) -> str:
+        package, names = found[1].partition(".")[0], importlib.import_module(found[1]).__all__
+        return "\n\n".join(f"::: {package}.{name}" for name in names)
+
+    return re.sub(r"^::: ([\w.]+)\.\*$", entries, markdown, flags=re.MULTILINE)
 
 
 def notebook(path: Path) -> tuple[str, dict[str, bytes]]:

@@ -38,6 +38,8 @@ from schedules import Precise, Schedule, ScheduleLike, Value, as_schedule, sched
 from schedules.arguments import checked
 from schedules.numerics import pair
 
+__all__ = ["adam", "adamw", "radam", "rectification", "AdamState"]
+
 # fmt: off
 # x / (e^x - 1) = 1 - x / 2 + sum of BERNOULLI[k] x^(2 k + 2)
 BERNOULLI = (

@@ -28,6 +28,8 @@ from schedules import Formula, Schedule, as_schedule
 from schedules.arguments import checked
 from schedules.sentences import shown
 
+__all__ = ["average", "Coefficient", "AverageState"]
+
 
 class AverageState(NamedTuple):
     count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()

@@ -26,6 +26,8 @@ from optim.checks import by_path, difference
 from optim.numerics import lerp, zeros
 from schedules.sentences import shortened, shown
 
+__all__ = ["refresh_batch_stats", "refresh_batch_stats_nnx"]
+
 Model = TypeVar("Model")
 
 

@@ -36,6 +36,25 @@ from schedules.arguments import checked
 from schedules.kinds import Count, Index, Number
 from schedules.numerics import Split, pair, power
 
+__all__ = [
+    "polyak",
+    "tail",
+    "swa",
+    "sampled",
+    "ema",
+    "ema_half_life",
+    "exponential_average",
+    "ema_warmed",
+    "ema_relative",
+    "polynomial_average",
+    "power_ema",
+    "relative_width",
+    "exponent_of_width",
+    "weighted",
+    "Weights",
+    "Remembering",
+]
+
 Exponent = TypeAliasType("Exponent", Annotated[float, Number(float, above=-1)])
 Width = TypeAliasType("Width", Annotated[float, Number(float, above=0, below=math.sqrt(1 / 12))])
 Window = TypeAliasType("Window", Annotated[float | Array, Number(float, least=1, unit="updates")])
@@ -48,6 +67,8 @@ def polyak(step: Array) -> Array:
     $$c(t) = \frac{1}{t + 1}$$
 
     Source: Polyak and Juditsky, *Acceleration of stochastic approximation by averaging*, 1992.
+
+    Example: `polyak()` over 100 steps.
     """
     return 1 / (step.astype(float) + 1)  # as a float: the last int32 step has no successor
 
@@ -59,6 +80,8 @@ def tail(start: Steps) -> Schedule:
     $$c(t) = \frac{1}{\max(t - \mathrm{start},\, 0) + 1}$$
 
     Suffix averaging: Rakhlin, Shamir and Sridharan, arXiv:1109.5647.
+
+    Example: `tail(60)` over 100 steps.
     """
     return delay(polyak(), start)
 
@@ -72,6 +95,8 @@ def sampled(step: Array, coefficient: ScheduleLike, every: Period, start: Steps 
       \qquad t \ge \mathrm{start}$$
 
     Until `start` it is 1, and the average the newest parameters. `swa` is this of `polyak()`.
+
+    Example: `sampled(exponential_average(5), every=10)` over 100 steps.
     """
     since = step - start
     drawn = as_schedule(coefficient)(jnp.maximum(since, 0) // every)
@@ -83,6 +108,8 @@ def swa(start: Steps, every: Period) -> Schedule:
     """Stochastic weight averaging: the mean of the parameters after every n-th update from update `start` on.
 
     Source: Izmailov et al., arXiv:1803.05407. Batch-norm statistics must be taken anew: `refresh_batch_stats`.
+
+    Example: `swa(start=50, every=5)` over 100 steps.
     """
     return sampled(polyak(), every, start)
 
@@ -94,6 +121,8 @@ def polynomial_average(step: Array, exponent: Precise) -> Array:
     $$c(t) = \frac{\mathrm{exponent} + 1}{t + 1 + \mathrm{exponent}}$$
 
     Source: Shamir and Zhang, arXiv:1212.1824; with exponent 8 the averager of DoG, arXiv:2302.12022.
+
+    Example: `polynomial_average(2)` over 100 steps.
     """
     hi, lo = pair(exponent)
     return (hi + lo + 1) / (step.astype(float) + 1 + (hi + lo))
@@ -109,6 +138,8 @@ def power_ema(step: Array, exponent: Precise) -> Array:
     relate the exponent to the width of the profile as a fraction of the run.
 
     Source: Karras et al., arXiv:2312.02696, equation 4.
+
+    Example: `power_ema(7)` over 100 steps.
     """
     hi, lo = pair(exponent)
     t = step.astype(float) + 1
@@ -147,6 +178,8 @@ def exponential_average(step: Array, window: Window) -> Array:
     $$c(t) = \frac{1 - r}{1 - r^{t+1}}, \qquad r = 1 - 1 / \mathrm{window}$$
 
     The weight of the parameters k updates ago is proportional to r^k.
+
+    Example: `exponential_average(30)` over 100 steps.
     """
     rate = jnp.maximum(1 / window, 2.0**-100)  # above 0, where it would be 0 / 0; windows so long are uniform
     # Below 1, so that the derivative of the logarithm stays finite at a window of one update.
@@ -162,6 +195,8 @@ def ema(decay: Fraction) -> Schedule:
     where 1 / (1 - 0.9999) in float32 gives 9,998.
 
     **Raises:** `ValueError` if `decay` is a number outside [0, 1).
+
+    Example: `ema(0.9)` over 100 steps.
     """
     return exponential_average(1 / _complement(decay))
 
@@ -173,6 +208,8 @@ def ema_half_life(updates: Positive) -> Schedule:
     $$r = 2^{-1 / \mathrm{updates}}$$
 
     **Raises:** `ValueError` unless `updates` is a positive number.
+
+    Example: `ema_half_life(20)` over 100 steps.
     """
     expm1 = jnp.expm1 if isinstance(updates, Array) else math.expm1
     return exponential_average(-1 / expm1(-math.log(2) / updates))
@@ -187,6 +224,8 @@ def ema_warmed(decay: Fraction, exponent: Positive = 2 / 3, timescale: Count = 1
     timm's `ModelEmaV3` with its warm-up, of which these are the defaults.
 
     **Raises:** `ValueError` if `decay` is a number outside [0, 1), or another argument is not positive.
+
+    Example: `ema_warmed(0.95)` over 100 steps.
     """
     return maximum(_complement(decay), power_law(1.0, exponent, timescale))
 
@@ -198,6 +237,8 @@ def ema_relative(step: Array, half_life: Positive) -> Array:
     $$c(t) = 1 - 2^{-1 / (\mathrm{half\_life} \cdot t)}, \qquad c(0) = 1$$
 
     It forgets the beginning of a run of any length: the anytime average of arXiv:2602.03702.
+
+    Example: `ema_relative(0.2)` over 100 steps.
     """
     c = -jnp.expm1(-math.log(2) / (half_life * jnp.maximum(step.astype(float), 1.0)))
     return jnp.where(step < 1, 1.0, c)

@@ -25,6 +25,8 @@ from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path,
 
 from optim.checks import by_path, difference, is_hole, misfit, unlike
 
+__all__ = ["eval_params", "require_eval_params", "hyperparameters", "Average"]
+
 
 class Average(NamedTuple):
     """An average of the parameters as a state holds it.

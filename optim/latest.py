@@ -15,6 +15,8 @@ from optim.numerics import zeros
 from schedules.arguments import checked
 from schedules.kinds import Count, Index, Size
 
+__all__ = ["lawa", "LawaState"]
+
 
 class LawaState(NamedTuple):
     count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()

@@ -25,6 +25,8 @@ from schedules.inspection import COLOURS
 from schedules.kinds import VALUE, Choice, Kind, Number, Positive, in_order, require
 from schedules.sentences import shortened, shown
 
+__all__ = ["range_test", "RangeTest", "suggest_rate", "plot_range_test"]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 

@@ -13,6 +13,8 @@ from optim.numerics import at, is_zero, like, widen, zeros
 from schedules import Schedule, ScheduleLike, as_schedule
 from schedules.arguments import checked
 
+__all__ = ["sgd", "SgdState"]
+
 
 class SgdState(NamedTuple):
     count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()

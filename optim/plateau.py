@@ -25,6 +25,8 @@ from optim.numerics import widen
 from schedules.arguments import built_as, checked, kinds_of
 from schedules.kinds import Number
 
+__all__ = ["reduce_on_plateau", "Plateau", "PlateauState"]
+
 
 class PlateauState(NamedTuple):
     scale: Array  # what the rate is multiplied by; float32 (float64 under x64), shape ()

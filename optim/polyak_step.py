@@ -29,6 +29,8 @@ from schedules import Schedule, as_schedule, constant, exponential
 from schedules.arguments import checked
 from schedules.kinds import Index
 
+__all__ = ["schedule_free_plus", "ScheduleFreePlusState"]
+
 _LARGEST = 2.0**126  # of norms and rates: a quarter of the range of float32
 
 

@@ -12,6 +12,8 @@ from schedules.arguments import built_as, checked
 from schedules.kinds import COUNT, POSITIVE, Positive
 from schedules.sentences import shown
 
+__all__ = ["post_hoc_ema", "Snapshot"]
+
 
 class Snapshot(NamedTuple):
     """An average of `power_ema(exponent)` as it was after so many updates."""

@@ -15,6 +15,8 @@ from schedules import Schedule, ScheduleLike, advance, as_schedule, linear
 from schedules.arguments import checked
 from schedules.kinds import Index, Positive
 
+__all__ = ["schedule_free", "schedule_free_sgd", "schedule_free_adamw", "schedule_free_radam", "gpa", "warmed"]
+
 
 @checked
 def schedule_free(

@@ -33,6 +33,8 @@ from schedules.arguments import built_as
 from schedules.core import Nested
 from schedules.sentences import shown
 
+__all__ = ["per_parameter", "scale_by_path", "matching", "not_matching", "ScaleByPathState"]
+
 # Masks ----------------------------------------------------------------------------------------------------
 
 

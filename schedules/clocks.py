@@ -16,12 +16,16 @@ from schedules.core import Nested, Schedule, ScheduleLike, as_schedule, schedule
 from schedules.kinds import Count, Period, Precise, Steps
 from schedules.numerics import MAX_STEPS, lengthen
 
+__all__ = ["delay", "advance", "extend", "stretch", "per_epoch", "per_update"]
+
 
 @schedule
 def delay(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
     r"""`schedule`, begun `steps` updates later; until then its first value.
 
     $$f(t) = \mathrm{schedule}(\max(t - \mathrm{steps},\, 0))$$
+
+    Example: `delay(cosine(0.1, 0, 60), 40)` over 120 steps.
     """
     return as_schedule(schedule)(jnp.maximum(step - steps, 0))
 
@@ -33,6 +37,8 @@ def advance(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
     $$f(t) = \mathrm{schedule}(t + \mathrm{steps})$$
 
     `advance(linear(0.0, peak, W), 1)` is the warm-up (t + 1) / W, whose first update is not zero.
+
+    Example: `advance(cosine(0.1, 0, 100), 40)` over 120 steps.
     """
     return as_schedule(schedule)(numerics.plus(step, steps))
 
@@ -44,6 +50,8 @@ def extend(step: Array, schedule: ScheduleLike, at: Steps, steps: Steps) -> Arra
     $$f(t) = \mathrm{schedule}\big(t - \min(\max(t - \mathrm{at},\, 0),\, \mathrm{steps})\big)$$
 
     Of `wsd` it prolongs the stable phase, with the cooldown after it unchanged.
+
+    Example: `extend(wsd(0.1, 10, 30, 30), at=30, steps=40)` over 120 steps.
     """
     return as_schedule(schedule)(step - jnp.clip(step - at, 0, steps))
 
@@ -63,6 +71,8 @@ def stretch(step: Array, schedule: ScheduleLike, factor: Precise) -> Array:
     has lost its digits, and a period of one or two steps stretches by whole factors only. What has no durations
     does not stretch: of formulas of your own, annotate every time as `Steps` or `Period`. As durations are whole
     numbers, the derivative with respect to `factor` is 0.
+
+    Example: `stretch(warmup(cosine(0.1, 0, 40), 10), factor=2)` over 120 steps.
     """
     return lengthened(as_schedule(schedule), factor, step.dtype)(step)
 
@@ -78,6 +88,8 @@ def per_epoch(step: Array, schedule: ScheduleInEpochs, steps_per_epoch: Period) 
 
     As in a training loop that calls `scheduler.step()` once per epoch. For a value that changes with every
     update instead: `stretch(schedule, steps_per_epoch)`.
+
+    Example: `per_epoch(cosine(0.1, 0, 10), steps_per_epoch=10)` over 120 steps.
     """
     return as_schedule(schedule)(step // steps_per_epoch)
 
@@ -90,6 +102,8 @@ def per_update(step: Array, schedule: ScheduleLike, units: Count) -> Array:
 
     Its lengths are whole numbers of units, at most 2^31 - 1: with 1000 units to an update, those of thousandths of an
     update. A schedule without an end goes on beyond 2^31 units, which are counted in floats.
+
+    Example: `per_update(cosine(0.1, 0, 6_400), units=64)` over 120 steps.
     """
     schedule = as_schedule(schedule)
     counted, fits = numerics.times(step, units)

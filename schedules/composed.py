@@ -14,6 +14,8 @@ from schedules.core import NEEDS_NUMBERS, Schedule, StandIn, substituted
 from schedules.formula import Formula
 from schedules.sentences import shown
 
+__all__ = ["recipe"]
+
 P = ParamSpec("P")
 
 

@@ -38,6 +38,21 @@ from schedules.kinds import Kind, Precise, Steps, Value, hashable, require
 from schedules.numerics import MAX_STEPS
 from schedules.sentences import shown
 
+__all__ = [
+    "Schedule",
+    "ScheduleLike",
+    "Schedules",
+    "Shape",
+    "schedule",
+    "as_schedule",
+    "stack",
+    "constant",
+    "function",
+    "add",
+    "multiply",
+    "power",
+]
+
 P = ParamSpec("P")
 
 # What JAX raises where a traced number is asked for as Python's or NumPy's.
@@ -450,6 +465,8 @@ def constant(step: Array, value: Value) -> Array:
     r"""The same value at every step.
 
     $$f(t) = \mathrm{value}$$
+
+    Example: `constant(0.1)` over 120 steps.
     """
     return jnp.asarray(value)
 
@@ -459,6 +476,8 @@ def function(step: Array, of: StepFunction) -> ArrayLike:
     """A plain callable `step -> value`, such as an optax schedule, as a schedule.
 
     The callable is structure: two are equal if they are the same object, and another one retraces.
+
+    Example: `function(lambda t: 0.1 * jnp.exp(-((t - 40) / 20) ** 2))` over 120 steps.
     """
     return of(step)
 
@@ -468,6 +487,8 @@ def add(step: Array, *schedules: ScheduleLike) -> ArrayLike:
     r"""The sum of schedules, also written `a + b`.
 
     $$f(t) = \sum_i f_i(t)$$
+
+    Example: `add(cosine(0.1, 0.02, 100), triangular(0, 0.02, 10, 10))` over 120 steps.
     """
     return folded(jnp.add, schedules, step)
 
@@ -480,6 +501,8 @@ def multiply(step: Array, *schedules: ScheduleLike) -> ArrayLike:
 
     A product runs on one clock: in `warmup_factor * decay` the decay has begun during the warm-up.
     `warmup(decay, steps)` starts the decay after it.
+
+    Example: `multiply(cosine(0.1, 0, 100), triangular(0.6, 1, 10, 10))` over 120 steps.
     """
     return folded(jnp.multiply, schedules, step)
 
@@ -489,6 +512,8 @@ def power(step: Array, schedule: ScheduleLike, exponent: Precise) -> Array:
     r"""A power of a schedule that is never negative, also written `a ** exponent`.
 
     $$f(t) = \mathrm{schedule}(t)^{\mathrm{exponent}}$$
+
+    Example: `power(cosine(1, 0, 100), 3)` over 120 steps.
     """
     return numerics.power(as_schedule(schedule)(step), exponent)
 

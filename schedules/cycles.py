@@ -9,13 +9,15 @@ from jax import Array
 from typing_extensions import TypeAliasType
 
 from schedules.clocks import lengthened, longer
-from schedules.combinators import join
 from schedules.composed import recipe
 from schedules.core import Schedule, ScheduleLike, as_schedule, schedule
 from schedules.decays import exponential_decay
 from schedules.kinds import Period, Precise, PreciseNumber, Steps, Value, require
 from schedules.numerics import MAX_STEPS, Split, count, lengthen, pair, power
 from schedules.ramps import linear
+from schedules.sequences import join
+
+__all__ = ["restarts", "triangular"]
 
 CYCLES = 256  # with a growth of 1.1, more than there is room for in 2^31 steps
 
@@ -54,6 +56,8 @@ def restarts(step: Array, schedule: ScheduleLike, period: Period, growth: Growth
     **Raises:** `ValueError` for a growth below 1, or between 1 and 1.1.
 
     Source: SGDR, arXiv:1608.03983.
+
+    Example: `restarts(cosine(0.1, 0.01, 30), period=30, growth=2, decay=0.8)` over 210 steps.
     """
     number, start, factor = _cycle(step, period, growth)
     again = lengthened(as_schedule(schedule), factor, step.dtype)
@@ -114,6 +118,8 @@ def triangular(low: Value, high: Value, up: Steps, down: Steps, decay: Precise =
     "triangular", with `decay=0.5` "triangular2", with `fade=gamma` "exp_range".
 
     Source: Cyclical learning rates, arXiv:1506.01186.
+
+    Example: `triangular(0.02, 0.1, up=15, down=25, decay=0.5)` over 160 steps.
     """
     wave = join([linear(0.0, high - low, up), linear(high - low, 0.0, down)], [up])
     return low + restarts(wave, up + down, decay=decay) * exponential_decay(1.0, fade, 1)

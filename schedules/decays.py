@@ -17,6 +17,17 @@ from schedules.kinds import Boundaries, Index, Period, Positive, Precise, Value,
 from schedules.numerics import Split, count, fraction, pair, passed, power, timescales
 from schedules.ramps import linear
 
+__all__ = [
+    "exponential_decay",
+    "multistep",
+    "piecewise_constant",
+    "interpolate",
+    "inverse_time",
+    "power_law",
+    "table",
+    "noise",
+]
+
 
 def _stairs(steps: int, staircase: bool, **_: Any) -> Iterable[int]:
     return itertools.count(steps, steps) if staircase else ()
@@ -29,6 +40,8 @@ def piecewise_constant(step: Array, values: Values, boundaries: Boundaries) -> A
     $$f(t) = \mathrm{values}\big[\#\{b \in \mathrm{boundaries} : b \le t\}\big]$$
 
     **Raises:** `ValueError` unless there is one value more than there are boundaries and these never decrease.
+
+    Example: `piecewise_constant([0.02, 0.1, 0.05], boundaries=[20, 80])` over 120 steps.
     """
     return jnp.asarray(values)[passed(step, boundaries)]
 
@@ -40,6 +53,8 @@ def multistep(step: Array, value: Value, milestones: Boundaries, factor: Precise
     $$f(t) = \mathrm{value} \cdot \mathrm{factor}^{\#\{m \in \mathrm{milestones} : m \le t\}}$$
 
     PyTorch's `MultiStepLR(milestones, gamma)` in absolute terms.
+
+    Example: `multistep(0.1, milestones=[60, 90], factor=0.3)` over 120 steps.
     """
     return power(factor, count(passed(step, milestones)), value)
 
@@ -52,6 +67,8 @@ def exponential_decay(step: Array, value: Value, factor: Precise, steps: Period,
       \mathrm{value} \cdot \mathrm{factor}^{\lfloor t / \mathrm{steps} \rfloor}$$
 
     A factor above 1 makes it grow; the power stays within the range of floats.
+
+    Example: `exponential_decay(0.1, factor=0.5, steps=30)` over 120 steps.
     """
     stairs = power(factor, count(step // steps), value)
     return stairs if staircase else stairs * power(factor, fraction(step % steps, steps))
@@ -65,6 +82,8 @@ def inverse_time(step: Array, value: Value, rate: Positive, steps: Period = 1, s
       \frac{\mathrm{value}}{1 + \mathrm{rate} \lfloor t / \mathrm{steps} \rfloor}$$
 
     Source: Robbins and Monro, *A stochastic approximation method*, 1951.
+
+    Example: `inverse_time(0.1, rate=1, steps=30)` over 120 steps.
     """
     return value / (1 + rate * (jnp.asarray(step // steps, float) if staircase else step / steps))
 
@@ -76,6 +95,8 @@ def power_law(step: Array, value: Value, exponent: Precise, timescale: Period = 
     $$f(t) = \mathrm{value}\, (1 + t / \mathrm{timescale})^{-\mathrm{exponent}}$$
 
     The anytime schedules of arXiv:2602.03702, and the stable phase of timm's WSD.
+
+    Example: `power_law(0.1, exponent=2, timescale=30)` over 120 steps.
     """
     hi, lo = pair(exponent)
     return power(timescales(step, timescale), Split(-hi, -lo), value)
@@ -92,6 +113,8 @@ def table(step: Array, values: Values, every: Period = 1) -> Array:
 
     `table(tabulate(lr, steps))` is `lr` with its shape turned into numbers, so that schedules of
     different shapes can be stacked and mapped over.
+
+    Example: `table([0.1, 0.06, 0.08, 0.03, 0.01], every=20)` over 120 steps.
     """
     values = jnp.asarray(values)
     return values[jnp.clip(step // every, 0, len(values) - 1).astype(int)]
@@ -118,6 +141,8 @@ def interpolate(step: Array, values: Values, boundaries: Boundaries, shape: Shap
     Before the first point its value, after the last point that one's.
 
     **Raises:** `ValueError` unless there are as many values as boundaries, one or more, and these never decrease.
+
+    Example: `interpolate([0.01, 0.1, 0.06, 0.08, 0], [0, 20, 50, 70, 110])` over 120 steps.
     """
     values, boundaries = jnp.asarray(values), jnp.asarray(boundaries)
     reached = passed(step, boundaries)
@@ -133,6 +158,8 @@ def noise(step: Array, scale: Value, seed: Index, every: Period = 1) -> Array:
     $$f(t) = \mathrm{scale} \cdot \nu_{\lfloor t / \mathrm{every} \rfloor}, \qquad \nu_i \sim N(0, 1)$$
 
     A pure function of seed and step like any other schedule. `lr * (1 + noise(0.1, seed=0))` shakes a rate by 10 %.
+
+    Example: `0.1 * (1 + noise(0.1, seed=0, every=3))` over 120 steps.
     """
     number = jnp.asarray(step // every, jnp.uint32)
     return scale * jax.random.normal(jax.random.fold_in(jax.random.key(seed), number), (), jnp.float32).astype(float)

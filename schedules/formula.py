@@ -13,6 +13,8 @@ from schedules.arguments import built_as, kind_of, without_kind
 from schedules.kinds import Kind
 from schedules.sentences import listed, shortened, shown
 
+__all__ = ["Formula"]
+
 P = ParamSpec("P")
 V = TypeVar("V")
 

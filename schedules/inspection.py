@@ -18,6 +18,8 @@ from schedules.kinds import Length, Size
 from schedules.numerics import MAX_STEPS
 from schedules.sentences import shortened
 
+__all__ = ["tabulate", "describe", "boundaries", "check", "plot"]
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 

@@ -14,6 +14,8 @@ from typing_extensions import TypeAliasType
 from schedules.numerics import MAX_STEPS, Split, split
 from schedules.sentences import shown
 
+__all__ = ["Value", "Positive", "Precise", "Steps", "Period", "Values", "Boundaries"]
+
 
 class Kind:
     """What an argument may be: `build` checks and converts it once, `cast` readies it for the formula.

@@ -13,12 +13,16 @@ from schedules.core import schedule
 from schedules.kinds import Bound, Positive, Precise, Steps, Value, in_order
 from schedules.numerics import geometric, pair, power, progress
 
+__all__ = ["linear", "cosine", "exponential", "polynomial", "one_minus_sqrt", "square", "rex", "tanh"]
+
 
 @schedule
 def linear(step: Array, start: Value, end: Value, steps: Steps) -> Array:
     r"""A straight line from `start` to `end` over `steps` updates, then `end`.
 
     $$f(t) = \mathrm{start}\,(1 - e) + \mathrm{end}\; e, \qquad e = \min(t / \mathrm{steps},\, 1)$$
+
+    Example: `linear(0.1, 0, 100)` over 120 steps.
     """
     elapsed, remaining = progress(step, steps)
     return start * remaining + end * elapsed
@@ -35,6 +39,8 @@ def cosine(step: Array, start: Value, end: Value, steps: Steps) -> Array:
     The second form is computed: nothing cancels in it, so the last steps of a long decay keep their digits.
 
     Source: SGDR, arXiv:1608.03983, equation 5.
+
+    Example: `cosine(0.1, 0, 100)` over 120 steps.
     """
     elapsed, remaining = progress(step, steps)
     return start * jnp.sin(jnp.pi / 2 * remaining) ** 2 + end * jnp.sin(jnp.pi / 2 * elapsed) ** 2
@@ -47,6 +53,8 @@ def exponential(step: Array, start: Positive, end: Positive, steps: Steps) -> Ar
     $$f(t) = \mathrm{start}^{1 - e}\, \mathrm{end}^{e}, \qquad e = \min(t / \mathrm{steps},\, 1)$$
 
     Equal ratios from update to update: the cooldown of MiniCPM (arXiv:2404.06395), and the range test's ramp.
+
+    Example: `exponential(0.1, 0.001, 100)` over 120 steps.
     """
     # Also where a start that is the value of a schedule is 0.
     return jnp.where(step < steps, geometric(start, end, step, steps), end)
@@ -60,6 +68,8 @@ def polynomial(step: Array, start: Value, end: Value, steps: Steps, exponent: Pr
       \qquad e = \min(t / \mathrm{steps},\, 1)$$
 
     An exponent of 1 is `linear`; larger ones leave `start` faster and reach `end` more gently.
+
+    Example: `polynomial(0.1, 0, 100, exponent=3)` over 120 steps.
     """
     elapsed, remaining = progress(step, steps)
     hi, lo = pair(exponent)
@@ -77,6 +87,8 @@ def one_minus_sqrt(step: Array, start: Value, end: Value, steps: Steps) -> Array
 
     The cooldown that did best in "Scaling laws and compute-optimal training beyond fixed training durations",
     arXiv:2405.18392.
+
+    Example: `one_minus_sqrt(0.1, 0, 100)` over 120 steps.
     """
     elapsed, remaining = progress(step, steps)
     begun = elapsed > 0
@@ -91,6 +103,8 @@ def square(step: Array, start: Value, end: Value, steps: Steps) -> Array:
     $$f(t) = \mathrm{start}\,(1 - e^2) + \mathrm{end}\; e^2, \qquad e = \min(t / \mathrm{steps},\, 1)$$
 
     One of the cooldowns of arXiv:2405.18392.
+
+    Example: `square(0.1, 0, 100)` over 120 steps.
     """
     elapsed, remaining = progress(step, steps)
     return start * remaining * (1 + elapsed) + end * elapsed**2
@@ -106,6 +120,8 @@ def rex(step: Array, start: Value, end: Value, steps: Steps, bend: Positive = 0.
     A bend of 1 is `linear`; smaller ones stay near `start` for longer.
 
     Source: REX, arXiv:2107.04197, where bend is 1/2.
+
+    Example: `rex(0.1, 0, 100, bend=0.3)` over 120 steps.
     """
     elapsed, remaining = progress(step, steps)
     bent = bend * elapsed
@@ -123,6 +139,8 @@ def tanh(step: Array, start: Value, end: Value, steps: Steps, low: Bound = -7.0,
     Source: HTD, arXiv:1806.01593, here scaled so that it begins at `start` and ends at `end`.
 
     **Raises:** `ValueError` unless `low` is below `high`, both from -20 to 20.
+
+    Example: `tanh(0.1, 0, 100)` over 120 steps.
     """
     elapsed, remaining = progress(step, steps)
     # tanh(a) - tanh(b) is a difference of exp(2a) and exp(2b) over (1 + exp(2a)) (1 + exp(2b)).

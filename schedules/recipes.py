@@ -6,13 +6,28 @@ Lengths are counted in updates and never include a neighbour's: a run of one-cyc
 import jax.numpy as jnp
 
 from schedules.clocks import advance
-from schedules.combinators import cooldown, join, warmup
 from schedules.composed import recipe
 from schedules.core import Schedule, Shape
 from schedules.cycles import Growth, restarts
 from schedules.decays import exponential_decay, power_law
 from schedules.kinds import Period, Positive, Precise, Steps, Value
 from schedules.ramps import cosine, exponential, linear
+from schedules.sequences import cooldown, join, warmup
+
+__all__ = [
+    "step_decay",
+    "inverse_sqrt",
+    "warmup_cosine",
+    "flat_cosine",
+    "wsd",
+    "infinite",
+    "sgdr",
+    "noam",
+    "triangle",
+    "one_cycle",
+    "one_cycle_three_phase",
+    "one_cycle_momentum",
+]
 
 
 @recipe
@@ -22,6 +37,8 @@ def step_decay(value: Value, steps: Period, factor: Precise = 0.1) -> Schedule:
     $$f(t) = \mathrm{value} \cdot \mathrm{factor}^{\lfloor t / \mathrm{steps} \rfloor}$$
 
     PyTorch's `StepLR(step_size, gamma)` in absolute terms.
+
+    Example: `step_decay(0.1, steps=30, factor=0.5)` over 120 steps.
     """
     return exponential_decay(value, factor, steps, staircase=True)
 
@@ -33,6 +50,8 @@ def inverse_sqrt(value: Value, timescale: Period, shift: Steps = 0) -> Schedule:
     $$f(t) = \frac{\mathrm{value}}{\sqrt{1 + (t + \mathrm{shift}) / \mathrm{timescale}}}$$
 
     The rsqrt of big_vision ("Scaling vision transformers", arXiv:2106.04560) as it runs after a warm-up.
+
+    Example: `inverse_sqrt(0.1, timescale=10)` over 120 steps.
     """
     return advance(power_law(value, 0.5, timescale), shift)
 
@@ -44,13 +63,18 @@ def warmup_cosine(
     """Linear from `init` to `peak`, then half a cosine to `end`.
 
     `decay_steps` excludes the warm-up, as in Keras; optax's includes it.
+
+    Example: `warmup_cosine(0.1, warmup_steps=20, decay_steps=80)` over 120 steps.
     """
     return cooldown(warmup(peak, warmup_steps, init), warmup_steps, decay_steps, end, cosine)
 
 
 @recipe
 def flat_cosine(peak: Value, flat_steps: Steps, decay_steps: Steps, end: Value = 0.0) -> Schedule:
-    """`peak`, then half a cosine to `end`: fastai's `fit_flat_cos`, which is flat for 75 % of the run."""
+    """`peak`, then half a cosine to `end`: fastai's `fit_flat_cos`, which is flat for 75 % of the run.
+
+    Example: `flat_cosine(0.1, flat_steps=75, decay_steps=25)` over 120 steps.
+    """
     return cooldown(peak, flat_steps, decay_steps, end, shape=cosine)
 
 
@@ -68,6 +92,8 @@ def wsd(
     With no stable and no decaying steps it still leads to `peak`, and is at `end` from then on.
 
     Source: MiniCPM, arXiv:2404.06395; cooldown shapes in arXiv:2405.18392.
+
+    Example: `wsd(0.1, warmup_steps=10, stable_steps=70, decay_steps=20)` over 120 steps.
     """
     return cooldown(warmup(peak, warmup_steps), warmup_steps + stable_steps, decay_steps, end, shape)
 
@@ -86,6 +112,8 @@ def infinite(
 
     Source: "Beyond cosine decay: on the effectiveness of infinite learning rate schedule for continual
     pre-training", arXiv:2503.02844.
+
+    Example: `infinite(0.1, 0.04, 0.001, 10, 40, 30, 30)` over 120 steps.
     """
     decay = cooldown(warmup(peak, warmup_steps), warmup_steps, decay_steps, plateau, cosine)
     return cooldown(decay, warmup_steps + decay_steps + constant_steps, anneal_steps, end, exponential)
@@ -96,6 +124,8 @@ def sgdr(peak: Value, period: Period, growth: Growth = 1.0, decay: Precise = 1.0
     """Half a cosine from `peak` to `end`, again and again: `restarts` of `cosine`.
 
     Source: SGDR, arXiv:1608.03983.
+
+    Example: `sgdr(0.1, period=30, growth=2)` over 210 steps.
     """
     return restarts(cosine(peak, end, period), period, growth, decay)
 
@@ -107,6 +137,8 @@ def noam(width: Positive, warmup_steps: Period) -> Schedule:
     $$f(t) = \mathrm{width}^{-1/2} \min\big((t + 1)^{-1/2},\; (t + 1)\, \mathrm{warmup\_steps}^{-3/2}\big)$$
 
     Source: "Attention is all you need", arXiv:1706.03762; `width` is the dimension of the model.
+
+    Example: `noam(width=512, warmup_steps=30)` over 240 steps.
     """
     peak = (width * jnp.asarray(warmup_steps, float)) ** -0.5
     return advance(warmup(inverse_sqrt(peak, warmup_steps), warmup_steps), 1)
@@ -117,6 +149,8 @@ def triangle(peak: Value, up: Steps, down: Steps, start: Value = 0.2, end: Value
     """Linear from `start` times the peak up to `peak`, and down to `end` times the peak.
 
     Source: the CIFAR-10 speed runs of airbench (github.com/KellerJordan/cifar10-airbench), up for 23 % of the run.
+
+    Example: `triangle(0.1, up=23, down=77)` over 120 steps.
     """
     return join([linear(start * peak, peak, up), linear(peak, end * peak, down)], [up])
 
@@ -131,6 +165,8 @@ def one_cycle(
     0.7 T updates.
 
     Source: Super-convergence, arXiv:1708.07120.
+
+    Example: `one_cycle(0.1, up=30, down=70)` over 120 steps.
     """
     start = peak / div
     return join([shape(start, peak, up), shape(peak, start / final_div, down)], [up])
@@ -149,6 +185,8 @@ def one_cycle_three_phase(
     """From `peak / div` up to `peak`, back down, and on to `peak / div / final_div` in `anneal` updates.
 
     Source: A disciplined approach to neural network hyper-parameters, arXiv:1803.09820.
+
+    Example: `one_cycle_three_phase(0.1, up=40, down=40, anneal=20, div=10)` over 120 steps.
     """
     start = peak / div
     return join(
@@ -163,5 +201,7 @@ def one_cycle_momentum(
     """Momentum (or Adam's b1) against a one-cycle rate: from `high` to `low` while the rate rises, then back.
 
     Of two phases or three: it stays at `high` while the rate is annealed.
+
+    Example: `one_cycle_momentum(up=30, down=70)` over 120 steps.
     """
     return join([shape(high, low, up), shape(low, high, down)], [up])

@@ -23,6 +23,8 @@ from schedules.core import Schedule, add, as_schedule, combined, multiply
 from schedules.formula import FORMULAS, Formula
 from schedules.sentences import shortened
 
+__all__ = ["parse"]
+
 LONGEST, DEEPEST = 1_000_000, 51  # fifty schedules around one
 
 TOKEN = re.compile(

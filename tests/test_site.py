@@ -13,12 +13,15 @@ import optim
 import schedules
 from schedules import function, parse, tabulate
 from schedules.formula import FORMULAS
-from schedules.gallery import EXAMPLES
+from schedules.gallery import examples
 
 ROOT = Path(__file__).parent.parent
 PAGES = {path.relative_to(ROOT / "docs").as_posix(): path.read_text() for path in (ROOT / "docs").rglob("*.md")}
 ELSEWHERE = ("index.md", "notebooks/README.md", "tests/golden/README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 NAV = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+
+
+EXAMPLES = examples(schedules)
 
 
 def ours(room: str) -> set[str]:
@@ -40,10 +43,17 @@ def test_an_example_is_of_its_schedule_and_moves(name):
 
 
 @pytest.mark.parametrize("module", [schedules, optim])
-def test_every_public_name_is_documented_once(module):
+def test_every_public_name_is_documented_once(module, site):
     public = [n for n, v in vars(module).items() if not n.startswith("_") and not inspect.ismodule(v)]
-    api = "\n".join(text for uri, text in PAGES.items() if uri.startswith("api/"))
-    assert sorted(re.findall(rf"^::: {module.__name__}\.(?:\w+\.)?(\w+)$", api, re.MULTILINE)) == sorted(public)
+    api = "\n".join(site.with_formulas(text) for uri, text in PAGES.items() if uri.startswith("api/"))
+    assert sorted(re.findall(rf"^::: {module.__name__}\.(\w+)$", api, re.MULTILINE)) == sorted(public)
+
+
+@pytest.mark.parametrize("package", [schedules, optim])
+def test_no_module_has_the_name_of_what_its_package_exports(package):
+    modules = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
+    public = {name for name, value in vars(package).items() if not inspect.ismodule(value)}
+    assert modules & public == set()
 
 
 def test_every_page_has_its_place():

@@ -1,0 +1,124 @@
+"""Schedules one after another: each begins at its own step 0 when its turn comes."""
+
+import functools
+import operator
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from schedules.core import Schedule, ScheduleLike, Schedules, Shape, alike, as_schedule, schedule, stacked
+from schedules.kinds import Boundaries, Precise, Steps, Value, one_more
+from schedules.numerics import passed
+from schedules.ramps import linear, polynomial
+
+__all__ = ["join", "warmup", "cooldown", "power_cooldown"]
+
+
+@schedule(
+    check=functools.partial(one_more, "schedules", "boundaries"),
+    pieces=lambda schedules, boundaries: zip([0, *boundaries], schedules, strict=True),
+)
+def join(step: Array, schedules: Schedules, boundaries: Boundaries) -> Array:
+    r"""One schedule after another: the next takes over at each boundary, from its own step 0.
+
+    $$f(t) = f_i(t - b_i), \qquad b_i \le t < b_{i+1}, \quad b_0 = 0$$
+
+    Pieces that differ only in their numbers are evaluated once, with the numbers of the one whose turn it
+    is: a join of a thousand ramps costs little more than one ramp.
+
+    **Raises:** `ValueError` unless there is one schedule more than there are boundaries and these never decrease.
+
+    Example: `join([linear(0.02, 0.1, 30), 0.05, cosine(0.08, 0, 40)], [30, 60])` over 120 steps.
+    """
+    boundaries = jnp.asarray(boundaries)
+    starts = jnp.concatenate([jnp.zeros(1, boundaries.dtype), boundaries])
+    now = passed(step, boundaries)
+    groups = alike(schedules)
+    values = []
+    for places, pieces in groups:
+        slot = _lookup(len(starts), places, range(len(places)))[now]
+        # A piece waits at its step 0 until its turn: one that is not finite before would make the gradient NaN.
+        values.append(_pick(pieces, slot)(jnp.maximum(step - starts[np.array(places)][slot], 0)))
+    if len(values) == 1:
+        return values[0]
+    group = functools.reduce(operator.add, (_lookup(len(starts), p, [i] * len(p)) for i, (p, _) in enumerate(groups)))
+    return jnp.stack(values)[group[now]]
+
+
+def _pick(pieces: Sequence[Schedule], slot: Array) -> Schedule:
+    """`pieces[slot]` of schedules that differ only in their numbers."""
+    if len(pieces) == 1:
+        return pieces[0]
+    return jax.tree.map(lambda leaves: leaves[slot], stacked(pieces))
+
+
+def _lookup(length: int, places: Sequence[int], entries: Sequence[int]) -> Array:
+    table = np.zeros(length, np.int32)
+    table[list(places)] = entries
+    return jnp.asarray(table)
+
+
+@schedule(check=lambda init, steps, shape, **_: _misfit(shape, init, 1.0, steps))
+def warmup(step: Array, schedule: ScheduleLike, steps: Steps, init: Value = 0.0, shape: Shape = linear) -> Array:
+    r"""A ramp from `init` to the first value of `schedule` over `steps` updates, then `schedule` from its step 0.
+
+    $$f(t) = \begin{cases} \mathrm{shape}(\mathrm{init}, f_0(0), \mathrm{steps})(t) & t < \mathrm{steps} \\
+                           f_0(t - \mathrm{steps}) & \text{otherwise} \end{cases}$$
+
+    With `init=0` the first update changes nothing; `init=peak / steps` over `steps - 1` updates gives the
+    convention (t + 1) / steps of the schedule-free reference. `warmup(f, 0)` has the values of `f`.
+
+    Example: `warmup(cosine(0.1, 0, 80), 20)` over 120 steps.
+    """
+    value = as_schedule(schedule)(jnp.maximum(step - steps, 0))
+    return jnp.where(step < steps, shape(init, value, steps)(step), value)
+
+
+@schedule(
+    check=lambda start, steps, end, shape, **_: _misfit(shape, 1.0, end, steps),
+    changes=lambda start, steps, **_: [start, start + steps],
+)
+def cooldown(
+    step: Array, schedule: ScheduleLike, start: Steps, steps: Steps, end: Value = 0.0, shape: Shape = linear
+) -> Array:
+    r"""`schedule` until `start`, then a ramp from the value it has there to `end` over `steps` updates.
+
+    $$f(t) = \begin{cases} f_0(t) & t < \mathrm{start} \\
+             \mathrm{shape}(f_0(\mathrm{start}), \mathrm{end}, \mathrm{steps})(t - \mathrm{start}) & \text{otherwise}
+             \end{cases}$$
+
+    Leaves any schedule at any step, so a run can be branched from any of its checkpoints.
+
+    Source: "Scaling laws and compute-optimal training beyond fixed training durations", arXiv:2405.18392.
+
+    Example: `cooldown(inverse_sqrt(0.1, 20), start=80, steps=30)` over 120 steps.
+    """
+    value = as_schedule(schedule)(jnp.minimum(step, start))
+    return jnp.where(step < start, value, shape(value, end, steps)(jnp.maximum(step - start, 0)))
+
+
+@schedule(changes=lambda start, steps, **_: [start, start + steps])
+def power_cooldown(step: Array, schedule: ScheduleLike, start: Steps, steps: Steps, exponent: Precise = 1.2) -> Array:
+    r"""`schedule` until `start`, then what it is there times a power of what remains of `steps` updates.
+
+    $$f(t) = f_0(\min(t, \mathrm{start}))
+      \Big(1 - \frac{\min(\max(t - \mathrm{start}, 0), \mathrm{steps})}{\mathrm{steps}}\Big)^{\mathrm{exponent}}$$
+
+    Exponents a little above 1 come out of fitted loss curves (arXiv:2503.12811) and speed-run records.
+
+    Example: `power_cooldown(inverse_sqrt(0.1, 20), start=60, steps=50, exponent=1.5)` over 120 steps.
+    """
+    remains = polynomial(1.0, 0.0, steps, exponent)(jnp.maximum(step - start, 0))
+    return as_schedule(schedule)(jnp.minimum(step, start)) * remains
+
+
+def _misfit(shape: Shape, start: Value, end: Value, steps: Steps) -> str | None:
+    """Why there is no such ramp, for example because an exponential one cannot start at 0."""
+    try:
+        shape(start, end, steps)
+    except ValueError as error:
+        return str(error)
+    return None
