@@ -25,6 +25,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
+import schedules
 from schedules import (
     Schedule,
     Steps,
@@ -48,16 +49,17 @@ from schedules import (
     warmup,
 )
 from schedules.formula import FORMULAS
-from schedules.gallery import EXAMPLES
+from schedules.gallery import examples
 
 
-def draw(*rooms):
+def draw(*modules):
     """The examples of some modules of `schedules`; dashed, what each is made of, from its own step 0."""
-    examples = [EXAMPLES[name] for name in EXAMPLES if FORMULAS[name].__module__.split(".")[1] in rooms]
-    examples = [(text, steps) for text, steps in examples if "lambda" not in text]  # which `parse` does not evaluate
-    rows = -(-len(examples) // 3)
+    found = examples(schedules)
+    drawn = [found[name] for name in FORMULAS if name in found and FORMULAS[name].__module__.split(".")[1] in modules]
+    drawn = [(text, steps) for text, steps in drawn if "lambda" not in text]  # which `parse` does not evaluate
+    rows = -(-len(drawn) // 3)
     figure = plt.figure(figsize=(9, 1.6 * rows), layout="constrained")
-    for i, (text, steps) in enumerate(examples):
+    for i, (text, steps) in enumerate(drawn):
         lr = parse(text)
         ax = plot(lr, steps, figure.add_subplot(rows, 3, i + 1))
         for part in jax.tree.leaves(dict(lr.arguments), is_leaf=lambda leaf: isinstance(leaf, Schedule)):
@@ -71,7 +73,7 @@ def draw(*rooms):
 draw("ramps")
 
 # %% [markdown]
-# **A ramp is at its start for t = 0, at its end for t = steps, and holds: all but `constant` arrive at step 100.**
+# **A ramp is at its start for t = 0, at its end for t = steps, and holds: each arrives at step 100.**
 #
 # Then what has no end, and the cycles:
 
@@ -95,7 +97,7 @@ draw("recipes")
 # another scale, such as the factor in `multiply`, is left out.
 
 # %%
-draw("combinators")
+draw("core", "combinators", "sequences", "clocks")
 
 # %% [markdown]
 # **There are three families: one after another, together on one clock, and the same values on another clock.**
