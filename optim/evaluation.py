@@ -249,9 +249,9 @@ def require_eval_params(opt_state: Any, params: Any, name: str | None = None) ->
     **Raises:** `ValueError` as `eval_params`, if `params` differ from `eval_params(opt_state, params)` (traced values
     are not compared), or if the average is in the lean form, where x and y cannot be told apart.
     """
+    expected = _evaluated("require_eval_params", opt_state, params, name)
     if any(average.needs_trained for average in _averages("require_eval_params", opt_state, name)):
         raise ValueError("require_eval_params: `opt_state` must store its average, got one in the lean form")
-    expected = _evaluated("require_eval_params", opt_state, params, name)
     for (path, have), want in zip(tree_leaves_with_path(params), jax.tree.leaves(expected), strict=True):
         if have is want or isinstance(have, jax.core.Tracer):
             continue

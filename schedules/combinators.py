@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from schedules.core import ScheduleLike, as_schedule, folded, schedule
+from schedules.core import ScheduleLike, as_schedule, schedule
+from schedules.grouping import folded
 from schedules.kinds import Value, in_order
 
 __all__ = ["minimum", "maximum", "clip"]
@@ -20,7 +21,7 @@ def minimum(step: Array, *schedules: ScheduleLike) -> ArrayLike:
 
     Example: `minimum(linear(0, 0.2, 80), cosine(0.1, 0, 100))` over 120 steps.
     """
-    return folded(jnp.minimum, schedules, step)
+    return folded(jnp.minimum, [*map(as_schedule, schedules)], step)
 
 
 @schedule
@@ -31,7 +32,7 @@ def maximum(step: Array, *schedules: ScheduleLike) -> ArrayLike:
 
     Example: `maximum(cosine(0.1, 0, 100), 0.02)` over 120 steps.
     """
-    return folded(jnp.maximum, schedules, step)
+    return folded(jnp.maximum, [*map(as_schedule, schedules)], step)
 
 
 @schedule(check=functools.partial(in_order, "low", "high"))

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
-from schedules.core import NEEDS_NUMBERS, Schedule, StandIn, substituted
+from schedules.core import Schedule, function
+from schedules.evaluate import NEEDS_NUMBERS
 from schedules.formula import Formula
 from schedules.sentences import shown
 
@@ -120,3 +122,26 @@ class Recipe(Formula[P, Schedule]):
             f"{self}: a recipe must not need its numbers as Python's, since they may be traced: use jnp.where in the "
             "place of `if`, and formulas such as 9 * steps // 10 in the place of `int(0.9 * steps)`"
         )
+
+
+# What is in the place of schedules whose values are not known, or not wanted ---------------------------------------
+
+
+def substituted(schedule: Schedule, change: Callable[[Any], Any]) -> Schedule:
+    """`schedule` with every schedule among its arguments passed through `change`."""
+    kinds = schedule.formula.kinds
+    return Schedule(schedule.formula, {n: kinds[n].substitute(v, change) for n, v in schedule.arguments.items()})
+
+
+@jax.tree_util.register_static
+class StandIn(Schedule):
+    """Takes the place of a schedule inside another, to answer in its stead or to see at which step it is read."""
+
+    def __init__(self, read: Callable[[ArrayLike], Array]):
+        super().__init__(function, {"of": read})
+
+    def __call__(self, step: ArrayLike) -> Array:
+        return self.arguments["of"](step)
+
+    def _key(self) -> tuple[Any, ...]:
+        return (self.arguments["of"],)

@@ -33,9 +33,10 @@ from typing_extensions import TypeAliasType
 
 from schedules import numerics
 from schedules.arguments import built_as
+from schedules.evaluate import compiled, computed, require_in_range, require_numbers
 from schedules.formula import Formula
+from schedules.grouping import folded, stacked
 from schedules.kinds import Kind, Precise, Steps, Value, hashable, require
-from schedules.numerics import MAX_STEPS
 from schedules.sentences import shown
 
 __all__ = [
@@ -54,14 +55,6 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
-
-# What JAX raises where a traced number is asked for as Python's or NumPy's.
-NEEDS_NUMBERS = (
-    jax.errors.ConcretizationTypeError,
-    jax.errors.TracerArrayConversionError,
-    jax.errors.TracerIntegerConversionError,
-    jax.errors.NonConcreteBooleanIndexError,
-)
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -100,12 +93,12 @@ class Schedule:
         `ValueError` for infinity or NaN; these are not looked for in JAX arrays and lists.
         """
         if isinstance(step, jax.core.Tracer) and self._is_traced():
-            return _value(self, step)  # within another schedule, or in a jitted function whose argument it is
-        _require_in_range(self.formula, step)
+            return computed(self, step)  # within another schedule, or in a jitted function whose argument it is
+        require_in_range(self.formula, step)
         try:
-            return _evaluate(self, step)
+            return compiled(self, step)
         except (TypeError, ValueError, OverflowError):
-            _require_numbers(self.formula, step)
+            require_numbers(self.formula, step)
             raise
 
     def _is_traced(self) -> bool:
@@ -207,64 +200,6 @@ class Schedule:
         numbers, others = iter(leaves), iter(static)
         kinds = formula.kinds.items()
         return cls(formula, {n: k.unflatten(next(numbers)) if k.is_leaf else next(others) for n, k in kinds})
-
-
-# Its value at a step -----------------------------------------------------------------------------------
-
-
-def _value(schedule: Schedule, step: ArrayLike) -> Array:
-    """The formula, mapped over `step`: the one place where schedules are computed."""
-    formula, step = schedule.formula, jnp.asarray(step)
-    if step.dtype == bool or not jnp.issubdtype(step.dtype, np.number) or jnp.iscomplexobj(step):
-        raise TypeError(f"{formula}: `step` must be integers or floats, got {step.dtype}")
-    # The default width: in int8 `300 - step` would wrap, and in bfloat16 steps beyond 256 collide.
-    if jnp.issubdtype(step.dtype, np.unsignedinteger):
-        step = jnp.minimum(step, jnp.asarray(min(jnp.iinfo(step.dtype).max, MAX_STEPS), step.dtype))
-    step = jnp.maximum(step.astype(int if jnp.issubdtype(step.dtype, np.integer) else float), 0)
-    arguments = formula.cast(schedule.arguments, step.dtype)
-
-    def at(t: Array) -> Array:
-        try:
-            found = formula.value(t, arguments)
-        except NEEDS_NUMBERS as error:
-            raise TypeError(
-                f"{formula}: a formula must not need its step and numbers as Python's, since they are traced: use "
-                "jnp.where in the place of `if`, and jnp.cos in the place of math.cos"
-            ) from error
-        try:
-            value = jnp.asarray(found)
-        except (TypeError, ValueError):
-            value = None
-        if value is None or value.shape or jnp.iscomplexobj(value):
-            got = shown(found) if value is None else value.dtype if not value.shape else f"shape {value.shape}"
-            raise ValueError(f"{formula}: the formula must return one number for one step, got {got}")
-        return value.astype(float)
-
-    return jnp.vectorize(at)(step) if step.ndim else at(step)
-
-
-# The numbers of a schedule are arguments, so that others compile nothing anew. Schedules inside others are traced as
-# they are: a jitted function within each would be inlined into the next, again and again.
-_evaluate = jax.jit(_value)
-
-
-def _require_in_range(formula: "Formula[..., Any]", step: Any) -> None:
-    last = np.max(step, initial=0) if isinstance(step, np.ndarray) and step.dtype.kind in "iuf" else step
-    if not isinstance(last, int | float | np.integer | np.floating) or last <= MAX_STEPS:
-        return
-    if isinstance(last, int | np.integer):  # JAX would wrap NumPy's wide integers around in silence
-        raise OverflowError(f"{formula}: `step` must be at most {MAX_STEPS}, got {shown(int(last))}")
-    if not last < np.inf:
-        raise ValueError(f"{formula}: `step` must be finite, got {last}")
-
-
-def _require_numbers(formula: "Formula[..., Any]", step: Any) -> None:
-    try:
-        jnp.asarray(np.asarray(step) if isinstance(step, str) else step)  # JAX takes "f" for a dtype
-    except OverflowError:
-        raise OverflowError(f"{formula}: `step` must be at most {MAX_STEPS} in size, got {shown(step)}") from None
-    except (TypeError, ValueError):
-        raise TypeError(f"{formula}: `step` must be integers or floats, got {shown(step)}") from None
 
 
 # The decorator -----------------------------------------------------------------------------------------
@@ -437,26 +372,6 @@ def stretched(schedule: Schedule, change: Callable[[Any, int], Any]) -> Schedule
     return Schedule(schedule.formula, {n: kinds[n].stretch(v, change) for n, v in schedule.arguments.items()})
 
 
-def substituted(schedule: Schedule, change: Callable[[Any], Any]) -> Schedule:
-    """`schedule` with every schedule among its arguments passed through `change`."""
-    kinds = schedule.formula.kinds
-    return Schedule(schedule.formula, {n: kinds[n].substitute(v, change) for n, v in schedule.arguments.items()})
-
-
-@jax.tree_util.register_static
-class StandIn(Schedule):
-    """Takes the place of a schedule inside another, to answer in its stead or to see at which step it is read."""
-
-    def __init__(self, read: Callable[[ArrayLike], Array]):
-        super().__init__(function, {"of": read})
-
-    def __call__(self, step: ArrayLike) -> Array:
-        return self.arguments["of"](step)
-
-    def _key(self) -> tuple[Any, ...]:
-        return (self.arguments["of"],)
-
-
 # What `as_schedule` and the operators make ---------------------------------------------------------------
 
 
@@ -490,7 +405,7 @@ def add(step: Array, *schedules: ScheduleLike) -> ArrayLike:
 
     Example: `add(cosine(0.1, 0.02, 100), triangular(0, 0.02, 10, 10))` over 120 steps.
     """
-    return folded(jnp.add, schedules, step)
+    return folded(jnp.add, [*map(as_schedule, schedules)], step)
 
 
 @schedule
@@ -504,7 +419,7 @@ def multiply(step: Array, *schedules: ScheduleLike) -> ArrayLike:
 
     Example: `multiply(cosine(0.1, 0, 100), triangular(0.6, 1, 10, 10))` over 120 steps.
     """
-    return folded(jnp.multiply, schedules, step)
+    return folded(jnp.multiply, [*map(as_schedule, schedules)], step)
 
 
 @schedule
@@ -524,22 +439,6 @@ def combined(formula: Formula[..., Schedule], first: Any, *others: Any) -> Sched
     return formula(*(first.arguments["schedules"] if is_one else [first]), *others)
 
 
-def folded(combine: Any, schedules: Sequence[ScheduleLike], step: Array) -> Array:
-    """`combine` over the values of the schedules; many that differ only in their numbers are compiled as one."""
-    many = len(schedules) > 32
-    groups = [pieces for _, pieces in alike(schedules)] if many else [[as_schedule(each)] for each in schedules]
-    return functools.reduce(combine, (_folded_alike(combine, pieces, step) for pieces in groups))
-
-
-def _folded_alike(combine: Any, pieces: Sequence[Schedule], step: Array) -> Array:
-    if len(pieces) == 1:
-        return pieces[0](step)
-    return combine.reduce(jax.vmap(lambda piece: piece(step), axis_size=len(pieces))(stacked(pieces)))
-
-
-# Several that differ only in their numbers ---------------------------------------------------------------
-
-
 def stack(schedules: Schedules) -> Schedule:
     """Schedules that differ only in their numbers as one with a leading axis, for `jax.vmap`.
 
@@ -554,18 +453,3 @@ def stack(schedules: Schedules) -> Schedule:
             f"{[*several]}; tabulate schedules of different shapes"
         )
     return stacked(several)
-
-
-def stacked(alike: Sequence[Schedule]) -> Schedule:
-    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *alike)
-
-
-def alike(pieces: Sequence[ScheduleLike]) -> list[tuple[list[int], list[Schedule]]]:
-    """`pieces` in groups that differ only in their numbers, each with its places in the sequence."""
-    groups: dict[object, tuple[list[int], list[Schedule]]] = {}
-    for place, piece in enumerate(map(as_schedule, pieces)):
-        leaves, structure = jax.tree.flatten(piece)
-        places, members = groups.setdefault((structure, tuple(map(np.shape, leaves))), ([], []))
-        places.append(place)
-        members.append(piece)
-    return list(groups.values())

@@ -13,7 +13,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from schedules.arguments import checked
-from schedules.core import Schedule, ScheduleLike, StandIn, as_schedule, constant, substituted
+from schedules.composed import StandIn, substituted
+from schedules.core import Schedule, ScheduleLike, as_schedule, constant
 from schedules.kinds import Length, Size
 from schedules.numerics import MAX_STEPS
 from schedules.sentences import shortened

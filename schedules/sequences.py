@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from schedules.core import Schedule, ScheduleLike, Schedules, Shape, alike, as_schedule, schedule, stacked
+from schedules.core import Schedule, ScheduleLike, Schedules, Shape, as_schedule, schedule
+from schedules.grouping import alike, stacked
 from schedules.kinds import Boundaries, Precise, Steps, Value, one_more
 from schedules.numerics import passed
 from schedules.ramps import linear, polynomial
@@ -36,7 +37,7 @@ def join(step: Array, schedules: Schedules, boundaries: Boundaries) -> Array:
     boundaries = jnp.asarray(boundaries)
     starts = jnp.concatenate([jnp.zeros(1, boundaries.dtype), boundaries])
     now = passed(step, boundaries)
-    groups = alike(schedules)
+    groups = alike([*map(as_schedule, schedules)])
     values = []
     for places, pieces in groups:
         slot = _lookup(len(starts), places, range(len(places)))[now]

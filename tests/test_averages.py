@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import pytest
 from test_optim import GRADS, PARAMS, as_jax, close, replay, trained
 
 from optim import (
+    Average,
     Snapshot,
     adam,
     adamw,
@@ -401,3 +403,80 @@ def test_a_bad_argument_is_one_clear_sentence(mistake, message):
     with pytest.raises(ValueError) as caught:  # noqa: PT011, compared whole below
         mistake()
     assert str(caught.value) == message
+
+
+# Of one's own -------------------------------------------------------------------------------------------
+
+
+class MedianState(NamedTuple):
+    """An average that this library does not know: the median of the latest three."""
+
+    count: jax.Array
+    last: Any
+
+    def averages(self):
+        return {"median": Average(self.last, lambda three, newest: jnp.median(three, axis=0), axes=1)}
+
+
+def median_of_three():
+    def init(params):
+        return MedianState(jnp.int32(0), jax.tree.map(lambda p: jnp.stack([p] * 3), params))
+
+    def update(updates, state, params):
+        last = jax.tree.map(lambda three, p, u: jnp.stack([*three[1:], p + u]), state.last, params, updates)
+        return updates, MedianState(state.count + 1, last)
+
+    return optax.GradientTransformation(init, update)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda o: o, lambda o: optax.chain(optax.identity(), o), lambda o: optax.masked(o, {"w": True, "b": False})],
+)
+def test_an_average_of_ones_own_is_found(wrap):
+    optimizer = wrap(optax.chain(sgd(1.0), median_of_three()))
+    params = {"w": jnp.zeros(2), "b": jnp.zeros(())}
+    state = optimizer.init(params)
+    for step in (1.0, 5.0, -2.0):
+        updates, state = optimizer.update({"w": jnp.full(2, -step), "b": jnp.zeros(())}, state, params)
+        params = optax.apply_updates(params, updates)
+    found = eval_params(state, params, "median")
+    np.testing.assert_array_equal(found["w"], 4.0)  # of 1, 6 and 4
+    np.testing.assert_array_equal(found["b"], 0.0)
+    assert require_eval_params(state, found, "median") is found
+    with pytest.raises(ValueError, match="^eval_params: `name` must be one of 'median', got None$"):
+        eval_params(state, params)
+    with pytest.raises(ValueError, match="got training parameters at"):
+        require_eval_params(state, jax.tree.map(lambda p: p + 1, params), "median")
+
+
+class EveryOther(NamedTuple):
+    """A coefficient that remembers: the mean of the parameters after every other update."""
+
+    first: Any
+
+    def init(self):
+        return jnp.zeros((), jnp.int32)
+
+    def update(self, count, memory):
+        taken = (count - self.first) % 2 == 0
+        memory = memory + taken
+        return jnp.where(taken, 1 / jnp.maximum(memory, 1), 0.0), memory
+
+
+def test_a_coefficient_of_ones_own_may_remember():
+    optimizer = average(sgd(1.0), {"own": EveryOther(1), "uniform": polyak(), "by rate": weighted(0.1)})
+    params, points = jnp.zeros(()), []
+    state = optimizer.init(params)
+    for step in range(7):
+        updates, state = jax.jit(optimizer.update)(jnp.float32(step - 3), state, params)
+        params = optax.apply_updates(params, updates)
+        points.append(float(params))
+    for name, expected in (("own", points[1::2]), ("uniform", points), ("by rate", points)):
+        np.testing.assert_allclose(eval_params(state, params, name), np.mean(expected), rtol=1e-6)
+    assert {"coefficient[own]", "coefficient[by rate]", "beta"} <= hyperparameters(state).keys()
+    alone = average(sgd(1.0), EveryOther(0), beta=0.9)
+    with pytest.raises(
+        ValueError, match="^average: `state` must be what its own init makes, got one with another `memory`$"
+    ):
+        alone.update(params, average(sgd(1.0), polyak(), beta=0.9).init(params), params)

@@ -374,7 +374,9 @@ NUMBERS = [(f, name) for f in MADE for name in inspect.signature(f).parameters i
 @pytest.mark.parametrize(("f", "name"), NUMBERS, ids=lambda value: getattr(value, "__name__", value))
 def test_every_number_is_checked_where_it_is_given(f, name):
     for value in (True, np.nan, -np.inf, "0.1", 10**5000, *([-1.0] if name not in SIGNED else [])):
-        with pytest.raises(ValueError, match=rf"^{f.__name__}: `{name}` must be a (whole |positive )?number.*\W got "):
+        with pytest.raises(
+            ValueError, match=rf"^{f.__name__}: `{name}` must be a (whole |positive )?(number|schedule).*\W got "
+        ):
             f(**MADE[f] | {name: value})
 
 

@@ -15,6 +15,7 @@ from schedules import (
     Period,
     ScheduleLike,
     Steps,
+    Value,
     advance,
     as_schedule,
     boundaries,
@@ -103,6 +104,23 @@ def test_a_users_own_combinators_are_seen_as_ours_are():
     ]:
         own, ours = (boundaries(each, 4000) for each in schedules)
         assert own == ours != []
+
+
+def test_a_users_own_pieces_and_endings_are_seen_as_ours_are():
+    @schedule(pieces=lambda first, then, at: [(0, first), (at, then)])
+    def switch(step, first: ScheduleLike, then: ScheduleLike, at: Steps):
+        return jnp.where(step < at, as_schedule(first)(step), as_schedule(then)(step - at))
+
+    @schedule(ends=False)
+    def ever_slower(step, value: Value):
+        return value / (step + 1)
+
+    for first, then in [(linear(1.0, 0.5, 30), multistep(0.25, [10, 20])), (LR, 1.0), (0.1, ever_slower(0.2))]:
+        own, ours = switch(first, then, 40), join([first, then], [40])
+        assert boundaries(own, 100) == boundaries(ours, 100)
+        assert check(own, 100) == check(ours, 100)
+        assert describe(own, 100).phases == describe(ours, 100).phases
+    assert check(ever_slower(1.0), 9) == ["It has no end: at twice the length of the run it falls to 0.0526316."]
 
 
 def test_schedules_are_seen_in_formulas_that_read_them_at_many_steps_or_backwards():

@@ -333,8 +333,7 @@ def test_counts_saturate():
         ),
         (
             lambda: adam(cosine),
-            "adam: `learning_rate` must be a number or a schedule "
-            "(cosine is a formula, not a schedule: call it with its arguments, cosine(...))",
+            "adam: `learning_rate` must be a schedule, a number or a function of the step, got cosine, which was not called",
         ),
         (lambda: ema(1.0), "ema: `decay` must be a number from 0 to below 1, got 1.0"),
         (lambda: ema("long"), "ema: `decay` must be a number from 0 to below 1, got 'long'"),

@@ -1,0 +1,75 @@
+"""A formula is computed for one step, and mapped over arrays of steps here, once."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from schedules.numerics import MAX_STEPS
+from schedules.sentences import shown
+
+# What JAX raises where a traced number is asked for as Python's or NumPy's.
+NEEDS_NUMBERS = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+    jax.errors.TracerIntegerConversionError,
+    jax.errors.NonConcreteBooleanIndexError,
+)
+
+
+def computed(schedule: Any, step: ArrayLike) -> Array:
+    """The formula, mapped over `step`: the one place where schedules are computed."""
+    formula, step = schedule.formula, jnp.asarray(step)
+    if step.dtype == bool or not jnp.issubdtype(step.dtype, np.number) or jnp.iscomplexobj(step):
+        raise TypeError(f"{formula}: `step` must be integers or floats, got {step.dtype}")
+    # The default width: in int8 `300 - step` would wrap, and in bfloat16 steps beyond 256 collide.
+    if jnp.issubdtype(step.dtype, np.unsignedinteger):
+        step = jnp.minimum(step, jnp.asarray(min(jnp.iinfo(step.dtype).max, MAX_STEPS), step.dtype))
+    step = jnp.maximum(step.astype(int if jnp.issubdtype(step.dtype, np.integer) else float), 0)
+    arguments = formula.cast(schedule.arguments, step.dtype)
+
+    def at(t: Array) -> Array:
+        try:
+            found = formula.value(t, arguments)
+        except NEEDS_NUMBERS as error:
+            raise TypeError(
+                f"{formula}: a formula must not need its step and numbers as Python's, since they are traced: use "
+                "jnp.where in the place of `if`, and jnp.cos in the place of math.cos"
+            ) from error
+        try:
+            number = jnp.asarray(found)
+        except (TypeError, ValueError):
+            number = None
+        if number is None or number.shape or jnp.iscomplexobj(number):
+            got = shown(found) if number is None else number.dtype if not number.shape else f"shape {number.shape}"
+            raise ValueError(f"{formula}: the formula must return one number for one step, got {got}")
+        return number.astype(float)
+
+    return jnp.vectorize(at)(step) if step.ndim else at(step)
+
+
+# The numbers of a schedule are arguments, so that others compile nothing anew. Schedules inside others are traced as
+# they are: a jitted function within each would be inlined into the next, again and again.
+compiled = jax.jit(computed)
+
+
+def require_in_range(formula: object, step: Any) -> None:
+    last = np.max(step, initial=0) if isinstance(step, np.ndarray) and step.dtype.kind in "iuf" else step
+    if not isinstance(last, int | float | np.integer | np.floating) or last <= MAX_STEPS:
+        return
+    if isinstance(last, int | np.integer):  # JAX would wrap NumPy's wide integers around in silence
+        raise OverflowError(f"{formula}: `step` must be at most {MAX_STEPS}, got {shown(int(last))}")
+    if not last < np.inf:
+        raise ValueError(f"{formula}: `step` must be finite, got {last}")
+
+
+def require_numbers(formula: object, step: Any) -> None:
+    try:
+        jnp.asarray(np.asarray(step) if isinstance(step, str) else step)  # JAX takes "f" for a dtype
+    except OverflowError:
+        raise OverflowError(f"{formula}: `step` must be at most {MAX_STEPS} in size, got {shown(step)}") from None
+    except (TypeError, ValueError):
+        raise TypeError(f"{formula}: `step` must be integers or floats, got {shown(step)}") from None

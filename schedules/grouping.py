@@ -1,0 +1,40 @@
+"""Many schedules that differ only in their numbers are compiled as one."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+S = TypeVar("S", bound=Callable[[Any], Array])  # pytrees that are called with a step
+
+
+def folded(combine: Any, schedules: Sequence[S], step: Array) -> Array:
+    """`combine` over the values of the schedules; many that differ only in their numbers are compiled as one."""
+    many = len(schedules) > 32
+    groups = [pieces for _, pieces in alike(schedules)] if many else [[each] for each in schedules]
+    return functools.reduce(combine, (_folded_alike(combine, pieces, step) for pieces in groups))
+
+
+def _folded_alike(combine: Any, pieces: Sequence[S], step: Array) -> Array:
+    if len(pieces) == 1:
+        return pieces[0](step)
+    return combine.reduce(jax.vmap(lambda piece: piece(step), axis_size=len(pieces))(stacked(pieces)))
+
+
+def stacked(alike: Sequence[S]) -> S:
+    return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *alike)
+
+
+def alike(pieces: Sequence[S]) -> list[tuple[list[int], list[S]]]:
+    """`pieces` in groups that differ only in their numbers, each with its places in the sequence."""
+    groups: dict[object, tuple[list[int], list[S]]] = {}
+    for place, piece in enumerate(pieces):
+        leaves, structure = jax.tree.flatten(piece)
+        places, members = groups.setdefault((structure, tuple(map(np.shape, leaves))), ([], []))
+        places.append(place)
+        members.append(piece)
+    return list(groups.values())
