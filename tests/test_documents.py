@@ -173,7 +173,7 @@ def test_it_is_said_how_far_a_run_is_from_done(name):
 
 def test_the_readmes_commands_are_what_ci_runs():
     ci = (ROOT / ".ci" / "run").read_text()
-    for command in re.findall(r"^    (python -m pip install .*) && (python -m \w+)$", README, re.MULTILINE):
+    for command in re.findall(r"^    (python -m pip install .*) && (python -m \w+)(?:  #.*)?$", README, re.MULTILINE):
         install, run = command
         assert install.replace("install -e", "install --quiet -e") in ci
         assert run in ci

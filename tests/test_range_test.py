@@ -55,10 +55,15 @@ def plainly(make, start=1e-7, end=10.0, smoothing=0.98, divergence=4.0, params=P
     optimizer = optax.with_extra_args_support(make(lambda count: jnp.asarray(rates)[count]))
     params = jax.tree.map(jnp.asarray, params)
     state, losses = optimizer.init(params), []
-    for i in range(STEPS):
-        value, grads = jax.value_and_grad(regression)(params, jax.tree.map(lambda leaf, i=i: leaf[i], batches))
+
+    @jax.jit
+    def step(params, state, batch):
+        value, grads = jax.value_and_grad(regression)(params, batch)
         updates, state = optimizer.update(grads, state, params, value=value)
-        params = optax.apply_updates(params, updates)
+        return optax.apply_updates(params, updates), state, value
+
+    for i in range(STEPS):
+        params, state, value = step(params, state, jax.tree.map(lambda leaf, i=i: leaf[i], batches))
         losses.append(float(value))
     return rates, *plainly_recorded(losses, smoothing, divergence)
 

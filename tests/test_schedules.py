@@ -41,6 +41,8 @@ from schedules import (
     wsd,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def test_units_are_counted_beyond_the_last_step():
     tokens, updates = 524_288, np.array([0, 1, 4095, 4096, 100_000, 1_000_000])
