@@ -48,6 +48,7 @@ from optim import (
 from optim.post_hoc import coefficients
 from schedules import join, linear
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +15,7 @@ from flax.core import FrozenDict
 from optim import adam, average, eval_params, polyak
 from optim.batch_stats import refresh_batch_stats, refresh_batch_stats_nnx
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.default_rng(0)
 SIZES = (7, 2, 12, 7)
 IMAGES = [
@@ -137,7 +139,7 @@ def test_returns_variables_with_all_else_as_it_was():
     assert refreshed["params"] is variables["params"]
     assert refreshed["cache"] is variables["cache"]
     assert jax.eval_shape(lambda: refreshed) == jax.eval_shape(lambda: variables)
-    jax.tree.map(np.testing.assert_array_equal, variables, before)
+    chex.assert_trees_all_equal(variables, before)
 
 
 def test_one_batch_gives_its_own_statistics_and_a_split_one_the_same_for_the_first_layer():
@@ -165,7 +167,7 @@ def test_a_frozen_batchnorm_keeps_its_statistics_and_normalizes_with_them():
     stale = {"mean": jnp.array([0.5, -1.0, 0.0, 1.0]), "var": jnp.array([1.0, 2.0, 9.0, 0.5])}
     variables["batch_stats"]["bn1"] = stale
     stats = refresh_batch_stats(training(model), variables, IMAGES)["batch_stats"]
-    jax.tree.map(np.testing.assert_array_equal, stats["bn1"], stale)
+    chex.assert_trees_all_equal(stats["bn1"], stale)
     frozen = {"bn1": (np.asarray(stale["mean"], float), np.asarray(stale["var"], float))}
     right = expected(variables["params"], IMAGES, frozen)
     del stats["bn1"], right["bn1"]
@@ -252,7 +254,7 @@ def test_nnx_changes_nothing_but_statistics():
     before = key_of(nnx.state(model, nnx.Not(nnx.BatchStat)))
     stale = key_of(nnx.state(model, nnx.BatchStat))
     refresh_batch_stats_nnx(model, IMAGES)
-    jax.tree.map(np.testing.assert_array_equal, key_of(nnx.state(model, nnx.Not(nnx.BatchStat))), before)
+    chex.assert_trees_all_equal(key_of(nnx.state(model, nnx.Not(nnx.BatchStat))), before)
     changed = jax.tree.map(lambda a, b: bool((a != b).all()), key_of(nnx.state(model, nnx.BatchStat)), stale)
     assert all(jax.tree.leaves(changed))
     model(IMAGES[0])  # still a model
@@ -432,4 +434,4 @@ def test_a_model_in_evaluation_mode_is_left_as_it_was():
     before = jax.tree.map(np.array, nnx_stats(model))
     with pytest.raises(ValueError, match="training mode"):
         refresh_batch_stats_nnx(model, IMAGES)
-    jax.tree.map(np.testing.assert_array_equal, nnx_stats(model), before)
+    chex.assert_trees_all_equal(nnx_stats(model), before)

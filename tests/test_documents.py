@@ -6,15 +6,16 @@ import tomllib
 from collections import Counter
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from experiments.report import verdicts
 from experiments.results import Results
 from experiments.tasks import TASKS
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -78,7 +79,7 @@ def test_validating_as_the_page_says_leaves_a_run_with_nnx_alone(frozen):
         assert (page["evaluated"](model, optimizer).linear.kernel[...] != model.linear.kernel[...]).all()
         return nnx.to_pure_dict(nnx.state((model, optimizer), nnx.Not(nnx.RngKey)))
 
-    jax.tree.map(np.testing.assert_array_equal, trained(validate=True), trained(validate=False))
+    chex.assert_trees_all_equal(trained(validate=True), trained(validate=False))
 
 
 def test_a_loss_that_is_not_finite_is_skipped_as_the_page_says():
@@ -93,7 +94,7 @@ def test_a_loss_that_is_not_finite_is_skipped_as_the_page_says():
     for loss in (jnp.nan, jnp.inf):
         new, state = update(*before, loss, params)
         assert state.total_notfinite == 1
-        jax.tree.map(np.testing.assert_array_equal, (new, state.inner_state), (params, before[1].inner_state))
+        chex.assert_trees_all_equal((new, state.inner_state), (params, before[1].inner_state))
     assert (update(*before, 1.0, params)[0]["w"] != 1).all()
 
 
@@ -172,7 +173,7 @@ def test_it_is_said_how_far_a_run_is_from_done(name):
 
 def test_the_readmes_commands_are_what_ci_runs():
     ci = (ROOT / ".ci" / "run").read_text()
-    for command in re.findall(r"^    (python -m pip install .*) && (python -m \w+)$", README, re.MULTILINE):
+    for command in re.findall(r"^    (python -m pip install .*) && (python -m \w+)(?:  #.*)?$", README, re.MULTILINE):
         install, run = command
         assert install.replace("install -e", "install --quiet -e") in ci
         assert run in ci

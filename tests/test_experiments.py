@@ -216,7 +216,10 @@ def test_long_runs_advance_in_rounds_and_by_single_updates_to_an_end_between(dat
         other, part = p.advance(other, step, count)
         parts.append(part)
     np.testing.assert_allclose(np.concatenate(parts, axis=-1), losses, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-6), other, runs)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(other), jax.tree.leaves(runs), strict=True):
+        # What is added to all keys changes no attention: its gradient is rounding, of which Adam makes whole steps.
+        if not jax.tree_util.keystr(path).endswith("['key']['bias']"):
+            np.testing.assert_allclose(a, b, 1e-5, 1e-6)
 
 
 def test_runs_one_after_the_other_are_those_that_run_together(data, monkeypatch, everything):

@@ -2,6 +2,7 @@
 
 import inspect
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +42,7 @@ from schedules import constant, linear
 
 # Finite gradients -----------------------------------------------------------------------------------------
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 SIZES = [0.0, 1e-45, 1e-30, 1e-20, 0.1, 1e19, 2e19, 1e30, 3e38]
 LOSSES = [0.0, 1e-38, 1e-30, 1e-4, 1.0, 1e10, 3e38, -1.0]
 LENGTH = 12
@@ -279,7 +281,7 @@ def test_python_floats_and_numpy_arrays_are_parameters(name):
         if "lean" not in name:
             require_eval_params(state, averaged, NAMES.get(name))
         found.append((updates, averaged))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *found)
+    chex.assert_trees_all_close(*found, rtol=1e-6)
 
 
 def test_python_floats_elsewhere():

@@ -1,5 +1,6 @@
 """What does not fit together is refused in one sentence: states, gradients, parameters, averages, masks."""
 
+import chex
 import equinox as eqx
 import flax.serialization
 import flax.struct
@@ -36,6 +37,7 @@ from optim import (
     sgd,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 PARAMS = {"w": jnp.ones((1, 2)), "b": jnp.ones(2)}
 # Those that hold something of every parameter, and of these the averages; and those that hold nothing.
 HOLDING = ("adam", "adamw", "radam", "sgd-momentum", "polyak", "several", "lawa", "schedule-free-any", "schedule-free-sgd-lean", "schedule-free-plus")  # fmt: skip
@@ -275,7 +277,7 @@ def test_a_state_that_was_restored_without_its_types_is_refused(name):
             "`params` must be the parameters, got a dict of the fields of an average"
         )
     into = flax.serialization.from_state_dict(states[0], restored[0])
-    jax.tree.map(np.testing.assert_array_equal, eval_params(into, PARAMS, NAMES.get(name)), PARAMS)
+    chex.assert_trees_all_equal(eval_params(into, PARAMS, NAMES.get(name)), PARAMS)
 
 
 def test_what_is_not_in_its_place_is_refused():
@@ -322,7 +324,7 @@ def test_an_average_is_read_where_dtypes_are_not_promoted(name):
     with jax.numpy_dtype_promotion("strict"):
         state = ALL[name]().init(PARAMS)
         found = eval_params(state, PARAMS, NAMES.get(name))
-    jax.tree.map(np.testing.assert_array_equal, found, PARAMS)
+    chex.assert_trees_all_equal(found, PARAMS)
 
 
 def test_the_averages_of_several_runs_are_mapped_where_they_are_computed():

@@ -1,11 +1,11 @@
 """What holds for every schedule.
 
 Compiling is what takes time. So a law has one jitted function for all rows, whose arguments are the schedule, with all
-its numbers, and as many steps for each: rows that differ in their numbers only are compiled once.
+its numbers, and as many steps for each: rows that differ in their numbers only are compiled once. All but the values
+in float32 that are compared with the oracle are compiled quickly.
 """
 
 import copy
-import functools
 import pickle
 
 import chex
@@ -24,24 +24,23 @@ SAME = 6e-7  # the same formula compiled in another way: XLA's sine differs betw
 MOST = max(len(steps_to_test(row)) for row in TABLE)
 FEW = np.arange(12)
 FRACTIONS = np.array([2.5, 7.0], np.float32)
-pytestmark = pytest.mark.usefixtures("strict")
-
-# Where the last digits do not matter, twice as many programs are compiled in a second.
-quick_jit = functools.partial(
-    jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-)
+pytestmark = pytest.mark.usefixtures("strict", "quick_compilation")
 
 
 def padded(steps: list[int] | np.ndarray) -> np.ndarray:
     return np.pad(steps, (0, MOST - len(steps)), mode="edge")
 
 
-@jax.jit
-def values(schedule: Schedule, steps: jax.Array) -> jax.Array:
-    return schedule(steps)
+AS_FOR_USERS = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    "xla_cpu_use_fusion_emitters": True,
+}
+values = jax.jit(Schedule.__call__, compiler_options=AS_FOR_USERS)
+quick_values = jax.jit(Schedule.__call__)
 
 
-def values_at(schedule: Schedule, steps: list[int] | np.ndarray) -> jax.Array:
+def values_at(schedule: Schedule, steps: list[int] | np.ndarray, values=values) -> jax.Array:
     return values(schedule, padded(steps))[: len(steps)]
 
 
@@ -60,7 +59,7 @@ def test_equals_the_float64_oracle(row: Row):
 @every
 def test_equals_the_oracle_in_float64(row: Row, x64):
     steps = steps_to_test(row)
-    found = values_at(row.schedule, steps)
+    found = values_at(row.schedule, steps, quick_values)
     assert found.dtype == jnp.float64
     np.testing.assert_allclose(found, [*map(row.oracle, steps)], rtol=2e-12, atol=1e-37)
 
@@ -79,7 +78,7 @@ def test_values_are_float32_arrays_of_the_steps_shape(row: Row):
         assert (value.dtype, value.shape, value.weak_type) == (jnp.float32, np.shape(step), False)
 
 
-@quick_jit
+@jax.jit
 def scanned_and_mapped(stacked: Schedule, numbers: jax.Array) -> jax.Array:
     """(instances, steps). Some schedules have no numbers to be mapped over, so the instances are numbered."""
     at = lambda t: jax.vmap(lambda schedule, _: schedule(t))(stacked, numbers)  # noqa: E731
@@ -93,7 +92,7 @@ def test_scanned_over_steps_and_mapped_over_stacked_instances_it_is_a_loop(row: 
     np.testing.assert_allclose(found, [values_at(each, FEW) for each in instances], rtol=SAME, atol=0)
 
 
-@quick_jit
+@jax.jit
 def stretched(schedule: Schedule, steps: jax.Array) -> jax.Array:
     return stretch(schedule, 3.0)(3 * steps)
 
@@ -152,7 +151,7 @@ def is_float(number: jax.Array) -> bool:
     return jnp.issubdtype(number.dtype, np.floating)
 
 
-@quick_jit
+@jax.jit
 def derivatives(schedule: Schedule, steps: jax.Array) -> tuple[jax.Array, list[jax.Array]]:
     """At every step, by all numbers together, forwards; of the sum over the steps, by each number, backwards."""
     # Durations are integers: their derivatives are of the empty dtype float0.
@@ -181,7 +180,7 @@ def test_arguments_are_attributes_and_cannot_be_changed(row: Row):
         row.schedule.peek  # noqa: B018
 
 
-@quick_jit
+@jax.jit
 def at_fractions(schedule: Schedule) -> tuple[jax.Array, jax.Array, jax.Array]:
     """In a loop, with derivatives by the step; and mapped."""
     return *jax.lax.map(jax.value_and_grad(schedule), FRACTIONS), jax.vmap(schedule)(FRACTIONS)

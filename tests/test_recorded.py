@@ -24,6 +24,7 @@ from optim import (
 )
 from schedules import advance, cosine, exponential_decay, linear, table
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 GOLDEN = Path(__file__).parent / "golden"
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import pickle
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +16,7 @@ from optim import adam
 from optim.rules import ScaleByPathState, matching, not_matching, per_parameter, scale_by_path
 from schedules import cosine, linear
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 RNG = np.random.default_rng(0)
 SHAPES = {
     "embed": {"table": (5, 2)},
@@ -185,8 +187,8 @@ def test_each_group_is_trained_as_by_an_optimizer_of_its_own():
             return {path: by_path(tree)[path] for path in paths}
 
         alone, last, _ = run(optimizer, part(PARAMS), [part(g) for g in GRADS])
-        jax.tree.map(np.testing.assert_array_equal, [part(updates) for updates in together], alone)
-        jax.tree.map(np.testing.assert_array_equal, part(params), last)
+        chex.assert_trees_all_equal([part(updates) for updates in together], alone)
+        chex.assert_trees_all_equal(part(params), last)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -266,7 +268,7 @@ def test_layerwise_decay():
     scaled, _, _ = run(optax.chain(optax.sgd(0.1), scale_by_path(rules)))
     groups = [(f"^{name}/", optax.sgd(0.1 * 0.7 ** (4 - depth))) for name, depth in depths.items()]
     separate, _, _ = run(per_parameter(groups))
-    jax.tree.map(lambda a, d: np.testing.assert_allclose(a, d, rtol=1e-6), scaled, separate)
+    chex.assert_trees_all_close(scaled, separate, rtol=1e-6)
 
 
 def test_the_state_before_the_first_update_has_the_multipliers_it_will_use(strict):
@@ -291,27 +293,22 @@ def test_updates_keep_their_dtype_and_are_rounded_once(dtype):
     np.testing.assert_array_equal(scaled["b"], updates["b"])
 
 
-def test_changing_a_number_retraces_neither_an_eager_update_nor_a_jitted_step():
-    from optim.rules import _scale
-
-    traces = 0
-
+def test_changing_a_number_retraces_neither_an_eager_update_nor_a_jitted_step(compiled):
     @jax.jit
+    @chex.assert_max_traces(n=1)
     def step(multiplier, schedule, updates):
-        nonlocal traces
-        traces += 1
         optimizer = scale_by_path([("^head/", multiplier), ("^embed", schedule)])
         return optimizer.update(updates, optimizer.init(updates))[0]
 
-    eager, jitted, before = [], [], None
+    eager, jitted, programs = [], [], []
     for number in (0.0, 0.5, 2.0):
         optimizer = scale_by_path([("^head/", number), ("^embed", linear(number, 1.0, 9))])
         eager.append(optimizer.update(GRADS[0], optimizer.init(PARAMS))[0])
         jitted.append(step(number, linear(number, 1.0, 9), GRADS[0]))
-        before = before or _scale._cache_size()
-    assert traces == 1
-    assert _scale._cache_size() == before
-    jax.tree.map(np.testing.assert_array_equal, eager, jitted)
+        programs.append(compiled())
+    assert programs[0]
+    assert programs[1:] == [[], []]
+    chex.assert_trees_all_equal(eager, jitted)
     np.testing.assert_array_equal(jitted[1]["head"]["bias"], 0.5 * GRADS[0]["head"]["bias"])
     np.testing.assert_array_equal(jitted[2]["embed"]["table"], 2.0 * GRADS[0]["embed"]["table"])
 
@@ -331,15 +328,15 @@ def test_in_multisteps_updates_are_counted_and_not_batches(make):
     plain, expected, _ = run(make())
     twice = [g for g in GRADS for _ in range(2)]
     history, params, _ = run(optax.MultiSteps(make(), 2), grads=twice)
-    jax.tree.map(lambda a, d: np.testing.assert_allclose(a, d, rtol=1e-5, atol=1e-6), params, expected)
-    jax.tree.map(lambda a, d: np.testing.assert_allclose(a, d, rtol=1e-5, atol=1e-6), history[1::2], plain)
+    chex.assert_trees_all_close(params, expected, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(history[1::2], plain, rtol=1e-5, atol=1e-6)
 
 
 @each_ruled
 def test_in_a_chain_and_under_a_mask(make):
     _, expected, _ = run(make())
     _, params, _ = run(optax.chain(optax.identity(), optax.masked(make(), jax.tree.map(lambda _: True, PARAMS))))
-    jax.tree.map(np.testing.assert_array_equal, params, expected)
+    chex.assert_trees_all_equal(params, expected)
 
 
 def test_under_injected_hyperparameters():
@@ -348,12 +345,11 @@ def test_under_injected_hyperparameters():
         return optax.chain(per_parameter([("^head/", adam(head))], adam(rest)), scale_by_path([("^embed", head)]))
 
     optimizer = make(head=0.5, rest=0.1)
-    traces, state = 0, optimizer.init(PARAMS)
+    state = optimizer.init(PARAMS)
 
     @jax.jit
+    @chex.assert_max_traces(n=1)
     def step(state):
-        nonlocal traces
-        traces += 1
         return optimizer.update(GRADS[0], state, PARAMS)
 
     for head in (0.5, 0.25):
@@ -362,7 +358,6 @@ def test_under_injected_hyperparameters():
         np.testing.assert_allclose(np.abs(updates["head"]["bias"]), head, rtol=1e-5)
         np.testing.assert_allclose(np.abs(updates["embed"]["table"]), 0.1 * head, rtol=1e-5)
         np.testing.assert_allclose(np.abs(updates["layer_0"]["bias"]), 0.1, rtol=1e-5)
-    assert traces == 1
 
 
 def quadratic(params):
@@ -429,7 +424,7 @@ def test_nnx_optimizer(jit):
         },
         "norm": {"scale": 0.2, "bias": 0.8},
     }
-    jax.tree.map(lambda a, d: np.testing.assert_allclose(a, d, rtol=2e-2), moved, expected)
+    chex.assert_trees_all_close(moved, expected, rtol=2e-2)
     assert moved["layers"][0]["kernel"] == 0.0
 
 
@@ -446,7 +441,7 @@ def test_a_state_is_pickled_and_checkpointed_and_goes_on_bit_for_bit(make, tmp_p
     expected, _ = optimizer.update(GRADS[3], state, params)
     for resumed in (restored, pickle.loads(pickle.dumps(state))):
         updates, _ = optimizer.update(GRADS[3], resumed, params)
-        jax.tree.map(np.testing.assert_array_equal, updates, expected)
+        chex.assert_trees_all_equal(updates, expected)
 
 
 @each_ruled

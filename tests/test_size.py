@@ -31,6 +31,7 @@ from schedules import (
     warmup,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 NESTED = {
     "add": lambda lr: add(lr, 1.0),
     "multiply": lambda lr: multiply(lr, 0.5),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 TYPED = Path(__file__).parent / "typed"
+pytestmark = pytest.mark.slow
 # optax has annotations, but no py.typed that says so.
 CONFIG = "[mypy]\nstrict = true\n[mypy-optax.*]\nfollow_untyped_imports = true\n"
 
