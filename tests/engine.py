@@ -3,9 +3,11 @@
 As a script it is `python -m experiments` with that model.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -53,6 +55,20 @@ def plan(arms, seeds=(0,), steps=STEPS, **options):
     """A plan of the published study, with a batch of 8."""
     about = {"model": Small(), "batch_size": 8, "study": "published", **options}
     return Plan("8x8 digits", data=digits.digits(), arms=arms, seeds=tuple(seeds), steps=steps, **about)
+
+
+@contextlib.contextmanager
+def compiled():
+    """What JAX compiles meanwhile, as it says."""
+    said, logger = [], logging.getLogger("jax")
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage()) if record.msg.startswith("Compiling") else None
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles():
+            yield said
+    finally:
+        logger.removeHandler(handler)
 
 
 def same(results, others, compare=np.testing.assert_array_equal, **tolerance):

@@ -5,10 +5,12 @@ import importlib
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import engine
 import jax
 import matplotlib
 import numpy as np
@@ -24,7 +26,6 @@ from experiments.studies.published import PUBLISHED
 from experiments.tasks import every_task
 from experiments.tasks.cifar10 import FOLDER
 from experiments.tasks.cifar10 import PUBLISHED as CIFAR10
-from experiments.tasks.digits import DIGITS
 from experiments.tasks.vision_transformer import TinyViT
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -37,8 +38,28 @@ SMALL = ["--steps", "20", "--seeds", "1", "--batch-size", "4"]
 @pytest.fixture
 def tiny(monkeypatch):
     """Digits with a model that compiles sooner."""
-    model = TinyViT(patch_size=4, features=8, layers=1, heads=2, dropout=0.1)
-    monkeypatch.setattr("experiments.tasks.digits.DIGITS", dataclasses.replace(DIGITS, model=model))
+    monkeypatch.setattr("experiments.tasks.digits.DIGITS", engine.SMALL)
+
+
+NAMES = ("constant", "step-25", "step-75")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with runs: three arms with each of two seeds, and another arm with the first of these."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.tasks.digits.DIGITS", engine.SMALL)
+        for name, seed, arms in (("0", 0, NAMES), ("5", LAST_SEED, NAMES), ("cosine", 0, ["cosine"])):
+            command = [*SMALL, "--first-seed", str(seed), "--arms", *arms, "--out", str(folder / name)]
+            assert main(command) == 0
+    return folder
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    """A copy of these."""
+    return shutil.copytree(trained, tmp_path / "runs")
 
 
 def test_the_command_leaves_a_table_figures_and_the_numbers(tmp_path, capsys, tiny):
@@ -74,40 +95,32 @@ def test_the_command_leaves_a_table_figures_and_the_numbers(tmp_path, capsys, ti
     assert Results.load(out / "history.npz").seeds == (0, 1)
 
 
-def test_reports_are_remade_and_merged_without_training(tmp_path, capsys, tiny, monkeypatch):
-    names = ["constant", "step-25", "step-75"]
-    for folder, first in (("0", 0), ("5", LAST_SEED)):
-        command = [*SMALL, "--first-seed", str(first), "--arms", *names, "--out", str(tmp_path / folder)]
-        assert main(command) == 0
-    assert main([*SMALL, "--arms", "cosine", "--out", str(tmp_path / "cosine")]) == 0
-    report = (tmp_path / "0" / "report.md").read_bytes()
-    (tmp_path / "0" / "report.md").unlink()
+def test_reports_are_remade_and_merged_without_training(runs, capsys, monkeypatch):
+    report = (runs / "0" / "report.md").read_bytes()
+    (runs / "0" / "report.md").unlink()
     monkeypatch.setattr(compare, "run", None)  # nothing is trained from here on
-    assert main(["report", str(tmp_path / "0")]) == 0
-    assert (tmp_path / "0" / "report.md").read_bytes() == report
-    assert main(["report", str(tmp_path / "0"), str(tmp_path / "5"), "--out", str(tmp_path / "both")]) == 0
-    both = Results.load(tmp_path / "both" / "history.npz")
+    assert main(["report", str(runs / "0")]) == 0
+    assert (runs / "0" / "report.md").read_bytes() == report
+    assert main(["report", str(runs / "0"), str(runs / "5"), "--out", str(runs / "both")]) == 0
+    both = Results.load(runs / "both" / "history.npz")
     assert both.seeds == (0, LAST_SEED)
     assert "2 seeds" in capsys.readouterr().out
-    assert [run["plan"]["seeds"] for run in json.loads((tmp_path / "both" / "runs.json").read_text())] == [
+    assert [run["plan"]["seeds"] for run in json.loads((runs / "both" / "runs.json").read_text())] == [
         [0],
         [LAST_SEED],
     ]
-    assert (
-        main(["report", str(tmp_path / "0"), str(tmp_path / "cosine" / "history.npz"), "--out", str(tmp_path / "c")])
-        == 0
-    )
-    assert list(Results.load(tmp_path / "c" / "history.npz").arms) == [*names, "cosine"]
+    assert main(["report", str(runs / "0"), str(runs / "cosine" / "history.npz"), "--out", str(runs / "c")]) == 0
+    assert list(Results.load(runs / "c" / "history.npz").arms) == [*NAMES, "cosine"]
     capsys.readouterr()
     for refused in (["5", "cosine", "--out", "d"], ["nowhere"], ["0", "5", "--out", "cosine"]):
-        assert main(["report", *(word if word.startswith("--") else str(tmp_path / word) for word in refused)]) == 2
+        assert main(["report", *(word if word.startswith("--") else str(runs / word) for word in refused)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
-    (tmp_path / "5" / "config.json").write_text("[" * 100_000)
-    assert main(["report", str(tmp_path / "0"), str(tmp_path / "5"), "--out", str(tmp_path / "d")]) == 2
-    said = f"{tmp_path}/5/config.json cannot be read as the configuration of a run (nested too deeply)"
+    (runs / "5" / "config.json").write_text("[" * 100_000)
+    assert main(["report", str(runs / "0"), str(runs / "5"), "--out", str(runs / "d")]) == 2
+    said = f"{runs}/5/config.json cannot be read as the configuration of a run (nested too deeply)"
     assert capsys.readouterr().err == f"python -m experiments: {said}\n"
-    assert main(["range-test", "--out", str(tmp_path / "0")]) == 2
-    assert f"--out must be a folder that holds no run, got {tmp_path / '0'}" in capsys.readouterr().err
+    assert main(["range-test", "--out", str(runs / "0")]) == 2
+    assert f"--out must be a folder that holds no run, got {runs / '0'}" in capsys.readouterr().err
 
 
 def test_policies_are_trained_at_their_best_rate_of_a_sweep(tmp_path, capsys, tiny, monkeypatch):
@@ -299,17 +312,12 @@ def test_a_cache_of_compiled_programs_that_cannot_be_written_is_one_sentence(wor
     assert [*tmp_path.iterdir()] == []
 
 
-@pytest.mark.parametrize("words", [["report", "run", "--out", "out"], ["range-test", "--out", "out"]])
-def test_a_report_takes_the_place_of_a_report_only(words, capsys, tmp_path, tiny, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    steps = ["--steps", "20", "--seeds", "1", "--batch-size", "4"]
-    if words[0] == "report":
-        assert main([*steps, "--arms", "cosine", "--out", "run"]) == 0
-        capsys.readouterr()
-    else:
-        words = [*words, *steps]
+@pytest.mark.parametrize("words", [["report", "cosine", "--out", "out"], ["range-test", "--out", "out"]])
+def test_a_report_takes_the_place_of_a_report_only(words, capsys, runs, tiny, monkeypatch):
+    monkeypatch.chdir(runs)
+    words = words if words[0] == "report" else [*words, *SMALL]
     numbers = "history.npz" if words[0] == "report" else "range-test.json"
-    out = tmp_path / "out"
+    out = runs / "out"
     out.mkdir()
     for name, mine in {"report.md": "mine", "thesis.tex": "mine", "results.json": '{"mine": 1}'}.items():
         (out / name).write_text(mine)
@@ -326,29 +334,31 @@ def test_a_report_takes_the_place_of_a_report_only(words, capsys, tmp_path, tiny
     assert (out / "notes.md").read_text() == "mine"
 
 
-def test_a_report_of_a_report_knows_all_runs_and_takes_the_place_of_none(tmp_path, capsys, tiny, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for seed in "012":
-        assert main([*SMALL, "--first-seed", seed, "--arms", "cosine", "--out", seed]) == 0
-    assert main(["report", "0", "1", "--out", "two"]) == 0
-    assert main(["report", "two", "2", "--out", "three"]) == 0
-    runs = json.loads((tmp_path / "three" / "runs.json").read_text())
-    assert [run["plan"]["seeds"] for run in runs] == [[0], [1], [2]]
-    history = (tmp_path / "two" / "history.npz").read_bytes()
-    (tmp_path / "two" / "mine.npz").write_bytes(history)
+def test_a_report_of_a_report_knows_all_runs_and_takes_the_place_of_none(runs, capsys, monkeypatch):
+    monkeypatch.chdir(runs)
+    assert main(["report", "0", "5", "--out", "two"]) == 0
+    shutil.copytree("5", "6")
+    with np.load("6/history.npz") as file:
+        np.savez("6/history.npz", **{**file, "seeds": [6]})
+    assert main(["report", "two", "6", "--out", "three"]) == 0
+    configs = json.loads((runs / "three" / "runs.json").read_text())
+    assert [config["plan"]["seeds"] for config in configs] == [[0], [LAST_SEED], [LAST_SEED]]
+    assert Results.load(runs / "three" / "history.npz").seeds == (0, LAST_SEED, 6)
+    history = (runs / "two" / "history.npz").read_bytes()
+    (runs / "two" / "mine.npz").write_bytes(history)
     capsys.readouterr()
     for words, message in [
-        (["two", "2", "--out", "two"], "--out must be another folder than those that are read, got two"),
+        (["two", "6", "--out", "two"], "--out must be another folder than those that are read, got two"),
         (["two/mine.npz"], "--out must be a folder for the report of a file that is not history.npz, got none"),
     ]:
         assert main(["report", *words]) == 2
         assert capsys.readouterr().err == f"python -m experiments: {message}\n"
-    assert (tmp_path / "two" / "history.npz").read_bytes() == history
-    (tmp_path / "settings").write_text("text.usetex: True\naxes.grid: True\n")
-    figure = (tmp_path / "two" / "figure.png").read_bytes()
-    with matplotlib.rc_context(fname=tmp_path / "settings"):
+    assert (runs / "two" / "history.npz").read_bytes() == history
+    (runs / "settings").write_text("text.usetex: True\naxes.grid: True\n")
+    figure = (runs / "two" / "figure.png").read_bytes()
+    with matplotlib.rc_context(fname=runs / "settings"):
         assert main(["report", "two"]) == 0
-    assert (tmp_path / "two" / "figure.png").read_bytes() == figure
+    assert (runs / "two" / "figure.png").read_bytes() == figure
 
 
 @pytest.mark.parametrize(
