@@ -22,24 +22,27 @@ from typing import Any, NamedTuple, get_args
 import jax
 import numpy as np
 
-from experiments.arms import ARMS, published
-from experiments.bench import HEAD, Measurement, large_updates
-from experiments.compare import Running, Settings, require, settle
-from experiments.devices import require_cache, require_devices, use_all_cores
-from experiments.errors import UsageError, UserError, answered, reason
+from experiments.commands.answering import answered
+from experiments.commands.bench import HEAD, Measurement, large_updates
+from experiments.commands.options import Running, of_each_task, require, to_train
+from experiments.commands.throughput import one_program, published_style, race, row_name, sustained
+from experiments.engine.devices import require_cache, require_devices, use_all_cores
+from experiments.engine.folder import CONFIG, HISTORY, METRICS, Folder
+from experiments.engine.machine import machine
+from experiments.engine.plan import Plan, Precision
+from experiments.engine.program import Program
+from experiments.engine.run import run
+from experiments.engine.signals import stop_signals, until
+from experiments.engine.watch import Pace, pace
+from experiments.errors import UsageError, UserError, reason
 from experiments.files import read_json, write_text
-from experiments.folder import CONFIG, HISTORY, METRICS, Folder
-from experiments.machine import machine
-from experiments.metrics import Pace, pace
-from experiments.program import Precision, Program
-from experiments.report import save
-from experiments.results import Results, merged
-from experiments.run import Plan, run
-from experiments.signals import stop_signals, until
-from experiments.tasks import TASKS
-from experiments.throughput import one_program, published_style, race, row_name, sustained
+from experiments.reports.results import Results, merged
+from experiments.studies import save
+from experiments.studies.published import PUBLISHED
+from experiments.tasks import every_task
 from schedules.terminal import exit_status
 
+ARMS = PUBLISHED.names
 PLAIN = ("constant", "linear-100", "cosine", "step-75", "step-25")
 AVERAGED = ("polyak", "ema-long", "ema-short", "sf-polyak", "sf-ema")
 MEASURED = "measured.json"
@@ -138,22 +141,21 @@ class Suite:
 
     def __init__(
         self,
-        settings: Settings,
+        plan: Plan,
         work: Path,
         out: Path,
         parameters: int,
         deadline: float = math.inf,
         stopped: Callable[[], bool] = lambda: False,
     ):
-        self.settings, self.work, self.out, self.parameters = settings, work, out, parameters
+        self.plan, self.work, self.out, self.parameters = plan, work, out, parameters
         self.deadline, self.stopped = deadline, stopped
-        self.precision = settings.options.precision
-        self.arms = published(settings.learning_rate, settings.steps)
-        self.wanted = len(settings.sample.seeds)
+        self.precision = plan.precision
+        self.wanted = len(plan.seeds)
         self.first = next(iter(blocks_in(work)), Block(0, self.block_size(0)))
         self.comparison = row_name(len(ARMS) * self.first.size, self.precision)
         self.program = functools.cache(self._program)
-        self.baseline = functools.cache(lambda: published_style(settings, self.precision))
+        self.baseline = functools.cache(lambda: published_style(plan, self.precision))
 
     def __iter__(self) -> Iterator[None]:
         """Goes on from what `work` holds, and yields after each part."""
@@ -172,11 +174,11 @@ class Suite:
     def left(self) -> float:
         return self.deadline - time.monotonic()
 
-    def plan(self, block: Block) -> Plan:
-        return self.settings.plan(self.arms, range(block.first, block.first + block.size))
+    def of(self, block: Block) -> Plan:
+        return replace(self.plan, seeds=tuple(range(block.first, block.first + block.size)))
 
     def _program(self, size: int) -> Program:
-        return self.plan(Block(0, size)).program()
+        return Program(self.of(Block(0, size)))
 
     # Parts that are measured
 
@@ -201,10 +203,10 @@ class Suite:
         The program is that of the comparison, so that what it compiles is used again. Devices of the CPU are compared
         with one of them.
         """
-        plan = replace(self.plan(self.first), precision=precision)
-        program = self.program(self.first.size) if precision == self.precision else plan.program()
+        plan = replace(self.of(self.first), precision=precision)
+        program = self.program(self.first.size) if precision == self.precision else Program(plan)
         cpu = jax.devices("cpu")[: 1 if jax.default_backend() == "cpu" else None]
-        reference = replace(plan, precision="float32").program(cpu)
+        reference = Program(replace(plan, precision="float32"), cpu)
 
         def losses(program: Program) -> np.ndarray:
             return program.advance(program.start(), 0, UPDATES)[1]
@@ -224,7 +226,7 @@ class Suite:
 
     def compared(self) -> list[Measurement]:
         """How fast the comparison has been, against one arm as it was published."""
-        ran, steps = self.pace(), self.settings.steps
+        ran, steps = self.pace(), self.plan.steps
         assert ran  # the first block has ended, or this part would not have come
         style = sustained(self.baseline(), min(STYLE_SECONDS, max(self.left(), 0.0)))
         rate = len(ARMS) * self.first.size * ran.updates_per_second
@@ -243,11 +245,11 @@ class Suite:
         ]
 
         def throughput(names: Sequence[str], seeds: int, precision: Precision) -> list[Measurement]:
-            return [race(one_program(self.settings, names, seeds, precision), self.baseline())]
+            return [race(one_program(self.plan, names, seeds, precision), self.baseline())]
 
         def averages() -> list[Measurement]:
-            averaged = one_program(self.settings, AVERAGED, 1, self.precision, "averaged arm")
-            return [race(averaged, one_program(self.settings, PLAIN, 1, self.precision, "plain arm"))]
+            averaged = one_program(self.plan, AVERAGED, 1, self.precision, "averaged arm")
+            return [race(averaged, one_program(self.plan, PLAIN, 1, self.precision, "plain arm"))]
 
         exactly = {} if self.precision == "float32" else {IN_FLOAT32: lambda: self.correctness("float32")}
         # Where an update of large arrays takes a millisecond, the time of a call would count.
@@ -270,8 +272,9 @@ class Suite:
         while block := self.following():
             if block not in blocks_in(self.work) and not begins(block):
                 return
-            program = self.program(block.size).with_seeds(self.plan(block).seeds)
-            run(self.plan(block), self.work / block.name, stopped=self.stopped, program=program)
+            plan = self.of(block)
+            program = self.program(block.size).with_seeds(plan.seeds)
+            run(plan, self.work / block.name, stopped=self.stopped, program=program)
             report(blocks_in(self.work), self.out)
             yield
 
@@ -287,7 +290,7 @@ class Suite:
     def seconds(self) -> float:
         """How long a block takes, if it goes as fast as the first."""
         ran = self.pace()
-        return SLACK * self.settings.steps / ran.updates_per_second if ran else math.inf
+        return SLACK * self.plan.steps / ran.updates_per_second if ran else math.inf
 
     def pace(self) -> Pace | None:
         return pace(self.work / self.first.name / METRICS)
@@ -327,10 +330,8 @@ def parser() -> argparse.ArgumentParser:
         help="in which this call begins something; what is under way then is kept [no limit]",
     )
     made.add_argument("--seeds", type=int, default=5, help="of every arm, at most [5]")
-    made.add_argument(
-        "--steps", type=int, help="updates of every run [cifar10 100000, cifar10-small 20000, digits 2400]"
-    )
-    made.add_argument("--batch-size", type=int, help="images in a batch [cifar10 128, small 64, digits 24]")
+    made.add_argument("--steps", type=int, help=f"updates of every run [{of_each_task('steps')}]")
+    made.add_argument("--batch-size", type=int, help=f"images in a batch [{of_each_task('batch_size')}]")
     made.add_argument(
         "--precision",
         choices=get_args(Precision),
@@ -339,7 +340,7 @@ def parser() -> argparse.ArgumentParser:
         "usual there; bfloat16, rounded to 8 bits; sums and weights are float32 always [tf32]",
     )
     made.add_argument("--parameters", type=int, default=100_000_000, help="that the optimizers update [100000000]")
-    made.add_argument("--task", choices=[*TASKS], default="cifar10", help="what to train on [cifar10]")
+    made.add_argument("--task", choices=[*every_task()], default="cifar10", help="what to train on [cifar10]")
     made.add_argument("--title", help="what the data is called in the results")
     return made
 
@@ -350,11 +351,11 @@ def suite(options: argparse.Namespace, deadline: float, stopped: Callable[[], bo
     require(0, minutes=options.minutes)
     require_cpu()
     chosen = {name: getattr(options, name) for name in CHOSEN}
-    settings, work, out = settle(Running(**chosen)), options.work, options.out
-    with Folder(work, described(settings, options.parameters)):
+    plan, work, out = to_train(Running(**chosen), PUBLISHED, PUBLISHED.arms, len(ARMS)), options.work, options.out
+    with Folder(work, described(plan, options.parameters)):
         prepare(work, out)
         print(HEAD)
-        parts = Suite(settings, work, out, options.parameters, deadline, stopped)
+        parts = Suite(plan, work, out, options.parameters, deadline, stopped)
         for _ in parts:
             if stopped():
                 break
@@ -369,11 +370,11 @@ def suite(options: argparse.Namespace, deadline: float, stopped: Callable[[], bo
 CHOSEN = ("task", "steps", "seeds", "batch_size", "data", "title", "precision")
 
 
-def described(settings: Settings, parameters: int) -> dict[str, Any]:
+def described(plan: Plan, parameters: int) -> dict[str, Any]:
     """What all measurements depend on; the seeds may become more."""
-    plan = settings.plan(published(settings.learning_rate, settings.steps)).record()
-    del plan["seeds"]
-    return {**plan, "parameters": parameters, "device": jax.devices()[0].device_kind, "devices": jax.device_count()}
+    recorded = plan.record()
+    del recorded["seeds"]
+    return {**recorded, "parameters": parameters, "device": jax.devices()[0].device_kind, "devices": jax.device_count()}
 
 
 def require_cpu() -> None:

@@ -2,12 +2,9 @@
 
 import os
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from experiments.signals import ended_by_a_second_interrupt
-from schedules.sentences import shortened, shown
+from schedules.sentences import shown
 
 
 class UserError(Exception):
@@ -40,23 +37,3 @@ def reason_in(folder: Path, error: OSError) -> str:
     """`reason`, and which file of the folder it is about, if it is about one."""
     file = Path(error.filename) if isinstance(error.filename, str) else folder
     return reason(error) if file == folder else f"{file.name}: {reason(error)}"
-
-
-def answered(prog: str, command: Callable[[], int]) -> int:
-    """The exit status of `command`: what it returns; 2 and a sentence for what a user can do something about; 130 for
-    Ctrl-C."""
-    try:
-        with ended_by_a_second_interrupt():
-            return command()
-    except BrokenPipeError:
-        raise
-    except UserError as error:
-        told = str(error)
-    except OSError as error:
-        if error.filename is None:
-            raise
-        told = f"{error.filename} cannot be used ({reason(error)})"
-    except KeyboardInterrupt:  # outside training, which stops in order
-        return 130
-    print(f"{prog}: {shortened(told, 2000)}", file=sys.stderr)
-    return 2

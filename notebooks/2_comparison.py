@@ -31,15 +31,16 @@ from IPython.display import Markdown, display
 
 sys.path.insert(0, "..")  # where `experiments` is, which is not installed
 
-from experiments.arms import published
-from experiments.claims import standard_error
-from experiments.compare import Compare, compare
-from experiments.figure import LOOK, PANELS, STYLES, plot_questions
-from experiments.report import heading, judged, markdown, measures, table, verdicts
-from experiments.results import Results
+from experiments.commands.compare import Compare, compare
+from experiments.reports.claims import judged, verdicts
+from experiments.reports.figure import STYLE, plot_panels
+from experiments.reports.results import Results
+from experiments.reports.tables import heading, measures, table
+from experiments.reports.text import markdown, spread, standard_error
+from experiments.studies.published import CLAIMS, PANELS, PUBLISHED, published
 from schedules import tabulate
 
-plt.rcParams.update(LOOK)
+plt.rcParams.update(STYLE)
 
 # %% tags=["parameters"]
 recorded = "../experiments/results/cifar10-small/history.npz"  # of any run; None trains again, as the next line says
@@ -60,8 +61,9 @@ print(heading(results))
 # `exponential_average` forgets over a window, of a tenth (long) or of a hundredth (short) of the run.
 
 # %%
-rate = float(f"{max(results.rates.values()):.6g}")  # it is recorded in float32
-arms = published(rate, results.steps)
+rate = float(f"{max(arm.rate for arm in results.arms.values()):.6g}")  # it is recorded in float32
+arms = {arm.name: arm for arm in published(rate, results.steps)}
+looks = PUBLISHED.looks(arms)
 for name, arm in arms.items():
     record = arm.record()
     hyperparameters = ", ".join(f"{key}={record[key]}" for key in arm.hyperparameters)
@@ -72,12 +74,12 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrain
 for name, arm in arms.items():
     rates = tabulate(arm.hyperparameters["learning_rate"], arm.horizon)
     if "coefficient" not in arm.hyperparameters:
-        left.plot(rates, label=name, **STYLES[name])
-        left.plot(arm.horizon - 1, rates[-1], "o", color=STYLES[name]["color"], markersize=5, clip_on=False)
+        left.plot(rates, label=name, **looks[name])
+        left.plot(arm.horizon - 1, rates[-1], "o", color=looks[name]["color"], markersize=5, clip_on=False)
 for names in (("polyak", "sf-polyak"), ("ema-short",), ("ema-long", "sf-ema")):
     coefficient = arms[names[0]].hyperparameters["coefficient"]
     updates = np.arange(1, results.steps + 1)
-    right.loglog(updates, tabulate(coefficient, results.steps), label=" and ".join(names), **STYLES[names[0]])
+    right.loglog(updates, tabulate(coefficient, results.steps), label=" and ".join(names), **looks[names[0]])
 quarters = np.linspace(0, results.steps, 5)
 left.set(title="Decayed: learning rate", xlabel="updates", ylim=(0, rate * 1.1), xticks=quarters)
 left.xaxis.set_major_formatter("{x:,.0f}")
@@ -102,43 +104,38 @@ plt.show()
 # of the gap between the constant rate (0 %) and cosine decay (100 %) each closes.
 
 # %%
-PUBLISHED = {
+THEIRS = {
     "constant": 0.18, "linear-25": 0.45, "linear-50": 0.16, "linear-75": 0.08, "linear-100": 0.05, "cosine": 0.055,
     "step-25": 0.145, "step-75": 0.05, "polyak": 0.47, "ema-short": 0.065, "ema-long": 0.05, "sf-polyak": 0.055,
     "sf-ema": 0.042,
 }  # fmt: skip
-MEASURED = {name: results.train_loss(name) for name in results.horizons}
-
-
-def told(values, sign=""):
-    error = f" ± {standard_error(values):.3f}" if len(values) > 1 else ""
-    return f"{values.mean():{sign}.3f}{error}"
+MEASURED = {name: results.train_loss(name) for name in results.arms}
 
 
 def below_constant(name):
     if name == "constant" or "constant" not in MEASURED:
         return "-"
-    percent = round(100 * results.horizons[name] / results.steps)
-    return told(results.train_loss("constant", percent) - MEASURED[name], "+")
+    percent = round(100 * results.arms[name].horizon / results.steps)
+    return spread(results.train_loss("constant", percent) - MEASURED[name], 3, sign="+")
 
 
 def gap_closed(losses, name):
-    if results.horizons[name] < results.steps or not {"constant", "cosine"} <= losses.keys():
+    if results.arms[name].horizon < results.steps or not {"constant", "cosine"} <= losses.keys():
         return "-"
     constant, cosine, end = (np.mean(losses[each]) for each in ("constant", "cosine", name))
     return f"{100 * (constant - end) / (constant - cosine):.0f} %"
 
 
-def show(question):
+def show(panel):
     rows = [("arm", "published", "here", "below the constant rate", "gap closed, published", "gap closed, here")]
-    for name in PANELS[question]:
+    for name in panel.arms:
         if name in MEASURED:
-            gaps = gap_closed(PUBLISHED, name), gap_closed(MEASURED, name)
-            rows.append((name, f"{PUBLISHED[name]:.3f}", told(MEASURED[name]), below_constant(name), *gaps))
-    display(plot_questions(results, question), Markdown(markdown(rows)))
+            gaps = gap_closed(THEIRS, name), gap_closed(MEASURED, name)
+            rows.append((name, f"{THEIRS[name]:.3f}", spread(MEASURED[name], 3), below_constant(name), *gaps))
+    display(plot_panels(results, [panel], looks), Markdown(markdown(rows)))
 
 
-show("How long to decay?")
+show(PANELS[0])
 
 # %% [markdown]
 # **At each quarter of the run, the linear decay that ends there is below the constant rate, as published.** But it
@@ -150,7 +147,7 @@ show("How long to decay?")
 # Cosine decay, and a constant rate that is divided by ten after 25 % or 75 % of the run.
 
 # %%
-show("Does the shape matter?")
+show(PANELS[1])
 
 # %% [markdown]
 # **Linear and cosine decay end alike, and the step at 75 % below both.** The step at 25 % ends above even the constant
@@ -164,7 +161,7 @@ show("Does the shape matter?")
 # 100,000 updates, and the windows here are the same parts of 20,000.
 
 # %%
-show("Average instead?")
+show(PANELS[2])
 
 # %% [markdown]
 # **Both EMAs end below cosine decay, and Polyak averaging ends above the constant rate.** In the published run the
@@ -178,7 +175,7 @@ show("Average instead?")
 # Polyak averaging as in its paper, and with the long EMA.
 
 # %%
-show("Schedule-free?")
+show(PANELS[3])
 
 # %% [markdown]
 # **Schedule-free with the EMA has the lowest training loss of all arms, as published.** With Polyak averaging it ends
@@ -192,13 +189,13 @@ show("Schedule-free?")
 # The table has the differences to each decay at its end, of paired seeds; negative is better than the decay.
 
 # %%
-display(plot_questions(results, *(question for question in PANELS if question.startswith("Every horizon"))))
+display(plot_panels(results, PANELS[4:], looks))
 undecayed = [name for name in ("sf-polyak", "ema-long", "sf-ema") if name in MEASURED]
 rows = [("decay to", "published", "here", *(f"{name}, difference" for name in undecayed))]
 for percent in (25, 50, 75, 100):
     if (decay := f"linear-{percent}") in MEASURED:
-        differences = [told(results.train_loss(name, percent) - MEASURED[decay], "+") for name in undecayed]
-        rows.append((f"{percent} %", f"{PUBLISHED[decay]:.3f}", told(MEASURED[decay]), *differences))
+        differences = [spread(results.train_loss(name, percent) - MEASURED[decay], 3, sign="+") for name in undecayed]
+        rows.append((f"{percent} %", f"{THEIRS[decay]:.3f}", spread(MEASURED[decay], 3), *differences))
 Markdown(markdown(rows))
 
 # %% [markdown]
@@ -215,14 +212,14 @@ Markdown(markdown(rows))
 
 # %%
 digits = Results.load(Path("../experiments/results/digits/history.npz"))
-display(Markdown(verdicts(results, digits)))
+display(Markdown(verdicts(CLAIMS, results, digits)))
 for each in (results, digits):
-    if {"constant", "cosine"} <= each.horizons.keys():
+    if {"constant", "cosine"} <= each.arms.keys():
         constant, end, cosine = each.train_loss("constant", 75), each.train_loss("constant"), each.train_loss("cosine")
         print(f"{each.title}: over the last quarter of the run the loss at the constant rate falls by", end=" ")
-        print(f"{told(constant - end)}; cosine decay ends {told(end - cosine)} below it")
+        print(f"{spread(constant - end, 3)}; cosine decay ends {spread(end - cosine, 3)} below it")
 
-findings = judged(results)
+findings = judged(CLAIMS, results)
 MARKS = {"holds": ("o", "#0072B2"), "fails": ("s", "#D55E00"), "undecided": ("D", "#999999")}
 figure, ax = plt.subplots(figsize=(9.5, 4.6), layout="constrained")
 for row, finding in enumerate(findings):
@@ -260,13 +257,13 @@ plt.show()
 # %%
 figure, ax = plt.subplots(figsize=(9.5, 3.2), layout="constrained")
 percents = [*range(10, 101, 5)]
-if {"polyak", "constant"} <= results.horizons.keys():
+if {"polyak", "constant"} <= results.arms.keys():
     above = [results.train_loss("polyak", p) - results.train_loss("constant", p) for p in percents]
     errors = [standard_error(values) if len(values) > 1 else np.nan for values in above]
     ax.errorbar(percents, np.mean(above, axis=1), errors, fmt="o", color="black", capsize=3)
     for percent in (60, 75, 100):
-        print(f"at {percent} %: constant {told(results.train_loss('constant', percent))}", end=", ")
-        print(f"polyak above it by {told(above[percents.index(percent)], '+')}")
+        print(f"at {percent} %: constant {spread(results.train_loss('constant', percent), 3)}", end=", ")
+        print(f"polyak above it by {spread(above[percents.index(percent)], 3, sign='+')}")
 ax.axhline(0, color="#999999", linewidth=1)
 ax.set(xlabel="% of the run", ylabel="polyak above constant")
 plt.show()
@@ -281,7 +278,7 @@ plt.show()
 # standard errors, ordered by training loss.
 
 # %%
-order = sorted(results.horizons, key=lambda name: MEASURED[name].mean())
+order = sorted(results.arms, key=lambda name: MEASURED[name].mean())
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 1 + 0.22 * len(order)), sharey=True, layout="constrained")
 for ax, (measured, measure) in zip(axes, measures(results).items(), strict=True):
     for name in order:

@@ -28,7 +28,7 @@ from sklearn.datasets import load_digits
 
 sys.path.insert(0, "..")  # where `experiments` is, which is not installed
 
-from experiments.results import Results
+from experiments.reports.results import Results
 from optim import adam, plot_range_test, range_test, sgd, suggest_rate
 from schedules import (
     constant,
@@ -158,9 +158,8 @@ for name, losses in final.items():
     low, mid, high = np.exp(factor.mean() + sem(factor) * np.array([-1, 0, 1]))
     print(f"{name}: lowest {losses[lowest].mean():.3f} ± {sem(losses[lowest]):.3f} at {peaks[lowest]:.3f}")
     print(f"    the best rate of a seed, by that of constant: {mid:.2f} ({low:.2f} to {high:.2f})")
-    print(
-        f"    best rate of a transformer in the committed sweep: {larger.rates[larger.best(larger.grid()[name])]:.3f}"
-    )
+    of_transformer = larger.arms[larger.best(larger.grid()[name])].rate
+    print(f"    best rate of a transformer in the committed sweep: {of_transformer:.3f}")
 
 # %% [markdown]
 # **What decays wants a higher peak: seed by seed 2.13 times the best constant rate for cosine, 1.95 for one-cycle.**
@@ -246,13 +245,15 @@ def scored(losses):
 
 cycles, stepped = (np.array([scored(losses) for losses in by_sgd[name]]) for name in ("one-cycle", "step decay"))
 larger = Results.load(Path("../experiments/results/digits-policies/best/history.npz"))
-arms = [arm for arm in larger.horizons if arm.startswith("sgd-one-cycle-")]
+roles = {arm: trained.fields.get("super-convergence") for arm, trained in larger.arms.items()}
+(goal,) = (arm for arm, role in roles.items() if role == "goal")
+arms = [arm for arm, role in roles.items() if role == "rival"]
 
 panels = {
     "a small network": {"one-cycle": (lengths, cycles), "step decay": (lengths, stepped)},
     "a vision transformer": {
-        "one-cycle": ([larger.horizons[arm] for arm in arms], np.array([larger.valid_loss(arm) for arm in arms])),
-        "step decay": ([larger.horizons["sgd-step"]], larger.valid_loss("sgd-step")[None]),
+        "one-cycle": ([larger.end(arm) for arm in arms], np.array([larger.valid_loss(arm) for arm in arms])),
+        "step decay": ([larger.end(goal)], larger.valid_loss(goal)[None]),
     },
 }
 _, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")

@@ -3,10 +3,8 @@
 import os
 
 os.environ.setdefault("MPLBACKEND", "agg")
-# Compiles in half the time, here and in the processes that tests start. (An XLA without these options says so and ends.)
-os.environ["XLA_FLAGS"] = (
-    f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-)
+# Generates the code of a program in one piece, since the processes of the suite share the cores.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_parallel_codegen_split_count=1".strip()
 
 import chex
 import jax

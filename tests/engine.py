@@ -3,9 +3,11 @@
 As a script it is `python -m experiments` with that model.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -21,11 +23,11 @@ import numpy as np
 from flax import linen as nn
 from tqdm import tqdm
 
-from experiments import tasks, train
 from experiments.__main__ import main
-from experiments.data import digits
-from experiments.results import History, Results
-from experiments.run import Plan
+from experiments.engine import train
+from experiments.engine.plan import Plan
+from experiments.reports.results import History, Results
+from experiments.tasks import digits
 
 ROOT = Path(__file__).parent.parent
 STEPS = 200
@@ -40,7 +42,7 @@ class Small(nn.Module):
         return nn.Dense(10)(nn.Dropout(0.1, deterministic=deterministic)(hidden))
 
 
-SMALL = dataclasses.replace(tasks.TASKS["digits"], model=Small())
+SMALL = dataclasses.replace(digits.DIGITS, model=Small())
 
 
 def words(out, *more, steps=STEPS, seeds=1, arms=("cosine", "ema-long")):
@@ -50,7 +52,23 @@ def words(out, *more, steps=STEPS, seeds=1, arms=("cosine", "ema-long")):
 
 
 def plan(arms, seeds=(0,), steps=STEPS, **options):
-    return Plan("8x8 digits", Small(), digits(), arms, tuple(seeds), steps, **{"batch_size": 8, "evaluations": 4, **options})  # fmt: skip
+    """A plan of the published study, with a batch of 8."""
+    about = {"model": Small(), "batch_size": 8, "study": "published", **options}
+    return Plan("8x8 digits", data=digits.digits(), arms=arms, seeds=tuple(seeds), steps=steps, **about)
+
+
+@contextlib.contextmanager
+def compiled():
+    """What JAX compiles meanwhile, as it says."""
+    said, logger = [], logging.getLogger("jax")
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage()) if record.msg.startswith("Compiling") else None
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles():
+            yield said
+    finally:
+        logger.removeHandler(handler)
 
 
 def same(results, others, compare=np.testing.assert_array_equal, **tolerance):
@@ -94,7 +112,7 @@ def content(folder):
 
 # Forked from a process that has imported everything, and has not begun to use JAX.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["experiments.__main__", "experiments.run", "experiments.figure", "sklearn.datasets"])
+_FORKS.set_forkserver_preload(["experiments.__main__", "sklearn.datasets"])
 _NUMBERS = itertools.count()
 
 
@@ -166,7 +184,7 @@ def _forked(arguments, cache, said, seconds_a_piece):
     for name, value in caching(cache).items():
         jax.config.update(name.lower(), value)
     jax.config.update("jax_platforms", "cpu")
-    tasks.TASKS["digits"] = SMALL
+    digits.DIGITS = SMALL
     train.SECONDS_A_PIECE = seconds_a_piece
     sys.exit(main(arguments))
 
@@ -201,6 +219,6 @@ def in_shell(line, *arguments, cache, shell=MOUNTING):
 if __name__ == "__main__":
     from engine import SMALL  # as the module of this name, which the plan of a run has seen as well
 
-    tasks.TASKS["digits"] = SMALL
+    digits.DIGITS = SMALL
     del sys.modules["experiments.__main__"]
     runpy.run_module("experiments", run_name="__main__", alter_sys=True)

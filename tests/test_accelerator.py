@@ -21,17 +21,21 @@ from flax import linen as nn
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from experiments import accelerator, bench, tasks, throughput
-from experiments.accelerator import Block, Suite, main
-from experiments.arms import ARMS, published
-from experiments.bench import Measurement
-from experiments.compare import Running, settle
-from experiments.data import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, DataError, Dataset, cifar10
+from experiments import accelerator
+from experiments.accelerator import ARMS, Block, Suite, main
+from experiments.commands import bench, throughput
+from experiments.commands.bench import Measurement
+from experiments.commands.options import Running, to_train
+from experiments.commands.throughput import Trainee, paced, race
+from experiments.engine.plan import Plan
+from experiments.engine.program import Program
 from experiments.errors import UserError
-from experiments.model import TinyViT
-from experiments.program import Program
-from experiments.results import Results
-from experiments.throughput import Trainee, paced, race
+from experiments.reports.results import Results
+from experiments.studies.published import PUBLISHED, published
+from experiments.tasks import cifar10 as tasks
+from experiments.tasks.cifar10 import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, cifar10
+from experiments.tasks.task import DataError, Dataset
+from experiments.tasks.vision_transformer import TinyViT
 
 FILES = {
     "config.json", "figure.png", "history.npz", "measured.json", "measured.md", "report.md", "results.json",
@@ -67,7 +71,7 @@ BLOCK_SIZE = Suite.block_size
 
 def small():
     """Everything as quick as it can be; a seed after the other, as on one device."""
-    tasks.TASKS["cifar10"] = dataclasses.replace(tasks.TASKS["cifar10"], model=Small())
+    tasks.PUBLISHED = dataclasses.replace(tasks.PUBLISHED, model=Small())
     throughput.SECONDS, throughput.ROUNDS, accelerator.STYLE_SECONDS, bench.ARRAYS = 1e-4, 1, 1e-4, 2
     Suite.block_size = lambda suite, first: 1
 
@@ -91,8 +95,8 @@ def configure(values):
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(tasks.TASKS, "cifar10", tasks.TASKS["cifar10"])
         for module, name in (
+            (tasks, "PUBLISHED"),
             (throughput, "SECONDS"), (throughput, "ROUNDS"), (accelerator, "STYLE_SECONDS"), (bench, "ARRAYS"),
             (Suite, "block_size"),
         ):  # fmt: skip
@@ -166,10 +170,15 @@ def test_everything_is_measured_and_written(whole):
     assert "seeds" not in plan
 
 
-def suite(settings, folder, **options):
+def planned(data, **options):
+    running = Running(task="cifar10", data=data, **{"steps": STEPS, "batch_size": 8, "precision": "tf32", **options})
+    return to_train(running, PUBLISHED, PUBLISHED.arms, len(ARMS))
+
+
+def suite(plan, folder, **options):
     for name in ("work", "out"):
         (folder / name).mkdir(exist_ok=True)
-    return Suite(settings, folder / "work", folder / "out", parameters=1000, **options)
+    return Suite(plan, folder / "work", folder / "out", parameters=1000, **options)
 
 
 def seen(folder):
@@ -183,10 +192,10 @@ def test_what_a_minute_is_worth_most_comes_first(data, whole, tmp_path, monkeypa
     quick = Trainee("other", 1, lambda count: None)
     for name, value in (("one_program", quick), ("published_style", quick), ("large_updates", []), ("save", "")):
         monkeypatch.setattr(accelerator, name, lambda *about, value=value: value)
-    settings = settle(Running(task="cifar10", data=data, steps=STEPS, seeds=2, batch_size=8, precision="tf32"))
+    plan = planned(data, seeds=2)
     met = []
     # Made anew for each part, as by a call that is stopped after it, when there is no time left for another seed.
-    while [*itertools.islice(parts := suite(settings, tmp_path, deadline=0.0), 1)]:
+    while [*itertools.islice(parts := suite(plan, tmp_path, deadline=0.0), 1)]:
         assert parts.unfinished() == (len(met) < len(PARTS) + 1)
         met.append(seen(tmp_path))
     assert met == [
@@ -198,10 +207,10 @@ def test_what_a_minute_is_worth_most_comes_first(data, whole, tmp_path, monkeypa
     assert_same(history(tmp_path), history(whole))
 
 
-def test_another_seed_is_trained_before_the_rest_is_measured_where_it_fits(settings, data, tmp_path, whole):
+def test_another_seed_is_trained_before_the_rest_is_measured_where_it_fits(data, tmp_path, whole):
     shutil.copytree(whole / "work", tmp_path / "work")
     (tmp_path / "work" / "measured.json").unlink()
-    more = settle(Running(task="cifar10", data=data, steps=STEPS, seeds=3, batch_size=8, precision="tf32"))
+    more = planned(data, seeds=3)
     met = []
     for _ in itertools.islice(suite(more, tmp_path), 3):
         met.append(seen(tmp_path))
@@ -216,6 +225,7 @@ def test_what_is_under_way_at_the_limit_is_kept(data, whole, tmp_path, capsys):
     assert seen(tmp_path) == (["correctness"], (0,), 1)
     assert (tmp_path / "out" / "report.md").read_text().startswith("# CIFAR-10: 1 of 20 updates, 1 seed\n")
     assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    shutil.copy(whole / "work" / "measured.json", tmp_path / "work")  # only seeds are left to do
     assert main(words(data, tmp_path)) == 0
     assert seen(tmp_path) == (PARTS, (0, 1), STEPS)
     assert_same(history(tmp_path), history(whole))
@@ -252,7 +262,8 @@ import functools, sys, jax
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 jax.config.update("jax_num_cpu_devices", 8)
 import test_accelerator
-from experiments import accelerator, train
+from experiments import accelerator
+from experiments.engine import train
 test_accelerator.small()
 train.SECONDS_A_PIECE = 0.0
 accelerator.run = functools.partial(accelerator.run, checkpoint_seconds=0.0)
@@ -292,7 +303,7 @@ def test_a_killed_comparison_goes_on(data, whole, tmp_path, compiled):
 
 @pytest.fixture(scope="module")
 def settings(data):
-    return settle(Running(task="cifar10", data=data, steps=STEPS, batch_size=8, precision="tf32"))
+    return planned(data)
 
 
 def test_correctness_fails_where_devices_differ(settings, monkeypatch, tmp_path):
@@ -301,10 +312,10 @@ def test_correctness_fails_where_devices_differ(settings, monkeypatch, tmp_path)
 
         def advance(self, runs, step, count):
             runs, losses = super().advance(runs, step, count)
-            losses[3, 0, 7] *= self.factor if self.mesh.size > 1 else 1.0
+            losses[3, 0, 7] *= self.factor if self.placing.mesh.size > 1 else 1.0
             return runs, losses
 
-    monkeypatch.setattr("experiments.run.Program", Wrong)
+    monkeypatch.setattr(accelerator, "Program", Wrong)
     for factor, expected in ((1.0, 0.0), (1.1, 0.1), (np.nan, 1.0)):
         Wrong.factor = factor
         first, all_of_them = suite(settings, tmp_path).correctness("tf32")
@@ -317,11 +328,11 @@ def test_correctness_fails_where_devices_differ(settings, monkeypatch, tmp_path)
     assert not accelerator.passed({"correctness": [first], "correctness, float32": "RESOURCE_EXHAUSTED"})
 
 
-def test_the_published_style_trains_as_the_program_does(settings, data):
+def test_the_published_style_trains_as_the_program_does(settings):
     loop = throughput.published_style(settings, "float32")
     losses = [*loop.advance(3), *loop.advance(4)]
-    arms = [published(settings.learning_rate, STEPS)["constant"]]
-    program = Program(Small(), cifar10(data), arms, (0,), STEPS, batch_size=8, devices=jax.devices()[:1])
+    one = dataclasses.replace(settings, arms=settings.arms[:1], precision="float32")
+    program = Program(one, jax.devices()[:1])
     np.testing.assert_allclose(losses, program.advance(program.start(), 0, 7)[1][0, 0], rtol=1e-5)
 
 
@@ -367,13 +378,11 @@ def test_optimizers_are_timed_against_others_and_a_copy():
     ("precision", "how"), [("tf32", "precision = [HIGH, HIGH]"), ("bfloat16", "lhs_precision_type = bf16")]
 )
 def test_the_published_size_lowers_for_gpus_and_costs_what_is_said(precision, how, monkeypatch):
-    monkeypatch.setattr("experiments.program.CACHE", np.inf)  # as where the devices are none of a CPU
+    monkeypatch.setattr("experiments.engine.program.CACHE", np.inf)  # as where the devices are none of a CPU
     images, labels = np.zeros((16, 32, 32, 3), np.uint8), np.zeros(16, np.int32)
-    arms = [*published(1e-3, 100_000).values()]
-    program = Program(
-        TinyViT(), Dataset(images, labels, images, labels), arms, [0], 100_000, 128, precision, jax.devices()[:1]
-    )
-    start, advance, validate = program.lowered("cuda")
+    size = {"arms": published(1e-3, 100_000), "steps": 100_000, "precision": precision}
+    plan = Plan("CIFAR-10", TinyViT(), Dataset(images, labels, images, labels), (0,), 128, **size)
+    start, advance, validate = Program(plan, jax.devices()[:1]).lowered("cuda")
     said = re.search(r"an update of 13 arms takes (\d+) GFLOP", (ROOT / "docs" / "accelerator.md").read_text())
     assert advance.cost_analysis()["flops"] / 1e9 == pytest.approx(float(said[1]), abs=1)
     for lowered in (advance, validate):
@@ -388,7 +397,7 @@ def test_the_published_size_lowers_for_gpus_and_costs_what_is_said(precision, ho
 
 def test_a_block_has_a_seed_for_each_device_and_an_unfinished_one_goes_first(data, tmp_path, monkeypatch, whole):
     monkeypatch.setattr(Suite, "block_size", BLOCK_SIZE)
-    five = settle(Running(task="cifar10", data=data, steps=STEPS, seeds=11, batch_size=8, precision="tf32"))
+    five = planned(data, seeds=11)
     ended, stopped = history(whole), dataclasses.replace(history(whole), done=3)
     for blocks, expected in (
         ({}, Block(0, 8)),
@@ -542,7 +551,7 @@ def test_packed_images_are_read_as_they_were_packed(tmp_path):
     assert [array.dtype for array in found] == [np.uint8, np.int32] * 2
     assert abs(found.train_images[0].astype(int) - images[0]).max() < 30
     for title, expected in ((None, "CIFAR-10 (JPEG copy)"), ("mine", "mine")):
-        assert settle(Running(task="cifar10", data=path, title=title, batch_size=5)).plan({}).title == expected
+        assert planned(path, title=title, batch_size=5).title == expected
 
 
 def test_packed_images_take_pillow(monkeypatch):

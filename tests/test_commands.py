@@ -1,31 +1,36 @@
 """The command line, as a user meets it: what it prints, what it leaves, what it refuses."""
 
 import dataclasses
+import importlib
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import engine
 import jax
 import matplotlib
 import numpy as np
 import pytest
 import test_experiments
 
-from experiments import bench, compare, policies
 from experiments.__main__ import COMMANDS, main
-from experiments.arms import ARMS
-from experiments.data import FOLDER
-from experiments.model import TinyViT
-from experiments.policies import POLICIES
-from experiments.program import LAST_SEED
-from experiments.results import Results
-from experiments.tasks import TASKS
+from experiments.commands import bench, compare
+from experiments.engine.program import LAST_SEED
+from experiments.reports.results import Results
+from experiments.studies.policies import POLICIES, policies
+from experiments.studies.published import PUBLISHED
+from experiments.tasks import every_task
+from experiments.tasks.cifar10 import FOLDER
+from experiments.tasks.cifar10 import PUBLISHED as CIFAR10
+from experiments.tasks.vision_transformer import TinyViT
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
+ARMS = PUBLISHED.names
 HUGE = "100000000000000000000"
 SMALL = ["--steps", "20", "--seeds", "1", "--batch-size", "4"]
 
@@ -33,8 +38,28 @@ SMALL = ["--steps", "20", "--seeds", "1", "--batch-size", "4"]
 @pytest.fixture
 def tiny(monkeypatch):
     """Digits with a model that compiles sooner."""
-    model = TinyViT(patch_size=4, features=8, layers=1, heads=2, dropout=0.1)
-    monkeypatch.setitem(TASKS, "digits", dataclasses.replace(TASKS["digits"], model=model))
+    monkeypatch.setattr("experiments.tasks.digits.DIGITS", engine.SMALL)
+
+
+NAMES = ("constant", "step-25", "step-75")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with runs: three arms with each of two seeds, and another arm with the first of these."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("experiments.tasks.digits.DIGITS", engine.SMALL)
+        for name, seed, arms in (("0", 0, NAMES), ("5", LAST_SEED, NAMES), ("cosine", 0, ["cosine"])):
+            command = [*SMALL, "--first-seed", str(seed), "--arms", *arms, "--out", str(folder / name)]
+            assert main(command) == 0
+    return folder
+
+
+@pytest.fixture
+def runs(trained, tmp_path):
+    """A copy of these."""
+    return shutil.copytree(trained, tmp_path / "runs")
 
 
 def test_the_command_leaves_a_table_figures_and_the_numbers(tmp_path, capsys, tiny):
@@ -70,59 +95,110 @@ def test_the_command_leaves_a_table_figures_and_the_numbers(tmp_path, capsys, ti
     assert Results.load(out / "history.npz").seeds == (0, 1)
 
 
-def test_reports_are_remade_and_merged_without_training(tmp_path, capsys, tiny, monkeypatch):
-    names = ["constant", "step-25", "step-75"]
-    for folder, first in (("0", 0), ("5", LAST_SEED)):
-        command = [*SMALL, "--first-seed", str(first), "--arms", *names, "--out", str(tmp_path / folder)]
-        assert main(command) == 0
-    assert main([*SMALL, "--arms", "cosine", "--out", str(tmp_path / "cosine")]) == 0
-    report = (tmp_path / "0" / "report.md").read_bytes()
-    (tmp_path / "0" / "report.md").unlink()
+def test_reports_are_remade_and_merged_without_training(runs, capsys, monkeypatch):
+    report = (runs / "0" / "report.md").read_bytes()
+    (runs / "0" / "report.md").unlink()
     monkeypatch.setattr(compare, "run", None)  # nothing is trained from here on
-    assert main(["report", str(tmp_path / "0")]) == 0
-    assert (tmp_path / "0" / "report.md").read_bytes() == report
-    assert main(["report", str(tmp_path / "0"), str(tmp_path / "5"), "--out", str(tmp_path / "both")]) == 0
-    both = Results.load(tmp_path / "both" / "history.npz")
+    assert main(["report", str(runs / "0")]) == 0
+    assert (runs / "0" / "report.md").read_bytes() == report
+    assert main(["report", str(runs / "0"), str(runs / "5"), "--out", str(runs / "both")]) == 0
+    both = Results.load(runs / "both" / "history.npz")
     assert both.seeds == (0, LAST_SEED)
     assert "2 seeds" in capsys.readouterr().out
-    assert [run["plan"]["seeds"] for run in json.loads((tmp_path / "both" / "runs.json").read_text())] == [
+    assert [run["plan"]["seeds"] for run in json.loads((runs / "both" / "runs.json").read_text())] == [
         [0],
         [LAST_SEED],
     ]
-    assert (
-        main(["report", str(tmp_path / "0"), str(tmp_path / "cosine" / "history.npz"), "--out", str(tmp_path / "c")])
-        == 0
-    )
-    assert list(Results.load(tmp_path / "c" / "history.npz").horizons) == [*names, "cosine"]
+    assert main(["report", str(runs / "0"), str(runs / "cosine" / "history.npz"), "--out", str(runs / "c")]) == 0
+    assert list(Results.load(runs / "c" / "history.npz").arms) == [*NAMES, "cosine"]
     capsys.readouterr()
     for refused in (["5", "cosine", "--out", "d"], ["nowhere"], ["0", "5", "--out", "cosine"]):
-        assert main(["report", *(word if word.startswith("--") else str(tmp_path / word) for word in refused)]) == 2
+        assert main(["report", *(word if word.startswith("--") else str(runs / word) for word in refused)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
-    (tmp_path / "5" / "config.json").write_text("[" * 100_000)
-    assert main(["report", str(tmp_path / "0"), str(tmp_path / "5"), "--out", str(tmp_path / "d")]) == 2
-    said = f"{tmp_path}/5/config.json cannot be read as the configuration of a run (nested too deeply)"
+    (runs / "5" / "config.json").write_text("[" * 100_000)
+    assert main(["report", str(runs / "0"), str(runs / "5"), "--out", str(runs / "d")]) == 2
+    said = f"{runs}/5/config.json cannot be read as the configuration of a run (nested too deeply)"
     assert capsys.readouterr().err == f"python -m experiments: {said}\n"
-    assert main(["range-test", "--out", str(tmp_path / "0")]) == 2
-    assert f"--out must be a folder that holds no run, got {tmp_path / '0'}" in capsys.readouterr().err
+    assert main(["range-test", "--out", str(runs / "0")]) == 2
+    assert f"--out must be a folder that holds no run, got {runs / '0'}" in capsys.readouterr().err
 
 
 def test_policies_are_trained_at_their_best_rate_of_a_sweep(tmp_path, capsys, tiny, monkeypatch):
     few = ("cosine", "plateau", "schedule-free", "gpa", "sgd-step", "sgd-one-cycle-50")
-    monkeypatch.setattr(policies, "POLICIES", {name: POLICIES[name] for name in few})
-    monkeypatch.setattr(policies, "FACTORS", (0.1, 1.0))
+    some = lambda rate, steps: [arm for arm in policies(rate, steps) if arm.name in few]  # noqa: E731
+    study = dataclasses.replace(POLICIES, arms=some, factors=(0.1, 1.0))
+    monkeypatch.setattr("experiments.studies.policies.POLICIES", study)
     out = tmp_path / "run"
     assert main([*SMALL, "--seeds", "2", "--arms", "policies", "--out", str(out)]) == 0
     swept, best = (Results.load(out / name / "history.npz") for name in ("sweep", "best"))
     assert set(swept.seeds).isdisjoint(best.seeds)
-    assert list(best.horizons) == [*few]
+    assert list(best.arms) == [*few]
     for name in few:
-        arms = {n: np.mean(swept.valid_loss(n)) for n in swept.horizons if n.startswith(f"{name}@")}
+        arms = {n: np.mean(swept.valid_loss(n)) for n in swept.grid()[name]}
         lowest = min(arms, key=lambda n: np.nan_to_num(arms[n], nan=np.inf))
-        assert best.rates[name] == swept.rates[lowest]
+        assert best.arms[name].rate == swept.arms[lowest].rate
     assert "one-cycle" in capsys.readouterr().out
     assert main(["report", str(out)]) == 2
     said = f"{out} holds no run itself, but others in it do: name {out}/best or {out}/sweep"
     assert capsys.readouterr().err == f"python -m experiments: {said}\n"
+
+
+STUDY = (
+    (Path(__file__).parent.parent / "docs/experiments.md").read_text().partition("```python\n")[2].partition("```")[0]
+)
+
+
+@pytest.fixture
+def add(tmp_path, monkeypatch):
+    """Adds a file to a folder of the experiments, for the length of a test."""
+
+    def add(package, name, content):
+        folder = tmp_path / package
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(content)
+        found = importlib.import_module(package)
+        monkeypatch.setattr(found, "__path__", [*found.__path__, str(folder)])
+        monkeypatch.delitem(sys.modules, f"{package}.{name}", raising=False)
+
+    return add
+
+
+def test_a_study_is_a_file(tmp_path, capsys, tiny, add):
+    """That of the documentation, which nothing else knows."""
+    add("experiments.studies", "shapes", STUDY)
+    out = tmp_path / "run"
+    assert main([*SMALL, "--seeds", "2", "--arms", "shapes", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "Linear decay ends below cosine decay (margin " in printed
+    assert {"figure.png", "validation.png"} <= {path.name for path in out.iterdir()}
+    record = json.loads((out / "results.json").read_text())
+    assert (record["study"], [*record["arms"]]) == ("shapes", ["linear", "cosine"])
+    assert [claim["name"] for claim in record["claims"]] == ["L"]
+    report = (out / "report.md").read_bytes()
+    assert main(["report", str(out)]) == 0
+    assert (out / "report.md").read_bytes() == report
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "or `shapes`, linear against" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+TASK = """
+from engine import SMALL
+from dataclasses import replace
+
+TOY = replace(SMALL, name="toy", about="is for tests", title=lambda data: "toys", batch_size=4, seeds=1, steps=24)
+"""
+
+
+def test_a_task_is_a_file(tmp_path, capsys, add):
+    add("experiments.tasks", "toy", TASK)
+    assert main(["--task", "toy", "--arms", "cosine", "--out", str(tmp_path / "run")]) == 0
+    assert "toys: 24 updates, 1 seed" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "toy is for tests" in text
+    assert "[toy 4, digits 24, cifar10-small 64, cifar10 128]" in text
 
 
 def test_a_sweep_is_a_grid_in_one_program(tmp_path, capsys, tiny):
@@ -132,8 +208,11 @@ def test_a_sweep_is_a_grid_in_one_program(tmp_path, capsys, tiny):
     printed = capsys.readouterr().out
     assert "| policy   |" in printed
     results = Results.load(out / "history.npz")
-    assert list(results.horizons) == ["linear@0.1", "linear@1", "wsd-sqrt@0.1", "wsd-sqrt@1"]
-    np.testing.assert_allclose(list(results.rates.values()), [0.0014, 0.014, 0.0014, 0.014], rtol=1e-5)
+    assert results.grid() == {
+        "linear": ["linear@0.1", "linear@1"],
+        "wsd-sqrt": ["wsd-sqrt@0.1", "wsd-sqrt@1"],
+    }
+    np.testing.assert_allclose([arm.rate for arm in results.arms.values()], [0.0014, 0.014, 0.0014, 0.014], rtol=1e-5)
 
 
 def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
@@ -189,7 +268,7 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
         (["--arms", "cosine", "cosine"], "--arms must name one or more arms, each once, got cosine cosine"),
         (["--arms", "cosine", "--arms", "constant"], "--arms must be given once, with all its values, got it 2 times"),
         (["sweep", "--factors", "1", "--factors=2"], "--factors must be given once, with all its values, got it 2 times"),
-        (["--arms", "cosin"], f"--arms must be published, policies or of {', '.join(ARMS)}, got cosin"),
+        (["--arms", "cosin"], f"--arms must be policies, published or of {', '.join(ARMS)}, got cosin"),
         (["--arms", "policies", "cosine"], "--arms must be names of arms, or policies alone, got policies cosine"),
         (["report"], "report needs the folder of one run or more"),
         (["report", "a", "b"], "--out must be a folder for the report of several runs, got none"),
@@ -198,7 +277,7 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny):
         (["--data", "/nowhere"], "--data is for the task cifar10: digits come with scikit-learn, got /nowhere"),
         (["--out", "/proc/nowhere"], "/proc/nowhere must be a folder that can be written (No such file or directory)"),
         (["--task", "cifar10", "--data", "/nowhere"], "/nowhere/data_batch_1.bin cannot be read (No such file or directory): --data must be"),
-        (["sweep", "--schedules", "cosin"], f"--schedules must be some of {', '.join(POLICIES)}, each once, got cosin"),
+        (["sweep", "--schedules", "cosin"], f"--schedules must be some of {', '.join(POLICIES.names)}, each once, got cosin"),
         (["range-test", "--steps", "3"], "--steps must be from 7 to 3,333,333, got 3"),
         (["range-test", "--start", "0"], "--start must be from 1e-30 to 1e+30, got 0.0"),
         (["range-test", "--end", "1e300"], "--end must be from 1e-30 to 1e+30, got 1e+300"),
@@ -233,17 +312,12 @@ def test_a_cache_of_compiled_programs_that_cannot_be_written_is_one_sentence(wor
     assert [*tmp_path.iterdir()] == []
 
 
-@pytest.mark.parametrize("words", [["report", "run", "--out", "out"], ["range-test", "--out", "out"]])
-def test_a_report_takes_the_place_of_a_report_only(words, capsys, tmp_path, tiny, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    steps = ["--steps", "20", "--seeds", "1", "--batch-size", "4"]
-    if words[0] == "report":
-        assert main([*steps, "--arms", "cosine", "--out", "run"]) == 0
-        capsys.readouterr()
-    else:
-        words = [*words, *steps]
+@pytest.mark.parametrize("words", [["report", "cosine", "--out", "out"], ["range-test", "--out", "out"]])
+def test_a_report_takes_the_place_of_a_report_only(words, capsys, runs, tiny, monkeypatch):
+    monkeypatch.chdir(runs)
+    words = words if words[0] == "report" else [*words, *SMALL]
     numbers = "history.npz" if words[0] == "report" else "range-test.json"
-    out = tmp_path / "out"
+    out = runs / "out"
     out.mkdir()
     for name, mine in {"report.md": "mine", "thesis.tex": "mine", "results.json": '{"mine": 1}'}.items():
         (out / name).write_text(mine)
@@ -260,29 +334,31 @@ def test_a_report_takes_the_place_of_a_report_only(words, capsys, tmp_path, tiny
     assert (out / "notes.md").read_text() == "mine"
 
 
-def test_a_report_of_a_report_knows_all_runs_and_takes_the_place_of_none(tmp_path, capsys, tiny, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for seed in "012":
-        assert main([*SMALL, "--first-seed", seed, "--arms", "cosine", "--out", seed]) == 0
-    assert main(["report", "0", "1", "--out", "two"]) == 0
-    assert main(["report", "two", "2", "--out", "three"]) == 0
-    runs = json.loads((tmp_path / "three" / "runs.json").read_text())
-    assert [run["plan"]["seeds"] for run in runs] == [[0], [1], [2]]
-    history = (tmp_path / "two" / "history.npz").read_bytes()
-    (tmp_path / "two" / "mine.npz").write_bytes(history)
+def test_a_report_of_a_report_knows_all_runs_and_takes_the_place_of_none(runs, capsys, monkeypatch):
+    monkeypatch.chdir(runs)
+    assert main(["report", "0", "5", "--out", "two"]) == 0
+    shutil.copytree("5", "6")
+    with np.load("6/history.npz") as file:
+        np.savez("6/history.npz", **{**file, "seeds": [6]})
+    assert main(["report", "two", "6", "--out", "three"]) == 0
+    configs = json.loads((runs / "three" / "runs.json").read_text())
+    assert [config["plan"]["seeds"] for config in configs] == [[0], [LAST_SEED], [LAST_SEED]]
+    assert Results.load(runs / "three" / "history.npz").seeds == (0, LAST_SEED, 6)
+    history = (runs / "two" / "history.npz").read_bytes()
+    (runs / "two" / "mine.npz").write_bytes(history)
     capsys.readouterr()
     for words, message in [
-        (["two", "2", "--out", "two"], "--out must be another folder than those that are read, got two"),
+        (["two", "6", "--out", "two"], "--out must be another folder than those that are read, got two"),
         (["two/mine.npz"], "--out must be a folder for the report of a file that is not history.npz, got none"),
     ]:
         assert main(["report", *words]) == 2
         assert capsys.readouterr().err == f"python -m experiments: {message}\n"
-    assert (tmp_path / "two" / "history.npz").read_bytes() == history
-    (tmp_path / "settings").write_text("text.usetex: True\naxes.grid: True\n")
-    figure = (tmp_path / "two" / "figure.png").read_bytes()
-    with matplotlib.rc_context(fname=tmp_path / "settings"):
+    assert (runs / "two" / "history.npz").read_bytes() == history
+    (runs / "settings").write_text("text.usetex: True\naxes.grid: True\n")
+    figure = (runs / "two" / "figure.png").read_bytes()
+    with matplotlib.rc_context(fname=runs / "settings"):
         assert main(["report", "two"]) == 0
-    assert (tmp_path / "two" / "figure.png").read_bytes() == figure
+    assert (runs / "two" / "figure.png").read_bytes() == figure
 
 
 @pytest.mark.parametrize(
@@ -360,15 +436,15 @@ def test_help_names_the_defaults_of_each_task(command, capsys):
     assert "(default: None)" not in text
     assert "(default: )" not in text
     if not command:
-        for name, task in TASKS.items():
+        for name, task in every_task().items():
             for value in (task.steps, task.seeds, task.batch_size, task.learning_rate):
                 assert f"{name} {value}" in text
         assert all(name in text for name in COMMANDS)
 
 
 def test_three_arms_learn_from_files_in_the_binary_layout(tmp_path, capsys, monkeypatch):
-    small = dataclasses.replace(TASKS["cifar10"], model=TinyViT(features=16, layers=1, heads=2, dropout=0.0))
-    monkeypatch.setitem(TASKS, "cifar10", small)
+    small = dataclasses.replace(CIFAR10, model=TinyViT(features=16, layers=1, heads=2, dropout=0.0))
+    monkeypatch.setattr("experiments.tasks.cifar10.PUBLISHED", small)
     test_experiments.write_cifar(tmp_path / "data" / FOLDER)
     arguments = ["--task", "cifar10", "--data", str(tmp_path / "data"), "--arms", "cosine", "ema-long", "sf-ema"]
     arguments += ["--steps", "100", "--batch-size", "16", "--learning-rate", "0.01", "--out", str(tmp_path / "run")]
@@ -379,7 +455,7 @@ def test_three_arms_learn_from_files_in_the_binary_layout(tmp_path, capsys, monk
 
 
 def test_no_pickle_is_ever_loaded():
-    source = "".join(p.read_text() for p in Path(main.__code__.co_filename).parent.glob("*.py"))
+    source = "".join(p.read_text() for p in Path(main.__code__.co_filename).parent.rglob("*.py"))
     assert "np.load(" not in source
     assert source.count("read_array(") - source.count("_read_array(") == source.count("allow_pickle=False") == 1
     assert "pickle" not in source.replace("without ever loading a pickle", "").replace("allow_pickle=False", "")

@@ -11,12 +11,11 @@ import time
 import jax
 import numpy as np
 import pytest
-from engine import STEPS, Fork, Small, environment, first_count, logged, same, script, words
+from engine import STEPS, Fork, compiled, environment, first_count, logged, plan, same, script, words
 
-from experiments.arms import published
-from experiments.data import digits
-from experiments.devices import layout
-from experiments.program import Program
+from experiments.engine.placing import layout
+from experiments.engine.program import Program
+from experiments.studies.published import published
 
 # The layout ----------------------------------------------------------------------------------------------
 
@@ -67,9 +66,9 @@ COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "
 
 
 def started(names, seeds, batch_size, devices):
-    arms = published(1e-2, 2 * HALF)
+    arms = {arm.name: arm for arm in published(1e-2, 2 * HALF)}
     chosen = [arms[name] for name in names]
-    return Program(Small(), digits(), chosen, range(seeds), 2 * HALF, batch_size, devices=jax.devices()[:devices])
+    return Program(plan(chosen, range(seeds), 2 * HALF, batch_size=batch_size), jax.devices()[:devices])
 
 
 def second_half(program, runs):
@@ -101,17 +100,15 @@ def test_eight_devices_give_the_numbers_of_one(names, seeds, batch_size, laid):
         ends.append(second_half(program, runs))
         programs.append(program)
     eight, one = programs
-    assert (tuple(eight.mesh.shape.values()), tuple(one.mesh.shape.values())) == (laid, (1, 1, 1))
+    assert (tuple(eight.placing.mesh.shape.values()), tuple(one.placing.mesh.shape.values())) == (laid, (1, 1, 1))
     near(halfway[0], halfway[1])
     near(ends[0], ends[1], rtol=1e-5)
-    # What was saved goes on, on as many devices as it came from bit by bit, and on others.
-    jax.tree.map(np.testing.assert_array_equal, second_half(eight, eight.load(halfway[0][-1])), ends[0])
-    near(second_half(one, one.load(halfway[0][-1])), ends[1], rtol=1e-5)
-    near(second_half(eight, eight.load(halfway[1][-1])), ends[0], rtol=1e-5)
-    # All that was compiled once.
-    for program in programs:
-        compiled = (program._start, program._advance(program.inner), program._validate)
-        assert [function._cache_size() for function in compiled] == [1, 1, 1]
+    # What was saved goes on, on as many devices as it came from bit by bit, and on others; all is compiled by now.
+    with compiled() as names:
+        jax.tree.map(np.testing.assert_array_equal, second_half(eight, eight.load(halfway[0][-1])), ends[0])
+        near(second_half(one, one.load(halfway[0][-1])), ends[1], rtol=1e-5)
+        near(second_half(eight, eight.load(halfway[1][-1])), ends[0], rtol=1e-5)
+    assert names == []
     text = eight.lowered("cpu")[1].compile().as_text()
     exchanged = [name for name in COLLECTIVES if f" {name}" in text]
     assert bool(exchanged) == (laid[2] > 1), exchanged

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.report import verdicts
-from experiments.results import Results
-from experiments.tasks import TASKS
+from experiments.reports.claims import verdicts
+from experiments.reports.results import Results
+from experiments.studies.published import CLAIMS
+from experiments.tasks import every_task
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).parent.parent
@@ -116,7 +117,7 @@ def test_the_sweep_of_cifar10_is_that_of_the_results():
     for name, expected in (("training", training), ("validation", validation)):
         assert cells(re.search(rf"^\| {name} loss \|.*", page, re.MULTILINE)[0]) == expected
     best = min(zip(map(float, training), (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3), strict=True))[1]
-    assert best == TASKS["cifar10-small"].learning_rate
+    assert best == every_task()["cifar10-small"].learning_rate
 
 
 def test_the_rates_of_more_arms_are_those_of_the_results():
@@ -136,7 +137,7 @@ def test_the_rates_of_more_arms_are_those_of_the_results():
 def test_the_sizes_of_the_tasks_are_those_that_are_said():
     page = (ROOT / "docs/experiments.md").read_text()
     for name, size in (("digits", 8), ("cifar10-small", 32), ("cifar10", 32)):
-        task = TASKS[name]
+        task = every_task()[name]
         images = jax.ShapeDtypeStruct((1, size, size, 1 if size == 8 else 3), jnp.float32)
         params = jax.eval_shape(lambda k, i, t=task: t.model.init(k, i, True), jax.random.key(0), images)
         count = sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -155,7 +156,7 @@ def recorded(name: str) -> Results:
 
 
 def test_the_claims_of_the_readme_are_those_of_the_results():
-    table = verdicts(recorded("cifar10-small"), recorded("digits"))
+    table = verdicts(CLAIMS, recorded("cifar10-small"), recorded("digits"))
     assert len(re.findall(r"^\| C\d ", table, re.MULTILINE)) == 7
     assert table in README
 
@@ -229,7 +230,7 @@ def test_optimizers_take_the_memory_that_is_said(names, size):
     import optax
 
     import optim
-    from experiments.bench import bytes_per_parameter
+    from experiments.commands.bench import bytes_per_parameter
 
     for expression in re.findall("`([^`]+)`", names):
         optimizer = eval(expression, {**vars(optim), "optax": optax, "jnp": jnp})

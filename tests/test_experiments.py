@@ -10,22 +10,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from engine import Small, compiled, plan
 
-from experiments.arms import ARMS, arm, decayed_adam, published
-from experiments.data import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, DataError, Dataset, cifar10, digits
-from experiments.model import TinyViT, positions, split_into_patches
-from experiments.program import LAST_SEED, Program, as_floats, as_seeds, draw
-from experiments.results import History
-from experiments.train import beginning, stalled, train, validated_after
+from experiments.engine.plan import stalled, validated_after
+from experiments.engine.program import LAST_SEED, Program, as_floats, as_seeds, draw
+from experiments.engine.train import beginning, train
+from experiments.reports.results import History
+from experiments.studies.published import PUBLISHED, decayed_adam, published
+from experiments.studies.study import Arm
+from experiments.tasks.cifar10 import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, cifar10
+from experiments.tasks.digits import digits
+from experiments.tasks.task import DataError, Dataset
+from experiments.tasks.vision_transformer import TinyViT, positions, split_into_patches
 from optim import adam
 from schedules import linear, tabulate
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
-TINY = TinyViT(patch_size=2, features=8, layers=1, heads=2, dropout=0.1)
-
-
-STEPS = 40
+STEPS, ARMS = 40, PUBLISHED.names
 
 
 @pytest.fixture(scope="module")
@@ -33,23 +35,30 @@ def data():
     return digits()
 
 
-def program(data, *names, seeds=2, steps=STEPS, **options):
-    arms = published(1e-2, steps)
-    chosen = [arms[name] for name in names]
-    # One device, whatever the machine: how runs are spread over several is tested elsewhere.
-    return Program(TINY, data, chosen, range(seeds), steps, batch_size=8, devices=jax.devices()[:1], **options)
+def arms_by_name(rate=1e-2, steps=STEPS):
+    return {arm.name: arm for arm in published(rate, steps)}
 
 
-def finished(program, evaluations=4):
-    *_, progress = train(program, beginning(program, evaluations))
-    assert progress.step == program.steps
+def of(arms, **options):
+    """On one device, whatever the machine: how runs are spread over several is tested elsewhere."""
+    return Program(plan(arms, **{"steps": STEPS, **options}), jax.devices()[:1])
+
+
+def program(*names, seeds=2, steps=STEPS, **options):
+    arms = arms_by_name(steps=steps)
+    return of([arms[name] for name in names], seeds=range(seeds), steps=steps, **options)
+
+
+def finished(program):
+    *_, progress = train(program, beginning(program))
+    assert progress.step == program.plan.steps
     return progress.history
 
 
 @pytest.fixture(scope="module")
-def everything(data):
+def everything():
     """The history of all arms with two seeds."""
-    return finished(program(data, *ARMS))
+    return finished(program(*ARMS))
 
 
 # The model ------------------------------------------------------------------------------------------------
@@ -95,10 +104,9 @@ def test_the_readout_is_the_first_patch():
 
 
 def test_the_arms_are_the_published_ones():
-    arms = published(1e-3, 100_000)
+    arms = arms_by_name(1e-3, 100_000)
     assert tuple(arms) == ARMS
     assert len(arms) == 13
-    assert all(name == arm.name for name, arm in arms.items())
     at = lambda name, t: float(arms[name].hyperparameters["learning_rate"](t))  # noqa: E731
     np.testing.assert_allclose([at("linear-50", 25_000), at("linear-50", 50_000)], [5e-4, 0], rtol=1e-6)
     np.testing.assert_allclose([at("step-75", 74_999), at("step-75", 75_000)], [1e-3, 1e-4], rtol=1e-6)
@@ -109,13 +117,15 @@ def test_the_arms_are_the_published_ones():
 
 
 def test_what_is_recorded_of_an_arm_is_its_schedules():
-    assert published(1e-3, 100)["sf-ema"].record() == {
+    assert arms_by_name(1e-3, 100)["sf-ema"].record() == {
         "optimizer": "schedule_free_adam",
         "learning_rate": "constant(value=0.001)",
         "coefficient": "exponential_average(window=10.0)",
         "horizon": 100,
     }
-    assert arm("up", 10, decayed_adam, learning_rate=linear(0.0, 1.0, 20), b1=0.9).peak_rate == pytest.approx(0.45)
+    assert Arm("up", decayed_adam, {"learning_rate": linear(0.0, 1.0, 20), "b1": 0.9}, 10).peak_rate == pytest.approx(
+        0.45
+    )
 
 
 # The program ----------------------------------------------------------------------------------------------
@@ -144,12 +154,10 @@ def test_every_seed_has_a_key_of_its_own(x64):
             as_seeds([beyond])
 
 
-def test_arms_and_seeds_together_are_each_alone(data, everything):
-    for name in ("cosine", "sf-ema"):
-        alone = finished(program(data, name, seeds=1))
-        for together, theirs in zip(everything, alone, strict=True):
-            if together.ndim == 3:
-                np.testing.assert_allclose(together[ARMS.index(name), :1], theirs[0], rtol=5e-4, err_msg=name)
+def test_seeds_together_are_each_alone(everything):
+    for together, alone in zip(everything, finished(program(*ARMS, seeds=1)), strict=True):
+        if together.ndim == 3:
+            np.testing.assert_allclose(together[:, :1], alone, rtol=5e-4)
     assert (everything.train_loss[:, 0] != everything.train_loss[:, 1]).all()
 
 
@@ -170,13 +178,13 @@ def test_an_arm_is_a_plain_training_loop(data):
 
     batch_size, decay = 8, 1 - 1 / 4
     model_key = jax.random.key(0)
-    params = TINY.init(model_key, as_floats(jnp.asarray(data.train_images[:1])), deterministic=True)["params"]
+    params = Small().init(model_key, as_floats(jnp.asarray(data.train_images[:1])), deterministic=True)["params"]
     optimizer = optax.adam(1e-2, eps=1e-6)
     state, total, average, losses = optimizer.init(params), 0.0, params, []
 
     @jax.jit
     def loss(params, images, labels, key):
-        logits = TINY.apply({"params": params}, images, deterministic=False, rngs={"dropout": key})
+        logits = Small().apply({"params": params}, images, deterministic=False, rngs={"dropout": key})
         return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1))
 
     gradient, update = jax.jit(jax.grad(loss)), jax.jit(optimizer.update)
@@ -188,27 +196,37 @@ def test_an_arm_is_a_plain_training_loop(data):
         params = optax.apply_updates(params, updates)
         total = decay * total + 1
         average = jax.tree.map(lambda x, z, w=1 / total: (1 - w) * x + w * z, average, params)
-    history = finished(program(data, "ema-long", seeds=1))
+    history = finished(program("ema-long", seeds=1))
     np.testing.assert_allclose(history.train_loss[0, 0], losses, rtol=2e-3)
-    logits = TINY.apply({"params": average}, data.valid_images / np.float32(255), deterministic=True)
+    logits = Small().apply({"params": average}, data.valid_images / np.float32(255), deterministic=True)
     assert abs(float(np.mean(logits.argmax(-1) == data.valid_labels)) - history.valid_accuracy[0, 0, -1]) < 0.01
 
 
-def test_pieces_of_any_length_give_the_same_run_and_one_compilation(data):
-    p = program(data, "cosine", "polyak")
-    runs, losses = p.advance(p.start(), 0, STEPS)
+def test_pieces_of_any_length_and_other_seeds_give_the_same_runs_and_one_compilation():
+    p = program("cosine", "polyak")
+    with compiled() as names:
+        history = finished(p)
+    assert names
+    runs = p.start()
+    whole, losses = p.advance(runs, 0, STEPS)
     broken, parts = p.start(), []
     for step, count in ((0, 7), (7, 1), (8, 32)):
         broken, part = p.advance(broken, step, count)
         parts.append(part)
     np.testing.assert_array_equal(np.concatenate(parts, axis=-1), losses)
-    jax.tree.map(np.testing.assert_array_equal, broken, runs)
-    np.testing.assert_array_equal(finished(p, evaluations=7).train_loss, losses)
-    assert (p._advance(1)._cache_size(), p._validate._cache_size(), p._start._cache_size()) == (1, 1, 1)
+    np.testing.assert_array_equal(history.train_loss, losses)
+    jax.tree.map(np.testing.assert_array_equal, broken, whole)
+    with compiled() as names:
+        others = p.with_seeds((1, 7))
+        ended, theirs = others.advance(others.start(), 0, STEPS)
+    assert names == []
+    # The seed that both have has the same numbers, wherever it stands.
+    np.testing.assert_array_equal(theirs[:, 0], losses[:, 1])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[0], b[1]), others.save(ended), p.save(whole))
 
 
-def test_long_runs_advance_in_rounds_and_by_single_updates_to_an_end_between(data):
-    p = program(data, "cosine", steps=10_001)  # a loss is kept of 5 updates
+def test_long_runs_advance_in_rounds_and_by_single_updates_to_an_end_between():
+    p = program("cosine", steps=10_001)  # a loss is kept of 5 updates
     runs, losses = p.advance(p.start(), 0, 12)
     assert losses.shape == (1, 2, 12)
     other, parts = p.start(), []
@@ -222,26 +240,15 @@ def test_long_runs_advance_in_rounds_and_by_single_updates_to_an_end_between(dat
             np.testing.assert_allclose(a, b, 1e-5, 1e-6)
 
 
-def test_runs_one_after_the_other_are_those_that_run_together(data, monkeypatch, everything):
-    monkeypatch.setattr("experiments.program.CACHE", 0)
-    one_by_one = finished(program(data, *ARMS))
+def test_runs_one_after_the_other_are_those_that_run_together(monkeypatch, everything):
+    monkeypatch.setattr("experiments.engine.program.CACHE", 0)
+    one_by_one = finished(program(*ARMS))
     for ours, theirs in zip(one_by_one, everything, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4)
 
 
-def test_a_program_serves_other_seeds_and_compiles_nothing_for_them(data):
-    first = program(data, "cosine", "ema-long")
-    first.advance(first.start(), 0, 3)
-    other = Program(TINY, data, first.arms, (5, 7), STEPS, batch_size=8, devices=jax.devices()[:1])
-    found = first.with_seeds((5, 7))
-    ours, theirs = (p.advance(p.start(), 0, 3) for p in (found, other))
-    jax.tree.map(np.testing.assert_array_equal, found.save(ours[0]), other.save(theirs[0]))
-    np.testing.assert_array_equal(ours[1], theirs[1])
-    assert (first._advance(1)._cache_size(), first._start._cache_size()) == (1, 1)
-
-
-def test_history_is_measured_where_it_says(data):
-    history = finished(program(data, "linear-25", "sf-ema"))
+def test_history_is_measured_where_it_says():
+    history = finished(program("linear-25", "sf-ema"))
     assert history.train_loss.shape == (2, 2, 40)
     assert history.valid_steps.tolist() == [10, 20, 30, 40]
     assert np.isfinite(history.train_loss).all()
@@ -250,10 +257,10 @@ def test_history_is_measured_where_it_says(data):
     assert (history.valid_loss[1, :, 1:] != history.valid_loss[1, :, :-1]).all()
 
 
-def test_a_long_history_is_of_means(data, monkeypatch):
-    each = finished(program(data, "cosine"))
-    monkeypatch.setattr("experiments.results.RECORDS", 13)  # of 3 updates each; the last of 1
-    p = program(data, "cosine")
+def test_a_long_history_is_of_means(monkeypatch):
+    each = finished(program("cosine"))
+    monkeypatch.setattr("experiments.reports.results.RECORDS", 13)  # of 3 updates each; the last of 1
+    p = program("cosine")
     of_three = finished(p)
     whole = each.train_loss[..., :39].reshape(1, 2, 13, 3).mean(axis=-1, dtype=np.float64)
     np.testing.assert_allclose(of_three.train_loss[..., :13], whole, rtol=1e-6)
@@ -279,7 +286,7 @@ def test_a_run_is_stalled_when_no_loss_has_fallen_for_long():
     assert not stalled(losses([3, 2, 2, 2, 2, 2], [9, 8, 7, 6, 5, 4]), 6, 2)
 
 
-def test_arms_of_any_optimizer_share_the_gradients_and_differ_in_updates(data):
+def test_arms_of_any_optimizer_share_the_gradients_and_differ_in_updates():
     """Four ways to train in one program, the same numbers as in four."""
     import optax
 
@@ -290,19 +297,18 @@ def test_arms_of_any_optimizer_share_the_gradients_and_differ_in_updates(data):
         return optax.chain(adam(learning_rate), optax.contrib.reduce_on_plateau(factor=0.1, patience=15))
 
     arms = [
-        *(published(1e-2, STEPS)[name] for name in ("constant", "sf-ema")),
-        arm("sgd", STEPS, sgd, learning_rate=0.1),
-        arm("plateau", STEPS, on_plateau, learning_rate=1e-2),
+        *(arms_by_name()[name] for name in ("constant", "sf-ema")),
+        Arm("sgd", sgd, {"learning_rate": 0.1}, STEPS),
+        Arm("plateau", on_plateau, {"learning_rate": 1e-2}, STEPS),
     ]
-    one = {"devices": jax.devices()[:1], "batch_size": 8}
-    together = finished(Program(TINY, data, arms, [0], STEPS, **one))
+    together = finished(of(arms))
     for row, each in enumerate(arms):
-        alone = finished(Program(TINY, data, [each], [0], STEPS, **one))
+        alone = finished(of([each]))
         np.testing.assert_allclose(together.train_loss[row], alone.train_loss[0], rtol=5e-4, err_msg=each.name)
         np.testing.assert_allclose(together.valid_loss[row], alone.valid_loss[0], rtol=5e-4, err_msg=each.name)
 
 
-def test_a_plateau_rule_hears_the_validation_loss(data):
+def test_a_plateau_rule_hears_the_validation_loss():
     """It sees infinity until the first validation, then its loss; in this rule the rate is that of the last seen."""
     import optax
 
@@ -312,7 +318,7 @@ def test_a_plateau_rule_hears_the_validation_loss(data):
 
         return optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
 
-    p = Program(TINY, data, [arm("told", STEPS, told, learning_rate=0.0)], [0], STEPS, 8, devices=jax.devices()[:1])
+    p = of([Arm("told", told, {"learning_rate": 0.0}, STEPS)])
     runs, _ = p.advance(p.start(), 0, 3)
     assert float(runs[0].opt_state[0, 0]) == -1
     runs, loss, _ = p.validate(runs)
@@ -320,13 +326,14 @@ def test_a_plateau_rule_hears_the_validation_loss(data):
     np.testing.assert_array_equal(runs[0].opt_state, loss)
 
 
-@pytest.mark.parametrize(("precision", "far"), [("float32", 0.0), ("tf32", 0.0), ("bfloat16", 0.05)])
-def test_precision_changes_the_products_and_nothing_else(data, precision, far):
-    """On a CPU bfloat16 is emulated or not there; the losses are those of float32 up to its digits."""
-    exact = finished(program(data, "cosine", seeds=1)).train_loss
-    np.testing.assert_allclose(
-        finished(program(data, "cosine", seeds=1, precision=precision)).train_loss, exact, rtol=far
+def test_precision_changes_the_products_and_nothing_else():
+    """On a CPU tf32 is exact, and bfloat16 is emulated or not there; the losses are those of float32 up to its digits."""
+    exact, tf32, bfloat16 = (
+        finished(program("cosine", seeds=1, precision=precision)).train_loss
+        for precision in ("float32", "tf32", "bfloat16")
     )
+    np.testing.assert_array_equal(tf32, exact)
+    np.testing.assert_allclose(bfloat16, exact, rtol=0.05)
 
 
 # The data -------------------------------------------------------------------------------------------------
@@ -486,9 +493,9 @@ def test_a_cache_of_data_that_cannot_be_written_is_named_with_the_reason(cache, 
         cifar10(url=url, sha256=sha256)
 
 
-def test_schedules_reach_the_program_as_rows_of_a_table(data):
-    p = program(data, "cosine", "sf-polyak")
+def test_schedules_reach_the_program_as_rows_of_a_table():
+    p = program("cosine", "sf-polyak")
     plain, averaged = p.numbers
-    expected = tabulate(published(1e-2, 40)["cosine"].hyperparameters["learning_rate"], 40)
+    expected = tabulate(arms_by_name()["cosine"].hyperparameters["learning_rate"], 40)
     np.testing.assert_array_equal(plain["learning_rate"][0], expected)
     np.testing.assert_allclose(averaged["coefficient"][0], 1 / np.arange(1, 41), rtol=1e-6)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import random
@@ -18,19 +19,21 @@ import numpy as np
 import pytest
 from engine import Fork, checkpoints, content, half_written, in_shell, lines, logged, same, words
 
-from experiments import tasks
 from experiments.__main__ import main
-from experiments.arms import arm, decayed_adam, published
-from experiments.claims import judge
-from experiments.data import digits
+from experiments.engine.folder import Folder
+from experiments.engine.plan import stalled
+from experiments.engine.program import Program
+from experiments.engine.run import run
+from experiments.engine.signals import stop_signals
+from experiments.engine.train import Progress
+from experiments.engine.watch import Watch, pace
 from experiments.errors import UserError, reason
-from experiments.folder import Folder
-from experiments.metrics import Watch, pace
-from experiments.report import save
-from experiments.results import History, Results
-from experiments.run import run
-from experiments.signals import stop_signals
-from experiments.train import Progress, stalled
+from experiments.reports.claims import judge
+from experiments.reports.results import History, Results
+from experiments.studies import save
+from experiments.studies.published import CLAIMS, decayed_adam, published
+from experiments.studies.study import Arm
+from experiments.tasks.digits import digits
 
 
 @pytest.fixture(scope="session")
@@ -213,7 +216,7 @@ def test_a_read_only_folder_is_one_sentence(mounting, cache, tmp_path):
 @pytest.fixture
 def refused(monkeypatch, capsys):
     """What the command says of arguments that it refuses."""
-    monkeypatch.setitem(tasks.TASKS, "digits", engine.SMALL)
+    monkeypatch.setattr("experiments.tasks.digits.DIGITS", engine.SMALL)
 
     def say(*arguments):
         assert main([*arguments]) == 2
@@ -224,6 +227,18 @@ def refused(monkeypatch, capsys):
         return said.removeprefix("python -m experiments: ").strip()
 
     return say
+
+
+def test_a_folder_silences_what_fails_in_it_only_while_it_is_open(tmp_path):
+    def settings():
+        return sys.unraisablehook, *(logging.getLogger(name).level for name in ("absl", "asyncio"))
+
+    before = settings()
+    with Folder(tmp_path / "run", {}):
+        assert all(within != outside for within, outside in zip(settings(), before, strict=True))
+        with pytest.raises(UserError, match="another run is writing"):
+            Folder(tmp_path / "run", {})
+    assert settings() == before
 
 
 def test_what_is_no_folder_of_a_run_is_refused_and_left_alone(refused, tmp_path):
@@ -292,7 +307,7 @@ def test_a_run_goes_on_under_the_same_plan_only(changed, arms, difference, refus
 def test_a_run_goes_on_with_the_same_data_only(refused, copy, monkeypatch):
     data = digits()
     other = data._replace(train_labels=data.train_labels[::-1])
-    monkeypatch.setitem(tasks.TASKS, "digits", dataclasses.replace(engine.SMALL, load=lambda _: other))
+    monkeypatch.setattr("experiments.tasks.digits.DIGITS", dataclasses.replace(engine.SMALL, load=lambda _: other))
     assert f"{copy} holds a run with data " in refused(*words(copy))
 
 
@@ -354,8 +369,8 @@ def interrupted(process, waiting):
 
 ENDLESS = """
 import signal, sys, jax
-from experiments.errors import answered
-from experiments.signals import stop_signals
+from experiments.commands.answering import answered
+from experiments.engine.signals import stop_signals
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started deaf to Ctrl-C
 
@@ -434,7 +449,7 @@ def test_of_a_run_with_nothing_left_to_train_no_change_is_told(copy, cache):
 def test_what_was_changed_for_updates_that_are_lost_is_not_told(tmp_path, monkeypatch):
     def told(step, jax, devices=1):
         found = {"device": "cpu", "devices": devices, "versions": {"jax": jax}}
-        monkeypatch.setattr("experiments.folder.machine", lambda: found)
+        monkeypatch.setattr("experiments.engine.folder.machine", lambda: found)
         with Folder(tmp_path / "run", {}) as folder:
             return [sentence for _, sentence in folder.changes(step, goes_on=True)]
 
@@ -463,10 +478,9 @@ def measured(*losses, valid=(25, 50, 75, 100), arms=1):
 
 def watch(folder, step, history, *steps, board=None):
     """Logs a run of two arms that has come to `step`, and then comes to `steps`."""
-    log = Watch("title", ["one", "other"], 100, step, folder / "metrics.jsonl", board)
-    for step in steps:
-        log.show(Progress(step, [], history))
-    log.close()
+    with Watch("title", ["one", "other"], 100, step, folder / "metrics.jsonl", board) as log:
+        for step in steps:
+            log.show(Progress(step, [], history))
 
 
 def test_pieces_are_logged_as_json_without_nan(tmp_path):
@@ -527,16 +541,15 @@ def test_lines_that_no_run_has_logged_are_dropped_from_the_log(tmp_path):
 
 def test_the_progress_bar_says_that_all_is_compiled_and_starts_its_clock_afterwards(tmp_path, capsys):
     history = measured([3.0], [3.0], arms=2)
-    log = Watch("title", ["one", "other"], 100, 0, tmp_path / "metrics.jsonl", None)
-    assert "title, compiling:   0%|          | 0/100 [00:00<?" in capsys.readouterr().err
-    log.bar.start_t, log.bar.last_print_t = log.bar.start_t - 3_600, log.bar.last_print_t - 3_600  # an hour ago
-    log.show(Progress(5, [], history))
-    said = capsys.readouterr().err
-    assert "title:   5%|" in said
-    assert "| 5/100 [00:00<?" in said
-    assert "compiling" not in said
-    log.show(Progress(50, [], history))
-    log.close()
+    with Watch("title", ["one", "other"], 100, 0, tmp_path / "metrics.jsonl", None) as log:
+        assert "title, compiling:   0%|          | 0/100 [00:00<?" in capsys.readouterr().err
+        log.bar.start_t, log.bar.last_print_t = log.bar.start_t - 3_600, log.bar.last_print_t - 3_600  # an hour ago
+        log.show(Progress(5, [], history))
+        said = capsys.readouterr().err
+        assert "title:   5%|" in said
+        assert "| 5/100 [00:00<?" in said
+        assert "compiling" not in said
+        log.show(Progress(50, [], history))
     said = capsys.readouterr().err
     assert "title:  50%|" in said
     assert "compiling" not in said
@@ -621,12 +634,12 @@ def test_a_run_that_stalled_ends_and_does_not_go_on(cache, tmp_path):
 
 
 def test_an_arm_that_diverges_is_marked_and_touches_no_other(tmp_path):
-    arms = published(1e-2, 40)
-    lost = arm("step-25", 40, decayed_adam, learning_rate=1e30, b1=0.9)
+    arms = {arm.name: arm for arm in published(1e-2, 40)}
+    lost = Arm("step-25", decayed_adam, {"learning_rate": 1e30, "b1": 0.9}, 40)
     found = {}
     for name, first in {"with": lost, "without": arms["step-25"]}.items():
         those = engine.plan([first, arms["step-75"]], seeds=(0, 1), steps=40)
-        found[name] = run(those, tmp_path / name, program=those.program(jax.devices()[:1]))
+        found[name] = run(those, tmp_path / name, program=Program(those, jax.devices()[:1]))
     assert found["with"].done == found["without"].done == 40
     assert found["with"].diverged("step-25") == 2
     assert np.isnan(found["with"].history.valid_loss[0, :, -1]).all()
@@ -634,5 +647,5 @@ def test_an_arm_that_diverges_is_marked_and_touches_no_other(tmp_path):
         if measured_with.ndim == 3:
             np.testing.assert_array_equal(measured_with[1:], measured_without[1:])
     assert "DIVERGED: step-25 (2 of 2 seeds)." in save(found["with"], tmp_path)
-    (finding,) = judge(found["with"].train_loss)
+    (finding,) = judge(CLAIMS, found["with"].train_loss)
     assert (finding.statement, finding.verdict) == ("A step at 75 % ends below a step at 25 %", "undecided")

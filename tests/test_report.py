@@ -11,27 +11,46 @@ import numpy as np
 import pytest
 
 from experiments.__main__ import main
-from experiments.arms import ARMS, published
-from experiments.claims import CLAIMS, judge
-from experiments.figure import PANELS, STYLES, moving_average, plot, plot_grid, plot_questions
-from experiments.policies import POLICIES, best_factors, grid
-from experiments.report import courses, heading, margins, numbers, save, super_convergence, table, verdicts
-from experiments.results import LAYOUT, History, Results, ResultsError, decimals, merged, record_length
-from experiments.train import validated_after
+from experiments.engine.plan import validated_after
+from experiments.reports import claims
+from experiments.reports.claims import parts, verdicts
+from experiments.reports.figure import LOOKS, Panel, moving_average, plot, plot_panels
+from experiments.reports.results import (
+    LAYOUT,
+    History,
+    Results,
+    ResultsError,
+    Trained,
+    merged,
+    record_length,
+)
+from experiments.reports.tables import courses, heading, numbers, table
+from experiments.reports.text import decimals
+from experiments.studies import save
+from experiments.studies.policies import POLICIES, super_convergence
+from experiments.studies.published import CLAIMS, PANELS, PUBLISHED, published
+from experiments.studies.sweep import best, grid, plot_rates
+
+ARMS = PUBLISHED.names
+LOOKED = PUBLISHED.looks(ARMS)
+
+
+def judge(at):
+    return claims.judge(CLAIMS, at)
 
 
 def results(losses, steps=100, done=100, seeds=None):
     """Results in which every arm of `losses` has a constant loss for every seed."""
-    arms = {name: arm for name, arm in published(1e-2, steps).items() if name in losses}
+    arms = {arm.name: Trained(arm.horizon, 1e-2) for arm in published(1e-2, steps) if arm.name in losses}
     rows = [np.array(losses[name], np.float32) for name in arms]
     train_loss = np.stack([np.broadcast_to(row[:, None], (len(row), steps)) for row in rows]).copy()
     train_loss[..., done:] = np.nan
     valid = np.ones((*train_loss.shape[:2], 4), np.float32)
     return Results(
+        "published",
         "toy",
         {"title": "toy", "steps": steps, "batch_size": 8},
-        {name: arm.horizon for name, arm in arms.items()},
-        dict.fromkeys(arms, 1e-2),
+        arms,
         tuple(seeds or range(len(rows[0]))),
         steps,
         done,
@@ -65,12 +84,12 @@ def test_claims_hold_where_they_hold():
 def test_verdicts_of_several_runs_stand_beside_each_other():
     whole = results(shaken(AS_PUBLISHED))
     part = results({"constant": [0.2, 0.2, 0.2], "polyak": [0.1, 0.101, 0.1]}, seeds=(3, 4, 5))
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in verdicts(whole, part).splitlines()]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in verdicts(CLAIMS, whole, part).splitlines()]
     assert rows[0] == ["", "published conclusion", "toy, 3 seeds", "toy, 3 seeds"]
-    assert [row[0] for row in rows[2:]] == [claim.name for claim in CLAIMS]
+    assert [row[0] for row in rows[2:]] == [claim.name for claim in CLAIMS.claims]
     assert all(row[2].startswith("holds (+0.") for row in rows[2:])
     assert [row[3] for row in rows[2:]] == ["-", "-", "-", "-", "fails (-0.100 ± 0.000)", "-", "-"]
-    stopped = verdicts(results(shaken(AS_PUBLISHED), done=90))
+    stopped = verdicts(CLAIMS, results(shaken(AS_PUBLISHED), done=90))
     assert "holds" not in stopped
 
 
@@ -142,7 +161,7 @@ def test_a_tolerance_is_each_seeds_own_and_none_where_decay_closes_no_gap():
 def test_claims_about_missing_arms_are_not_judged():
     losses = {name: [AS_PUBLISHED[name]] * 2 for name in ("step-25", "step-75")}
     assert [f.statement for f in judge(results(losses).train_loss)] == ["A step at 75 % ends below a step at 25 %"]
-    assert len(CLAIMS) == 7
+    assert len(CLAIMS.claims) == 7
 
 
 # Results ----------------------------------------------------------------------------------------------------
@@ -160,7 +179,7 @@ def test_losses_are_means_of_the_last_twentieth_before_the_end_of_the_arm():
 def test_of_long_runs_records_are_means_of_many_updates():
     steps = 100_000
     r = dataclasses.replace(results({"cosine": [0.0], "linear-75": [0.0]}, steps=100), steps=steps, done=steps)
-    r = dataclasses.replace(r, horizons={"cosine": steps, "linear-75": 75_000})
+    r = dataclasses.replace(r, arms={"cosine": Trained(steps, 1e-2), "linear-75": Trained(75_000, 1e-2)})
     record = np.arange(2_000, dtype=np.float32)  # each of 50 updates
     r = dataclasses.replace(r, history=r.history._replace(train_loss=np.tile(record, (2, 1, 1))))
     assert (r.every, r.window) == (50, 100)
@@ -171,27 +190,27 @@ def test_of_long_runs_records_are_means_of_many_updates():
 @pytest.mark.parametrize("steps", [2_001, 4_321, 7_000, 45_000, 99_999])
 def test_ends_and_quarters_are_read_where_they_are_whatever_the_length(steps):
     """Each record and each validation is the number of its last update, so a reading says where it is from."""
-    arms = {name: arm.horizon for name, arm in published(1e-2, steps).items()}
+    arms = {arm.name: Trained(arm.horizon, 1e-2) for arm in published(1e-2, steps)}
     every = record_length(steps)
     ends = np.minimum(np.arange(every, steps + every, every), steps)
-    stops = validated_after(steps, 20, [*arms.values()])
+    stops = validated_after(steps, 20, [arm.horizon for arm in arms.values()])
     of = lambda at: np.broadcast_to(at, (len(arms), 1, len(at))).astype(np.float64)  # noqa: E731
     history = History(of(ends), stops, of(stops), of(stops))
-    r = Results("toy", {}, arms, dict.fromkeys(arms, 1e-2), (0,), steps, steps, history)
+    r = Results("published", "toy", {}, arms, (0,), steps, steps, history)
     for arm in arms:
         for percent in (25, 50, 75, 100):
             if r.reaches(arm, percent):
-                at = min(steps * percent // 100, arms[arm])
+                at = min(steps * percent // 100, arms[arm].horizon)
                 assert 0 <= r.valid_loss(arm, percent)[0] - at < every
                 last = r.train_loss(arm, percent)[0] + (r.window - 1) / 2 * every
                 assert abs(last - at) < every
         reached, curve = r.valid_loss_curve(arm)
-        assert 0 <= reached[-1] - arms[arm] < every
+        assert 0 <= reached[-1] - arms[arm].horizon < every
         assert curve[0, -1] == reached[-1]
 
 
 def test_short_arms_are_read_over_their_last_fifth():
-    r = dataclasses.replace(results({"cosine": [0.0]}), horizons={"cosine": 10})
+    r = dataclasses.replace(results({"cosine": [0.0]}), arms={"cosine": Trained(10, 1e-2)})
     r.history.train_loss[:] = np.arange(100)
     assert r.train_loss("cosine") == pytest.approx(8.5)
 
@@ -203,7 +222,7 @@ def test_a_saved_history_is_all_there_is_to_know(tmp_path):
     for field in dataclasses.fields(Results):
         if field.name != "history":
             assert getattr(again, field.name) == getattr(r, field.name)
-    assert list(again.horizons) == list(r.horizons)
+    assert list(again.arms) == list(r.arms)
     for ours, theirs in zip(again.history, r.history, strict=True):
         np.testing.assert_array_equal(ours, theirs)
         assert ours.dtype == theirs.dtype
@@ -277,7 +296,15 @@ def test_a_history_of_odd_arrays_is_one_sentence(name, tmp_path):
     ("change", "reason"),
     [
         ({"arms": np.array(["cosine", "cosine"])}, "its arms cannot be those of a run"),
-        ({"arms": np.array(["cosine", "a@b"])}, "could not convert string to float: 'b'"),
+        ({"fields": np.array(["{}", "[]"])}, "its fields cannot be those of a run"),
+        ({"fields": np.array(["{}", '{"role": ["goal"]}'])}, "its fields cannot be those of a run"),
+        ({"fields": np.array(["{}", '{"role": NaN}'])}, "its fields cannot be those of a run"),
+        ({"fields": np.array(["{}", '{"size": 1%s}' % ("0" * 400)])}, "its fields cannot be those of a run"),
+        ({"fields": np.array(["{}", '{"policy": 3}'])}, "its fields cannot be those of a run"),
+        ({"fields": np.array(["{}", '{"factor": "2"}'])}, "its fields cannot be those of a run"),
+        ({"fields": np.array(["{}", '{"factor": 0}'])}, "its fields cannot be those of a run"),
+        ({"fields": np.array(["{}", '{"policy": "\\ud800"}'])}, "surrogates not allowed"),
+        ({"study": np.array("\ud800")}, "surrogates not allowed"),
         ({"arms": np.array(["cosine", "\ud800"])}, "surrogates not allowed"),
         ({"seeds": np.array([4, 4])}, "its seeds cannot be those of a run"),
         ({"plan": np.array("[]")}, "its plan cannot be those of a run"),
@@ -332,9 +359,9 @@ def test_runs_of_other_seeds_or_other_arms_are_merged():
     whole = results(shaken(AS_PUBLISHED, seeds=4))
     halves = [dataclasses.replace(whole, seeds=s, history=cut(whole, seeds=s)) for s in ((0, 1), (2, 3))]
     assert_same(merged(halves), whole)
-    backwards = of_arms(halves[1], list(whole.horizons)[::-1])
+    backwards = of_arms(halves[1], list(whole.arms)[::-1])
     assert_same(merged([halves[0], backwards]), whole)
-    names = list(whole.horizons)
+    names = list(whole.arms)
     by_arm = [of_arms(whole, names[:5]), of_arms(whole, names[5:])]
     assert_same(merged(by_arm), whole)
     assert merged([whole]) is whole
@@ -349,11 +376,11 @@ def cut(r, seeds=slice(None), arms=slice(None)):
 def of_arms(r, names):
     rows = tuple(r.row(name) for name in names)
     pick = lambda d: {name: d[name] for name in names}  # noqa: E731
-    return dataclasses.replace(r, horizons=pick(r.horizons), rates=pick(r.rates), history=cut(r, arms=rows))
+    return dataclasses.replace(r, arms=pick(r.arms), history=cut(r, arms=rows))
 
 
 def assert_same(ours, theirs):
-    assert (ours.horizons, ours.rates, ours.seeds) == (theirs.horizons, theirs.rates, theirs.seeds)
+    assert (ours.study, ours.arms, ours.seeds) == (theirs.study, theirs.arms, theirs.seeds)
     for a, b in zip(ours.history, theirs.history, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -368,8 +395,8 @@ def assert_same(ours, theirs):
             "runs to merge must have one batch_size, got 8 and 9",
         ),
         ({"done": 50, "seeds": (2, 3)}, "runs to merge must have one done, got 100 and 50"),
-        ({"rates": {"cosine": 9.0}, "seeds": (2, 3)}, "runs to merge must have one learning rate of cosine, got 0.01 and 9"),
-        ({"horizons": {"linear": 50}, "rates": {"linear": 0.001}, "seeds": (2, 3)}, "must have the same arms and other seeds, or other arms and the same"),
+        ({"arms": {"cosine": Trained(100, 9.0)}, "seeds": (2, 3)}, "runs to merge must have one learning rate of cosine, got 0.01 and 9"),
+        ({"arms": {"linear": Trained(50, 0.001)}, "seeds": (2, 3)}, "must have the same arms and other seeds, or other arms and the same"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_merged_is_one_sentence(change, message):
@@ -383,10 +410,13 @@ def test_sweeps_of_other_learning_rates_are_not_merged():
     """Their columns are factors, of which each would stand for several rates."""
     first = results({"cosine": [0.1]})
     several = [
-        dataclasses.replace(first, horizons={f"cosine@{factor}": 100}, rates={f"cosine@{factor}": factor * rate})
+        dataclasses.replace(
+            first,
+            arms={f"cosine@{factor}": Trained(100, factor * rate, {"policy": "cosine", "factor": factor})},
+        )
         for factor, rate in [(1, 0.01), (4, 0.01), (0.5, 0.04)]
     ]
-    assert [*merged(several[:2]).horizons] == ["cosine@1", "cosine@4"]
+    assert [*merged(several[:2]).arms] == ["cosine@1", "cosine@4"]
     with pytest.raises(ResultsError, match="^runs to merge must have one learning rate of cosine, got 0.01 and 0.04$"):
         merged(several)
 
@@ -405,7 +435,7 @@ def test_the_table_and_the_heading_tell_what_was_measured():
 def test_rates_are_told_where_they_differ():
     r = results({"cosine": [0.2], "constant": [0.5]})
     assert "peak rate" not in table(r)
-    r = dataclasses.replace(r, rates={"constant": 0.01, "cosine": 0.0234567})
+    r = dataclasses.replace(r, arms={**r.arms, "cosine": Trained(100, 0.0234567)})
     assert "| cosine   |    0.0235 |" in table(r)
     assert "No claim compares" in save_text(r)
 
@@ -442,10 +472,10 @@ def test_a_report_has_its_parts_in_files(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"report.md", "results.json", "figure.png", "validation.png"}
     report = (tmp_path / "report.md").read_text()
     assert report.startswith(f"# {text}")
-    (parts,) = margins(judge(r.train_loss))
-    assert parts in report
-    assert parts.count("\n| C1 ") == 4
-    assert parts.count("\n| C2 ") == 6
+    compared = parts(CLAIMS, r)
+    assert compared in report
+    assert compared.count("\n| C1 ") == 4
+    assert compared.count("\n| C2 ") == 6
     record = json.loads((tmp_path / "results.json").read_text())
     assert [claim["verdict"] for claim in record["claims"]] == ["holds"] * 7
     assert len(record["claims"][0]["margins"]) == 4
@@ -496,54 +526,58 @@ def test_a_sweep_merged_with_other_arms_is_a_table_of_arms(tmp_path):
 
 def test_super_convergence_is_how_many_times_fewer_updates():
     r = results({"constant": [0.1, 0.1], "linear-25": [0.1, 0.1], "linear-50": [0.1, 0.1]})
+    roles = {arm.name: arm.fields for arm in POLICIES.arms(1.0, 100)}
     names = {"constant": "sgd-step", "linear-25": "sgd-one-cycle-25", "linear-50": "sgd-one-cycle-50"}
-    r = dataclasses.replace(
-        r, horizons={names[n]: h for n, h in r.horizons.items()}, rates=dict.fromkeys(names.values(), 1)
-    )
+    r = dataclasses.replace(r, arms={names[n]: Trained(arm.horizon, 1.0, roles[names[n]]) for n, arm in r.arms.items()})
     accuracy = r.history.valid_accuracy
     accuracy[r.row("sgd-step"), :, -1], accuracy[r.row("sgd-one-cycle-50"), :, 1] = 0.8, 0.81
     accuracy[r.row("sgd-one-cycle-25")] = 0.79
-    (told,) = super_convergence(r)
-    assert told == (
+    assert super_convergence(r) == (
         "SGD with step decay ends at 80.0 ± 0.0 % after 100 updates; one-cycle -1.0 ± 0.0 % after 25, +1.0 ± 0.0 % after "
         "50. As much or more in 2 times fewer."
     )
     accuracy[r.row("sgd-one-cycle-50")] = [[0.9] * 4, [0.5] * 4]  # paired with the seeds of the other
-    assert "-10.0 ± 20.0 % after 50." in super_convergence(r)[0]
-    assert "fewer" not in super_convergence(r)[0]
-    assert super_convergence(results({"cosine": [0.1]})) == []
+    assert "-10.0 ± 20.0 % after 50." in super_convergence(r)
+    assert "fewer" not in super_convergence(r)
+    assert super_convergence(results({"cosine": [0.1]})) == ""
 
 
 # Grids of rates -----------------------------------------------------------------------------------------------
 
 
+GRID = grid(POLICIES.arms, ["linear", "cosine"], (0.5, 1.0, 2.0))(0.1, 100)
+
+
 def swept():
     """Two policies at three rates; the best are 0.5 and 2, and one run diverged."""
-    arms = grid(["linear", "cosine"], 0.1, 100, (0.5, 1.0, 2.0))
+    arms = {arm.name: Trained(arm.horizon, arm.peak_rate, arm.fields) for arm in GRID}
     ends = np.array([0.3, 0.4, np.nan, 0.9, 0.8, 0.7], np.float32)
     valid = np.repeat(ends[:, None, None], 4, axis=2)
-    horizons, rates = ({n: getattr(a, f) for n, a in arms.items()} for f in ("horizon", "peak_rate"))
     history = History(np.repeat(valid, 25, axis=2), np.array([25, 50, 75, 100]), valid, valid)
-    return Results("toy", {}, horizons, rates, (0,), 100, 100, history)
+    return Results("sweep", "toy", {}, arms, (0,), 100, 100, history)
+
+
+def best_rates(r):
+    return {arm.name: arm.peak_rate for arm in best(GRID, r)}
 
 
 def test_where_no_rate_is_best_there_is_none(tmp_path):
     """Policies that diverged at every rate, and a sweep that was stopped before it was validated."""
     r = swept()
     r.history.train_loss[3:], r.history.valid_loss[3:] = np.nan, np.nan
-    assert best_factors(r) == {"linear": 0.5}
+    assert best_rates(r) == pytest.approx({"linear": 0.05})
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in save(r, tmp_path).splitlines()]
     assert ["cosine", "diverged", "diverged", "diverged", "-"] in lines
     r = dataclasses.replace(r, done=10, history=r.history._replace(valid_loss=np.full((6, 1, 4), np.nan)))
     r.history.train_loss[:] = 1.0
-    assert best_factors(r) == {}
+    assert best_rates(r) == {}
     text = save(r, tmp_path)
     assert "**" not in text.partition("Training loss")[0]
     assert "diverged" not in text
 
 
 def test_the_best_rate_is_that_of_the_lowest_loss_that_is_a_number():
-    assert best_factors(swept()) == {"linear": 0.5, "cosine": 2.0}
+    assert best_rates(swept()) == pytest.approx({"linear": 0.05, "cosine": 0.2})
 
 
 def test_the_best_by_training_loss_may_be_another():
@@ -565,53 +599,71 @@ def test_a_sweep_is_a_table_of_policies_against_rates(tmp_path):
 
 
 def test_every_policy_is_an_arm_of_any_length_and_its_rate_scales():
-    for name, policy in POLICIES.items():
-        for steps in (20, 1_000):
-            one, two = policy.arm(name, 1e-3, steps), policy.arm(name, 2e-3, steps)
+    scales = {"momentum_sgd": 10.0, "reference_schedule_free": 2.5}  # how many times the rate of Adam they want
+    for steps in (20, 1_000):
+        for one, two in zip(POLICIES.arms(1e-3, steps), POLICIES.arms(2e-3, steps), strict=True):
             assert one.horizon <= steps
-            assert two.peak_rate == pytest.approx(2 * one.peak_rate, rel=1e-5), name
+            assert two.peak_rate == pytest.approx(2 * one.peak_rate, rel=1e-5), one.name
             assert one.optimizer is two.optimizer  # by which arms share their code
             assert one.hyperparameters.keys() == two.hyperparameters.keys()
-        assert 0.77 < one.peak_rate / (1e-3 * policy.scale) < 1.02, name  # the first triangle comes after a fade
+            scaled = one.peak_rate / (1e-3 * scales.get(one.optimizer.__name__, 1.0))
+            # Of a short run not every peak is at an update; the first triangle comes after a fade.
+            assert scaled < 1.02, one.name
+            assert steps < 1_000 or scaled > 0.77, one.name
 
 
 # Figures ------------------------------------------------------------------------------------------------------
 
 
 def test_every_arm_is_in_a_panel_and_has_a_look_of_its_own_there():
-    assert {name for names in PANELS.values() for name in names} == set(ARMS) == set(STYLES)
-    for names in PANELS.values():
-        looks = [(STYLES[n]["color"], str(STYLES[n].get("linestyle"))) for n in names]
-        assert len(set(looks)) == len(names)
+    assert {name for panel in PANELS for name in panel.arms} == set(ARMS)
+    for panel in PANELS:
+        looks = [(LOOKED[name]["color"], str(LOOKED[name]["linestyle"])) for name in panel.arms]
+        assert len(set(looks)) == len(panel.arms)
 
 
 @pytest.mark.parametrize("of", ["training", "validation"])
 def test_figures_show_each_arm_to_its_end(of):
-    figure = plot(results(shaken(AS_PUBLISHED)), of=of)
+    figure = plot(results(shaken(AS_PUBLISHED)), PANELS, LOOKED, of=of)
     panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
-    assert set(panels) == {*PANELS, "Where each arm ends"}
-    for question, names in PANELS.items():
-        ends = {line.get_label(): line.get_xdata()[-1] for line in panels[question].lines}
+    assert set(panels) == {*(panel.question for panel in PANELS), "Where each arm ends"}
+    for panel in PANELS:
+        names = panel.arms
+        ends = {line.get_label(): line.get_xdata()[-1] for line in panels[panel.question].lines}
         assert {name: ends[name] for name in names} == {n: int(n[7:]) if n.startswith("linear") else 100 for n in names}
     assert f"{of} loss" in figure.get_suptitle()
 
 
+def test_an_arm_without_a_look_is_drawn_like_any_other_and_nothing_else_disappears():
+    r = results(shaken({"constant": 0.5, "cosine": 0.3, "polyak": 0.6}))
+    r = dataclasses.replace(r, arms={**{k: r.arms[k] for k in ("constant", "cosine")}, "new": Trained(100, 1e-2)})
+    panels = [Panel("Is it new?", ("constant", "new")), Panel("And the other?", ("cosine",))]
+    study = dataclasses.replace(PUBLISHED, panels=panels)
+    looks = study.looks(r.arms)
+    assert looks["constant"] == LOOKED["constant"]
+    assert looks["new"] == LOOKS[0]
+    figure = plot(r, panels, looks)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["Is it new?", "And the other?", "Where each arm ends"]
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["constant", "new"]
+
+
 def test_questions_are_drawn_alone_with_the_arms_that_were_trained():
     r = results(shaken({"constant": 0.5, "linear-25": 0.4, "polyak": 0.6}))
-    figure = plot_questions(r, "How long to decay?", "Average instead?", of="validation")
+    decay, _, average, *_ = PANELS
+    figure = plot_panels(r, [decay, average], LOOKED, of="validation")
     drawn = {ax.get_title(loc="left"): [text.get_text() for text in ax.get_legend().get_texts()] for ax in figure.axes}
     assert drawn == {"How long to decay?": ["constant", "linear-25"], "Average instead?": ["constant", "polyak"]}
     assert figure.axes[0].get_ylabel() == "validation loss"
-    (ax,) = plot_questions(of_arms(r, ["polyak"]), "How long to decay?").axes
+    (ax,) = plot_panels(of_arms(r, ["polyak"]), [decay], LOOKED).axes
     assert ax.get_legend() is None
 
 
 def test_figures_of_other_arms_and_of_sweeps_have_names_and_marks():
     r = results({"cosine": [0.2], "constant": [0.5]})
-    r = dataclasses.replace(r, horizons={"a": 100, "b": 100}, rates={"a": 1.0, "b": 1.0})
-    (ax,) = plot(r).axes
+    r = dataclasses.replace(r, arms={"a": Trained(100, 1.0), "b": Trained(100, 1.0)})
+    (ax,) = plot(r, [], {}).axes
     assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
-    figure = plot_grid(swept())
+    figure = plot_rates(swept())
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert labels == ["linear", "cosine"]
     best = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
@@ -623,7 +675,7 @@ def test_figures_of_other_arms_and_of_sweeps_have_names_and_marks():
 @pytest.mark.parametrize(("shift", "from_zero"), [(0.0, True), (1.0, False)])
 def test_an_axis_begins_at_zero_unless_losses_could_not_be_told_apart(shift, from_zero):
     losses = {name: [loss + shift, loss + shift + 0.01] for name, loss in AS_PUBLISHED.items()}
-    first, *_, last = plot(results(losses)).axes
+    first, *_, last = plot(results(losses), PANELS, LOOKED).axes
     lowest = min(map(min, losses.values()))
     for begins in (first.get_ylim()[0], last.get_xlim()[0]):
         assert begins == 0 if from_zero else 0.9 * lowest < begins < lowest
@@ -631,8 +683,6 @@ def test_an_axis_begins_at_zero_unless_losses_could_not_be_told_apart(shift, fro
 
 def test_nothing_measured_yet_is_drawn_without_a_warning():
     r = results(shaken(AS_PUBLISHED), done=1)
-    plot(r)
-    plot(
-        dataclasses.replace(r, history=r.history._replace(valid_loss=np.full_like(r.history.valid_loss, np.nan))),
-        "validation",
-    )
+    plot(r, PANELS, LOOKED)
+    unmeasured = r.history._replace(valid_loss=np.full_like(r.history.valid_loss, np.nan))
+    plot(dataclasses.replace(r, history=unmeasured), PANELS, LOOKED, "validation")

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -11,13 +12,16 @@ from jax import Array
 from matplotlib import style
 from matplotlib.figure import Figure
 
-from experiments.arms import EPS
-from experiments.compare import RATES, Sample, Sampling, require, sampled
+from experiments.commands.options import RATES, Sampling, folder_of, require, to_draw
+from experiments.engine.machine import machine
+from experiments.engine.plan import Plan
+from experiments.engine.program import as_floats, as_seeds, batch_loss, draw
 from experiments.errors import UsageError
 from experiments.files import write_text
-from experiments.machine import machine
-from experiments.program import as_floats, as_seeds, batch_loss, draw
-from experiments.report import heading_of, markdown, new_report, save_figure
+from experiments.reports.output import new_report, save_figure
+from experiments.reports.tables import heading_of
+from experiments.reports.text import markdown
+from experiments.studies.published import EPS
 from optim import RangeTest, adam, plot_range_test, range_test, sgd, suggest_rate
 from optim.lr_finder import LEAST_STEPS, PICKERS
 
@@ -48,22 +52,22 @@ def find_range(options: Range) -> int:
     require(*RATES, start=options.start, end=options.end)
     if not np.float32(options.start) < np.float32(options.end):
         raise UsageError(f"--start must be below --end, got {options.start} and {options.end}")
-    sample = sampled(options, "range-test")
-    require(LEAST_STEPS, MOST_RATES // len(sample.seeds), steps=options.steps)
-    new_report(sample.out, NUMBERS)
-    found = jax.device_get(tested(sample, options))
-    text = f"{heading_of(sample.title, f'range test of {options.optimizer}', len(sample.seeds))}\n\n{table(found)}\n"
-    _save(found, text, sample, options)
-    print(f"{text}\nIn {sample.out}: report.md, figure.png, {NUMBERS}")
+    plan, out = to_draw(options), folder_of(options, "range-test")
+    require(LEAST_STEPS, MOST_RATES // len(plan.seeds), steps=options.steps)
+    new_report(out, NUMBERS)
+    found = jax.device_get(tested(plan, options))
+    text = f"{heading_of(plan.title, f'range test of {options.optimizer}', len(plan.seeds))}\n\n{table(found)}\n"
+    _save(found, text, plan, options, out)
+    print(f"{text}\nIn {out}: report.md, figure.png, {NUMBERS}")
     return 0
 
 
-def tested(sample: Sample, options: Range) -> RangeTest:
+def tested(plan: Plan, options: Range) -> RangeTest:
     """Of every seed, with the batches and dropout masks that the comparison would draw. Arrays are (seeds, steps)."""
-    model, data = sample.task.model, jax.tree.map(jnp.asarray, sample.data)
+    model, data = plan.model, jax.tree.map(jnp.asarray, plan.data)
 
     def loss(params: Any, at: tuple[Array, Array]) -> Array:
-        batch, key = draw(*at, sample.batch_size, len(data.train_labels))
+        batch, key = draw(*at, plan.batch_size, len(data.train_labels))
         return batch_loss(model, as_floats(data.train_images[batch]), data.train_labels[batch], key, params)
 
     def one_seed(seed: Array) -> RangeTest:
@@ -72,7 +76,7 @@ def tested(sample: Sample, options: Range) -> RangeTest:
         batches = jnp.broadcast_to(seed, steps.shape), steps
         return range_test(loss, params, batches, OPTIMIZERS[options.optimizer], options.start, options.end)
 
-    return jax.jit(jax.vmap(one_seed))(as_seeds(sample.seeds))
+    return jax.jit(jax.vmap(one_seed))(as_seeds(plan.seeds))
 
 
 def table(found: RangeTest) -> str:
@@ -87,14 +91,14 @@ def table(found: RangeTest) -> str:
     return markdown(rows)
 
 
-def _save(found: RangeTest, text: str, sample: Sample, options: Range) -> None:
+def _save(found: RangeTest, text: str, plan: Plan, options: Range, out: Path) -> None:
     curves = {name: np.asarray(values).tolist() for name, values in found._asdict().items()}
     curves = json.loads(json.dumps(curves), parse_constant=lambda _: None)  # JSON has no NaN
-    about = {"optimizer": options.optimizer, "seeds": sample.seeds, "batch_size": sample.batch_size, **machine()}
-    write_text(sample.out / NUMBERS, json.dumps({**about, **curves}) + "\n")
-    write_text(sample.out / "report.md", f"# {text}")
+    about = {"optimizer": options.optimizer, "seeds": plan.seeds, "batch_size": plan.batch_size, **machine()}
+    write_text(out / NUMBERS, json.dumps({**about, **curves}) + "\n")
+    write_text(out / "report.md", f"# {text}")
     with style.context("default"):
         figure = Figure(figsize=(8, 4.2), layout="constrained")
         plot_range_test(found, figure.subplots())
         figure.suptitle(text.splitlines()[0], parse_math=False, x=0.01, ha="left", fontsize=11)
-        save_figure(figure, sample.out / "figure.png")
+        save_figure(figure, out / "figure.png")

@@ -10,7 +10,8 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Self
+from dataclasses import replace
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +19,18 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array
-from jax.sharding import NamedSharding, PartitionSpec
 
-from experiments.arms import Arm, Optimizer
-from experiments.data import Dataset
-from experiments.devices import mesh
-from experiments.results import record_length
+from experiments.engine.placing import BY_ARM, BY_BATCH, BY_RUN, BY_SEED, BY_STEP_AND_RUN, REPLICATED, Placing
+from experiments.engine.plan import Plan, Precision
+from experiments.reports.results import record_length
+from experiments.studies.study import Optimizer
 from optim import eval_params
 from schedules import table as from_table
 from schedules import tabulate
 
 Numbers = dict[str, Array]  # hyperparameters by name, each (arms, steps): schedules of any shape are rows of a table
 
-Precision = Literal["float32", "tf32", "bfloat16"]
-MATMULS = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "BF16_BF16_F32"}
+MATMULS: dict[Precision, str] = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "BF16_BF16_F32"}
 
 
 class Run(NamedTuple):
@@ -144,57 +143,41 @@ def as_floats(images: Array) -> Array:
 # one after the other, in 0.8 of the time of all at once; small ones all at once, which is quicker for them.
 CACHE = 4 * 2**20
 
-REPLICATED, BY_SEED, BY_ARM = PartitionSpec(), PartitionSpec("seeds"), PartitionSpec("arms")
-BY_RUN = PartitionSpec("seeds", "arms")
-BY_STEP_AND_RUN = PartitionSpec(None, "seeds", "arms")
-
 
 class Program:
-    """All arms with all seeds, in groups of arms that differ in numbers alone.
+    """All arms with all seeds of a plan, in groups of arms that differ in numbers alone.
 
-    The runs of a group are one `Run` whose arrays have leading axes (seeds, arms). On the devices both are filled
-    up to what can be divided evenly; `save` and `load` have them as they were given. What is measured comes
-    back as (arms, seeds, ...), in the order the arms were given, in every process.
+    The runs of a group are one `Run` whose arrays have leading axes (seeds, arms), on the devices with fillers; `save`
+    and `load` have them as they were given. What is measured comes back as (arms, seeds, ...), in the order the arms
+    were given, in every process.
 
-    **Arguments:** `precision`: of matrix products, as "float32", "tf32" (on devices that have it) or "bfloat16"
-    with sums in float32; `devices`: all that there are, of all processes, unless given.
+    **Arguments:** `devices`: all that there are, of all processes, unless given.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        data: Dataset,
-        arms: Sequence[Arm],
-        seeds: Sequence[int],
-        steps: int,
-        batch_size: int,
-        precision: Precision = "float32",
-        devices: Sequence[jax.Device] | None = None,
-    ):
-        self.model, self.batch_size, self.precision = model, batch_size, precision
-        self.longest = max(1_000 // record_length(steps), 1) * record_length(steps)
-        self.inner = math.gcd(record_length(steps), 10)  # updates in a round, of which every record has whole ones
-        self.arms, self.steps = [*arms], steps
+    def __init__(self, plan: Plan, devices: Sequence[jax.Device] | None = None):
+        self.plan = plan
+        self.longest = max(1_000 // record_length(plan.steps), 1) * record_length(plan.steps)
+        self.inner = math.gcd(record_length(plan.steps), 10)  # updates in a round, of which every record has whole ones
         families: dict[Any, list[int]] = {}
-        for i, arm in enumerate(arms):
+        for i, arm in enumerate(plan.arms):
             families.setdefault((arm.optimizer, *arm.hyperparameters), []).append(i)
-        self.groups = [*families.values()]
-        self.optimizers = [arms[group[0]].optimizer for group in self.groups]
-        self.mesh = mesh(devices or jax.devices(), len(seeds), [*map(len, self.groups)], batch_size)
-        self.logical_seeds = as_seeds(seeds)
-        self.seeds = self._place(_filled(self.logical_seeds, 0, self.mesh.shape["seeds"]), BY_SEED)
-        self.data = jax.tree.map(lambda array: self._place(array, REPLICATED), data)
-        self.numbers = [self._tabulated([arms[i] for i in group]) for group in self.groups]
+        groups = [*families.values()]
+        self.optimizers = [plan.arms[group[0]].optimizer for group in groups]
+        self.placing = Placing(devices or jax.devices(), len(plan.seeds), groups, plan.batch_size)
+        self.seeds = self.placing.placed(as_seeds(plan.seeds), BY_SEED)
+        self.data = self.placing.placed(plan.data, REPLICATED)
+        self.numbers = [self.placing.placed(_tabulated(plan, group), BY_ARM) for group in groups]
         self._advance = functools.cache(self._advance_by)
-        self._start = self._compiled(self._start_some, (BY_ARM, REPLICATED, BY_SEED), BY_RUN)
-        self._validate = self._compiled(self._validate_some, (REPLICATED, BY_RUN), (BY_RUN, BY_RUN), donate_argnums=1)
-        self._gather = jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, REPLICATED))
+        self._start = self.placing.compiled(self._start_some, (BY_ARM, REPLICATED, BY_SEED), BY_RUN)
+        self._validate = self.placing.compiled(
+            self._validate_some, (REPLICATED, BY_RUN), (BY_RUN, BY_RUN), donate_argnums=1
+        )
 
     def with_seeds(self, seeds: Sequence[int]) -> Self:
         """The same program for as many other seeds: nothing is compiled again."""
         other = copy.copy(self)
-        other.logical_seeds = as_seeds(seeds)
-        other.seeds = self._place(_filled(other.logical_seeds, 0, self.mesh.shape["seeds"]), BY_SEED)
+        other.plan = replace(self.plan, seeds=tuple(seeds))
+        other.seeds = self.placing.placed(as_seeds(seeds), BY_SEED)
         return other
 
     def start(self) -> list[Run]:
@@ -209,7 +192,8 @@ class Program:
             if part:
                 some = np.int32(step), np.int32(part)
                 runs, losses = self._advance(inner)(self.numbers, self.data, self.seeds, runs, *some)
-                measured.append(self._in_order([np.moveaxis(array, 0, -1) for array in self._host(losses)])[..., :part])
+                by_run = [np.moveaxis(array, 0, -1) for array in self.placing.host(losses)]
+                measured.append(self.placing.in_order(by_run)[..., :part])
                 step += part
         return runs, np.concatenate(measured, axis=-1)
 
@@ -224,71 +208,30 @@ class Program:
     def validate(self, runs: list[Run]) -> tuple[list[Run], np.ndarray, np.ndarray]:
         """**Returns:** the runs, which have been told; validation loss and accuracy, each (arms, seeds)."""
         runs, measured = self._validate(self.data, runs)
-        losses, accuracies = zip(*self._host(measured), strict=True)
-        return runs, self._in_order(losses), self._in_order(accuracies)
+        losses, accuracies = zip(*self.placing.host(measured), strict=True)
+        return runs, self.placing.in_order(losses), self.placing.in_order(accuracies)
 
     def save(self, runs: list[Run]) -> list[Run]:
         """The runs as NumPy arrays (seeds, arms of the group, ...), on whatever devices they are."""
         # Copies: on a CPU they would be views of memory that the next update writes to.
-        return self._each_logical(lambda array, seeds, arms: np.array(array[:seeds, :arms]), self._host(runs))
+        return self.placing.given(self.placing.host(runs), lambda a, seeds, arms: np.array(a[:seeds, :arms]))
 
     def load(self, saved: list[Run]) -> list[Run]:
         """What `save` returned, on the devices of this program."""
-        along_seeds, along_arms = self.mesh.shape["seeds"], self.mesh.shape["arms"]
-
-        def place(array: np.ndarray) -> Array:
-            return self._place(_filled(_filled(array, 0, along_seeds), 1, along_arms), BY_RUN)
-
-        return jax.tree.map(place, saved)
+        return self.placing.placed(saved, BY_RUN)
 
     def saved_shapes(self) -> list[Run]:
         """The shapes and dtypes of what `save` returns."""
         started = jax.eval_shape(self._start, self.numbers, self.data, self.seeds)
-        return self._each_logical(
-            lambda a, seeds, arms: jax.ShapeDtypeStruct((seeds, arms, *a.shape[2:]), a.dtype), started
+        return self.placing.given(
+            started, lambda a, seeds, arms: jax.ShapeDtypeStruct((seeds, arms, *a.shape[2:]), a.dtype)
         )
-
-    def _each_logical(self, function: Callable[..., Any], runs: list[Run]) -> list[Run]:
-        """`function` of every array of `runs`, and of how many seeds and arms in it are no fillers."""
-        seeds = len(self.logical_seeds)
-        counted = [(len(group), run) for group, run in zip(self.groups, runs, strict=True)]
-        return [jax.tree.map(functools.partial(function, seeds=seeds, arms=arms), run) for arms, run in counted]
-
-    def _tabulated(self, arms: Sequence[Arm]) -> Numbers:
-        rows = {name: np.stack([tabulate(arm.hyperparameters[name], self.steps) for arm in arms])
-                for name in arms[0].hyperparameters}  # fmt: skip
-        return {name: self._place(_filled(row, 0, self.mesh.shape["arms"]), BY_ARM) for name, row in rows.items()}
-
-    def _compiled(self, function: Callable[..., Any], inputs: Any, outputs: Any, **options: Any) -> Any:
-        # Seeds and arms are divided by hand, so that no device ever waits for another; batches by the compiler.
-        mapped = jax.shard_map(
-            function, mesh=self.mesh, in_specs=inputs, out_specs=outputs, axis_names={"seeds", "arms"}, check_vma=False
-        )
-        return jax.jit(mapped, **options)
-
-    def _place(self, array: np.ndarray, spec: PartitionSpec) -> Array:
-        # An axis of one device is left out, as jitted functions do: specs that differ would compile anew.
-        divided = [axis if axis and self.mesh.shape[axis] > 1 else None for axis in spec]
-        while divided and divided[-1] is None:
-            divided.pop()
-        sharding, array = NamedSharding(self.mesh, PartitionSpec(*divided)), np.asarray(array)
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-    def _host(self, tree: Any) -> Any:
-        return jax.device_get(self._gather(tree))
-
-    def _in_order(self, of_groups: Sequence[np.ndarray]) -> np.ndarray:
-        """Arrays (seeds, arms of the group, ...) with all fillers, one a group, as one (arms, seeds, ...)."""
-        seeds = len(self.logical_seeds)
-        parts = [array[:seeds, : len(group)] for group, array in zip(self.groups, of_groups, strict=True)]
-        joined = np.concatenate(parts, axis=1)
-        return joined[:, np.argsort(np.concatenate(self.groups))].swapaxes(0, 1)
 
     # What one device does with its seeds and arms.
 
     def _start_some(self, numbers: list[Numbers], data: Any, seeds: Array) -> list[Run]:
         def one_seed(seed: Array) -> list[Run]:
-            params = self.model.init(jax.random.key(seed), as_floats(data.train_images[:1]), deterministic=True)[
+            params = self.plan.model.init(jax.random.key(seed), as_floats(data.train_images[:1]), deterministic=True)[
                 "params"
             ]
 
@@ -303,7 +246,7 @@ class Program:
         return jax.vmap(one_seed)(seeds)
 
     def _advance_by(self, inner: int) -> Any:
-        return self._compiled(
+        return self.placing.compiled(
             functools.partial(self._advance_some, inner),
             (BY_ARM, REPLICATED, BY_SEED, BY_RUN, REPLICATED, REPLICATED),
             (BY_RUN, BY_STEP_AND_RUN),
@@ -330,33 +273,36 @@ class Program:
         # The outer loop has a length known at run time, as the pieces between two validations are not alike. An
         # accelerator asks the host about such a loop in every round; the inner loop has a length known beforehand.
         losses = [jnp.full((self.longest, *run.valid_loss.shape), jnp.nan) for run in runs]
-        with jax.default_matmul_precision(MATMULS[self.precision]):
+        with jax.default_matmul_precision(MATMULS[self.plan.precision]):
             return jax.lax.fori_loop(0, count // inner, some_steps, (runs, losses))
 
     def _loss(self, data: Any, seed: Array, step: Array) -> Callable[[Any], Array]:
         """That of a step, as a function of the parameters: on its batch, with its dropout masks."""
-        batch, key = draw(seed, step, self.batch_size, len(data.train_labels))
-        batch = jax.lax.with_sharding_constraint(batch, PartitionSpec("batch"))
+        batch, key = draw(seed, step, self.plan.batch_size, len(data.train_labels))
+        batch = jax.lax.with_sharding_constraint(batch, BY_BATCH)
         images, labels = as_floats(data.train_images[batch]), data.train_labels[batch]
-        return functools.partial(batch_loss, self.model, images, labels, key)
+        return functools.partial(batch_loss, self.plan.model, images, labels, key)
 
     def _is_large(self, data: Any, seeds: Array, step: Array, runs: list[Run]) -> bool:
         """Whether, on a CPU, the forward pass of one run keeps more for the backward pass than the caches hold."""
-        if self.mesh.devices.flat[0].platform != "cpu":
+        if self.placing.mesh.devices.flat[0].platform != "cpu":
             return False
         params = jax.tree.map(lambda array: array[0, 0], runs[0].params)
         kept = jax.eval_shape(lambda params: jax.vjp(self._loss(data, seeds[0], step), params)[1], params)
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)) > CACHE
 
     def _validate_some(self, data: Any, runs: list[Run]) -> tuple[list[Run], list[tuple[Array, Array]]]:
-        one = functools.partial(validate, self.model, data.valid_images, data.valid_labels)
+        one = functools.partial(validate, self.plan.model, data.valid_images, data.valid_labels)
         scored = [eval_params(run.opt_state, run.params) for run in runs]
-        with jax.default_matmul_precision(MATMULS[self.precision]):
+        with jax.default_matmul_precision(MATMULS[self.plan.precision]):
             measured = _split(jax.vmap(jax.vmap(one))(_joined(scored, axis=1)), scored, axis=1)
         return [run._replace(valid_loss=loss) for run, (loss, _) in zip(runs, measured, strict=True)], measured
 
 
-def _filled(array: np.ndarray, axis: int, parts: int) -> np.ndarray:
-    """With its last entry repeated until `axis` can be divided into equal parts."""
-    count = np.shape(array)[axis]
-    return np.take(array, np.minimum(np.arange(-(-count // parts) * parts), count - 1), axis)
+def _tabulated(plan: Plan, group: Sequence[int]) -> dict[str, np.ndarray]:
+    """Hyperparameters by name of a group of arms, each (arms, steps)."""
+    arms = [plan.arms[i] for i in group]
+    return {
+        name: np.stack([tabulate(arm.hyperparameters[name], plan.steps) for arm in arms])
+        for name in arms[0].hyperparameters
+    }

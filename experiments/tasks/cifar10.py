@@ -1,18 +1,20 @@
-"""The data sets: arrays read without ever loading a pickle."""
+"""CIFAR-10, at the published size and at one for two CPU cores: arrays read without ever loading a pickle."""
 
-import importlib
 import io
 import itertools
 import tarfile
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from experiments.errors import UserError, reason
+from experiments.errors import reason
 from experiments.files import read_arrays, read_bytes
+from experiments.tasks.task import DataError, Dataset, Task, imported
+from experiments.tasks.vision_transformer import TinyViT
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 SHA256 = "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
@@ -21,30 +23,6 @@ TRAIN_FILES = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 VALID_FILES = ("test_batch.bin",)
 RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue planes of 32 x 32
 MOST = 100_000 * RECORD  # bytes of one file, which has 10,000 images in the published data set
-
-
-class Dataset(NamedTuple):
-    """Images (count, height, width, channels) of uint8 and labels (count,) of int32."""
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    valid_images: np.ndarray
-    valid_labels: np.ndarray
-
-
-class DataError(UserError):
-    """Data that cannot be used; the message says what to do."""
-
-
-def digits() -> Dataset:
-    """The 1,797 handwritten 8x8 digits that come with scikit-learn; one in five, always the same, validates."""
-    datasets = _imported("sklearn.datasets", "scikit-learn", "the digits come with scikit-learn")
-    pixels, labels = datasets.load_digits(return_X_y=True)
-    images = np.round(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    order = np.random.default_rng(0).permutation(len(labels))
-    images, labels = images[order], labels[order].astype(np.int32)
-    valid = len(labels) // 5
-    return Dataset(images[valid:], labels[valid:], images[:valid], labels[:valid])
 
 
 def cifar10(path: Path | None = None, url: str = URL, sha256: str = SHA256) -> Dataset:
@@ -85,7 +63,7 @@ def is_jpeg_copy(path: Path | None) -> bool:
 def _from_jpegs(path: Path) -> dict[str, bytes]:
     """The binary version's files of images that are packed as arrays: `header + payload[offsets[i]:offsets[i + 1]]` is
     the i-th JPEG file, of which the last sixth validates."""
-    pillow = _imported("PIL.Image", "pillow", f"the images of {path} are read by Pillow")
+    pillow = imported("PIL.Image", "pillow", f"the images of {path} are read by Pillow")
     try:
         packed = read_arrays(path)
         header, payload = packed["header"].tobytes(), packed["payload"].tobytes()
@@ -110,15 +88,8 @@ def _pixels(pillow: Any, file: bytes) -> np.ndarray:
     return np.asarray(image)
 
 
-def _imported(module: str, package: str, why: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise DataError(f"{why}, which must be installed: pip install {package}") from None
-
-
 def _download(url: str, sha256: str) -> Path:
-    pooch = _imported("pooch", "pooch", "without --data CIFAR-10 is downloaded by pooch")
+    pooch = imported("pooch", "pooch", "without --data CIFAR-10 is downloaded by pooch")
     cache = pooch.os_cache("pure-schedules")
     try:
         return Path(pooch.retrieve(url, f"sha256:{sha256}", path=cache, progressbar=True))
@@ -151,3 +122,34 @@ def _records(files: dict[str, bytes], names: tuple[str, ...]) -> tuple[np.ndarra
     if labels.max() > 9:
         raise DataError(f"a CIFAR-10 label must be from 0 to 9, got {labels.max()}: this is not the binary version")
     return records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).copy(), labels
+
+
+def _title(more: str = "") -> Callable[[Path | None], str]:
+    return lambda data: f"CIFAR-10{' (JPEG copy)' * is_jpeg_copy(data)}{more}"
+
+
+# A size that two CPU cores carry: a smaller network and batch, a fifth of the run.
+SMALL = Task(
+    "cifar10-small",
+    "takes two CPU cores half an hour a seed",
+    _title(", small"),
+    cifar10,
+    TinyViT(features=64, layers=2, heads=4, dropout=0.1),
+    learning_rate=1e-3,
+    batch_size=64,
+    steps=20_000,
+    seeds=5,
+)
+
+# The published setting: Adam 1e-3, batch 128, 100,000 updates.
+PUBLISHED = Task(
+    "cifar10",
+    "is the published experiment and wants an accelerator",
+    _title(),
+    cifar10,
+    TinyViT(),
+    learning_rate=1e-3,
+    batch_size=128,
+    steps=100_000,
+    seeds=1,
+)

@@ -1,11 +1,13 @@
-"""A grid of schedules and rates in one program: how the end of training depends on the peak rate."""
+"""Loss against peak rate: policies at several rates each, all in one program."""
 
 from dataclasses import dataclass
 
-from experiments.compare import Running, settle
+from experiments.commands.compare import train
+from experiments.commands.options import Running, folder_of, to_train
+from experiments.engine.signals import stop_signals
 from experiments.errors import UsageError
-from experiments.policies import FACTORS, POLICIES, grid
-from experiments.signals import stop_signals
+from experiments.studies.policies import POLICIES
+from experiments.studies.sweep import FACTORS, SWEEP, grid
 
 
 @dataclass(frozen=True)
@@ -23,16 +25,14 @@ class Sweep(Running):
 
 def sweep(options: Sweep) -> int:
     """The command; returns its exit status."""
-    names = options.schedules
-    if not names or len(set(names)) < len(names) or not set(names) <= POLICIES.keys():
+    names, factors = options.schedules, options.factors
+    if not names or len(set(names)) < len(names) or not set(names) <= {*POLICIES.names}:
         raise UsageError(
-            f"--schedules must be some of {', '.join(POLICIES)}, each once, got {' '.join(names) or 'none'}"
+            f"--schedules must be some of {', '.join(POLICIES.names)}, each once, got {' '.join(names) or 'none'}"
         )
-    factors = options.factors
     if not factors or not all(1e-6 <= f <= 1e6 for f in factors) or len({f"{f:g}" for f in factors}) < len(factors):
         got = " ".join(map(str, factors)) or "none"
         raise UsageError(f"--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got {got}")
-    settings = settle(options, "sweep", arms=len(names) * len(factors))
-    arms = grid(names, settings.learning_rate, settings.steps, options.factors)
+    plan = to_train(options, SWEEP, grid(POLICIES.arms, names, factors), len(names) * len(factors))
     with stop_signals() as stopped:
-        return settings.train(settings.plan(arms), settings.sample.out, stopped)[1]
+        return train(plan, folder_of(options, SWEEP.name), options, stopped)[1]

@@ -1,14 +1,15 @@
 """The loop around the compiled program: updates in pieces, validation between them, and when to end."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.devices import agreed
-from experiments.program import Program, Run
-from experiments.results import History, record_length
+from experiments.engine.plan import Plan
+from experiments.engine.processes import agreed
+from experiments.engine.program import Program, Run
+from experiments.reports.results import History, record_length
 
 # Updates are made in pieces, each one call of a compiled loop, of about this many seconds: long enough that an
 # accelerator does not wait for the host, short enough that a progress bar moves and Ctrl-C is heard. The loop
@@ -25,39 +26,30 @@ class Progress:
     history: History
 
 
-def beginning(program: Program, evaluations: int) -> Progress:
+def beginning(program: Program) -> Progress:
     """Before the first update."""
-    return Progress(0, program.start(), unmeasured(program, evaluations))
+    return Progress(0, program.start(), unmeasured(program.plan))
 
 
-def unmeasured(program: Program, evaluations: int) -> History:
+def unmeasured(plan: Plan) -> History:
     """That of a run before its first update."""
-    arms, seeds, every = len(program.arms), len(program.logical_seeds), record_length(program.steps)
-    stops = validated_after(program.steps, evaluations, [arm.horizon for arm in program.arms])
+    runs, stops = (len(plan.arms), len(plan.seeds)), plan.validated_after
 
     def nothing(count: int) -> np.ndarray:
-        return np.full((arms, seeds, count), np.nan, np.float32)
+        return np.full((*runs, count), np.nan, np.float32)
 
-    return History(nothing(-(-program.steps // every)), stops, nothing(len(stops)), nothing(len(stops)))
-
-
-def validated_after(steps: int, evaluations: int, horizons: Sequence[int]) -> np.ndarray:
-    """After how many updates to validate: evenly over the run and where a schedule ends, after whole records."""
-    every = record_length(steps)
-    ends = [-(-steps * (i + 1) // evaluations) for i in range(evaluations)]
-    return np.unique(np.minimum([-(-end // every) * every for end in [*ends, *horizons]], steps))
+    records = -(-plan.steps // record_length(plan.steps))
+    return History(nothing(records), stops, nothing(len(stops)), nothing(len(stops)))
 
 
-def train(
-    program: Program, progress: Progress, patience: int | None = None, stopped: Callable[[], bool] = lambda: False
-) -> Iterator[Progress]:
+def train(program: Program, progress: Progress, stopped: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
     """Goes on from `progress` to the end, and yields it after each piece (one object, changed as it goes).
 
-    **Arguments:** `patience`: ends the run as `stalled` says; `stopped`: asked after each piece, ends it too.
+    **Arguments:** `stopped`: asked after each piece, ends the run too.
     """
-    history, every, length = progress.history, record_length(program.steps), 1
+    history, every, length = progress.history, record_length(program.plan.steps), 1
     for i, stop in enumerate(history.valid_steps.tolist()):
-        while progress.step < stop and not stalled(history, progress.step, patience):
+        while progress.step < stop and not program.plan.ended(progress.step, history):
             count, begun = min(length * every, stop - progress.step), time.monotonic()
             _advance(program, progress, count)
             if progress.step == stop:
@@ -74,20 +66,10 @@ def train(
 
 def _advance(program: Program, progress: Progress, count: int) -> None:
     """`count` updates: whole records of the training loss, so that these do not depend on the pieces."""
-    every = record_length(program.steps)
+    every = record_length(program.plan.steps)
     progress.runs, losses = program.advance(progress.runs, progress.step, count)
     first = progress.step // every
     for i in range(-(-count // every)):
         record = losses[..., i * every : (i + 1) * every]
         progress.history.train_loss[..., first + i] = record.mean(axis=-1, dtype=np.float64)
     progress.step += count
-
-
-def stalled(history: History, step: int, patience: int | None) -> bool:
-    """Whether no run's validation loss was lower in the last `patience` validations than in those before."""
-    done = int(np.sum(history.valid_steps <= step))
-    if patience is None or done <= patience:
-        return False
-    losses = np.where(np.isfinite(history.valid_loss), history.valid_loss, np.inf)
-    before, since = losses[..., : done - patience], losses[..., done - patience : done]
-    return not (since.min(axis=-1) < before.min(axis=-1)).any()

@@ -1,19 +1,21 @@
 """Watching a run: a progress bar, a line of JSON after each piece, and TensorBoard where it is asked for."""
 
+import contextlib
 import json
 import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from tqdm import tqdm
 
+from experiments.engine.train import Progress
 from experiments.errors import UserError, reason
 from experiments.files import parsed_json, read_bytes, write_bytes
-from experiments.results import decimals, record_length
-from experiments.train import Progress
+from experiments.reports.results import record_length
+from experiments.reports.text import decimals
 from schedules.numerics import MAX_STEPS
 
 MOST_BYTES = 2**30  # of a log: many times those of any run
@@ -83,7 +85,10 @@ class Watch:
         self.bar.unpause()
         self.bar.set_description(self.title)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.bar.close()
         if self.board:
             self.board.close()
@@ -92,6 +97,16 @@ class Watch:
         # JSON has no NaN; Python would write one all the same.
         finite = [float(f"{v:.6g}") if np.isfinite(v) else None for v in values]
         return dict(zip(self.arms, finite, strict=True))
+
+
+class Unwatched(contextlib.nullcontext["Unwatched"]):
+    """The watch of a process that is not the first of its run: shows nothing and logs nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(self)
+
+    def show(self, progress: Progress) -> None:
+        pass
 
 
 def board(folder: Path, step: int) -> Any:

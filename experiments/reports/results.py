@@ -15,9 +15,7 @@ import numpy as np
 from experiments.errors import UserError, reason
 from experiments.files import parsed_json, read_arrays, write_bytes
 
-STEPPED, CYCLE = "sgd-step", "sgd-one-cycle-"  # arms by whose names super-convergence is measured
 RECORDS = 2_000  # training losses kept for each run: as many, up to twice as many, or one an update
-
 
 Loss = Literal["training", "validation"]
 
@@ -35,14 +33,31 @@ class History(NamedTuple):
     valid_accuracy: np.ndarray  # (arms, seeds, evaluations)
 
 
+Field = str | float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is known of an arm besides its losses.
+
+    `horizon`: updates until its schedule ends; `rate`: its peak learning rate; `fields`: what its study says of it, by
+    name. An arm that trains some policy at one of several rates says so in two of them: `policy`, by name, and
+    `factor`, by which the policy's own rate is multiplied.
+    """
+
+    horizon: int
+    rate: float
+    fields: Mapping[str, Field] = dataclasses.field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Results:
     """What was trained and measured: rows of the history are the arms, in their order."""
 
+    study: str  # by its name
     title: str
     plan: Mapping[str, Any]  # what all arms and seeds have in common, as JSON
-    horizons: Mapping[str, int]  # by name of the arm: updates until its schedule ends
-    rates: Mapping[str, float]  # likewise: its peak learning rate
+    arms: Mapping[str, Trained]  # by name
     seeds: tuple[int, ...]
     steps: int  # the length of the run
     done: int  # updates made, fewer if it was stopped
@@ -96,12 +111,14 @@ class Results:
         return int(np.sum(~np.isfinite(self.train_loss_curve(arm)).all(axis=-1)))
 
     def grid(self) -> dict[str, list[str]]:
-        """The arms `policy@factor` of each policy, by ascending rate; none where arms are not named so."""
-        if not all("@" in arm for arm in self.horizons):
-            return {}
-        policies = dict.fromkeys(arm.split("@")[0] for arm in self.horizons)
-        ascending = sorted(self.horizons, key=self.rates.__getitem__)
-        return {policy: [arm for arm in ascending if arm.split("@")[0] == policy] for policy in policies}
+        """The arms of each policy by ascending rate. What says nothing of a policy is one of its own."""
+        ascending = sorted(self.arms, key=lambda arm: self.arms[arm].rate)
+        policies = {arm: str(self.arms[arm].fields.get("policy", arm)) for arm in self.arms}
+        return {policy: [arm for arm in ascending if policies[arm] == policy] for policy in policies.values()}
+
+    def factor(self, arm: str) -> float:
+        """By which the rate of its policy is multiplied."""
+        return float(self.arms[arm].fields.get("factor", 1.0))
 
     def best(self, arms: Sequence[str], of: Loss = "validation") -> str | None:
         """The one with the lowest loss at its end, in the mean over seeds; None if none has one."""
@@ -115,7 +132,7 @@ class Results:
 
     def end(self, arm: str) -> int:
         """Updates that count for an arm: to the end of its schedule, or to where the run was stopped."""
-        return min(self.horizons[arm], self.done)
+        return min(self.arms[arm].horizon, self.done)
 
     def row(self, arm: str) -> int:
         """**Raises:** `KeyError` if there is no such arm."""
@@ -123,7 +140,7 @@ class Results:
 
     @functools.cached_property
     def _rows(self) -> dict[str, int]:
-        return {name: row for row, name in enumerate(self.horizons)}
+        return {name: row for row, name in enumerate(self.arms)}
 
     def _records(self, updates: int) -> int:
         return -(-updates // self.every)
@@ -140,9 +157,21 @@ class Results:
 
     def save(self, path: Path) -> None:
         """Everything, in one compressed file of named arrays, in full or not at all."""
-        by_arm = {"horizons": [*self.horizons.values()], "rates": [*self.rates.values()], "arms": [*self.horizons]}
-        plan = json.dumps(dict(self.plan))
-        about = {"title": self.title, "plan": plan, "steps": self.steps, "done": self.done, "seeds": self.seeds}
+        trained = self.arms.values()
+        by_arm = {
+            "arms": [*self.arms],
+            "horizons": [arm.horizon for arm in trained],
+            "rates": [arm.rate for arm in trained],
+            "fields": [json.dumps(dict(arm.fields)) for arm in trained],
+        }
+        about = {
+            "study": self.study,
+            "title": self.title,
+            "plan": json.dumps(dict(self.plan)),
+            "steps": self.steps,
+            "done": self.done,
+            "seeds": self.seeds,
+        }
         if self.changes:
             about["changes"] = self.changes
         file = io.BytesIO()
@@ -160,6 +189,7 @@ class Results:
 
 # What a file holds: the kinds of dtype and the axes of each array. The first one with an axis says how long it is.
 LAYOUT = {
+    "study": ("U", ()),
     "title": ("U", ()),
     "plan": ("U", ()),
     "steps": ("iu", ()),
@@ -167,6 +197,7 @@ LAYOUT = {
     "arms": ("U", ("arms",)),
     "horizons": ("iu", ("arms",)),
     "rates": ("f", ("arms",)),
+    "fields": ("U", ("arms",)),
     "seeds": ("iu", ("seeds",)),
     "train_loss": ("f", ("arms", "seeds", "records")),
     "valid_steps": ("iu", ("validations",)),
@@ -184,24 +215,46 @@ def _fields(read: dict[str, np.ndarray]) -> dict[str, Any]:
     read = {"changes": np.array([], str), **read}
     _require_layout(read)
     told = {name: read[name].tolist() for name in LAYOUT if name not in History._fields}
-    arms, seeds, steps, plan = told.pop("arms"), tuple(told["seeds"]), told["steps"], parsed_json(told["plan"])
+    arms, horizons, rates, fields = (told.pop(name) for name in ("arms", "horizons", "rates", "fields"))
+    seeds, steps, plan = tuple(told["seeds"]), told["steps"], parsed_json(told["plan"])
+    fields = [*map(parsed_json, fields)]
     consistent = {
         "arms": len({*arms}) == len(arms) > 0,
         "seeds": len({*seeds}) == len(seeds) > 0,
         "plan": isinstance(plan, dict),
         "train_loss": read["train_loss"].shape[-1] == -(-steps // record_length(steps)) > 0,
         "done": 0 <= told["done"] <= steps,
-        "horizons": all(0 < end <= steps for end in told["horizons"]),
-        "rates": np.isfinite(told["rates"]).all(),
+        "horizons": all(0 < end <= steps for end in horizons),
+        "rates": np.isfinite(rates).all(),
+        "fields": all(map(_are_fields, fields)),
     }
     if wrong := [name for name, right in consistent.items() if not right]:
         raise ValueError(f"its {wrong[0]} cannot be those of a run")
-    "".join([told["title"], *arms, *told["changes"]]).encode()  # which the report will be
-    for arm in arms:
-        float(arm.partition("@")[2] or 0)  # the rate of an arm `policy@factor`
-    by_arm = {name: dict(zip(arms, told[name], strict=True)) for name in ("horizons", "rates")}
+    said = [value for each in fields for value in each.values() if isinstance(value, str)]
+    "".join([told["study"], told["title"], *arms, *said, *told["changes"]]).encode()  # which the report will be
+    trained = {name: Trained(*about) for name, *about in zip(arms, horizons, rates, fields, strict=True)}
     history = History(*(read[name] for name in History._fields))
-    return {**told, **by_arm, "plan": plan, "seeds": seeds, "changes": tuple(told["changes"]), "history": history}
+    return {
+        **told,
+        "arms": trained,
+        "plan": plan,
+        "seeds": seeds,
+        "changes": tuple(told["changes"]),
+        "history": history,
+    }
+
+
+def _are_fields(read: Any) -> bool:
+    """Whether they are texts and numbers by name, and those that `Trained` names are what it says."""
+    if not isinstance(read, dict):
+        return False
+    plain = all(isinstance(value, str) or _is_number(value) for value in read.values())
+    policy, factor = read.get("policy", ""), read.get("factor", 1.0)
+    return plain and isinstance(policy, str) and _is_number(factor) and factor > 0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _require_layout(read: Mapping[str, np.ndarray]) -> None:
@@ -215,9 +268,9 @@ def _require_layout(read: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"its {name} is an array of {array.dtype} of shape {array.shape}")
 
 
-def decimals(number: float, digits: int, sign: str = "") -> str:
-    """`number` with so many decimals, or in powers of ten where it has diverged."""
-    return f"{number:{sign}.1e}" if abs(number) >= 1e5 else f"{number:{sign}.{digits}f}"
+def one_rate(results: Results) -> bool:
+    """Whether all arms have the same peak rate, as those that claims compare."""
+    return len({arm.rate for arm in results.arms.values()}) == 1
 
 
 def record_length(steps: int) -> int:
@@ -226,14 +279,15 @@ def record_length(steps: int) -> int:
 
 
 def _require_one_rate(several: Sequence[Results]) -> None:
-    """**Raises:** `ResultsError` unless each arm has one peak rate, and all `policy@factor` are multiples of one."""
+    """**Raises:** `ResultsError` unless the rates of each policy are multiples of one, as its factors say."""
     own: dict[str, float] = {}
-    for arm, rate in (pair for each in several for pair in each.rates.items()):
-        policy, _, factor = arm.partition("@")
-        unit = rate / float(factor or 1)
-        if not math.isclose(own.setdefault(policy, unit), unit, rel_tol=1e-5):
-            got = f"{own[policy]:g} and {unit:g}"
-            raise ResultsError(f"runs to merge must have one learning rate of {policy}, got {got}")
+    for each in several:
+        for policy, arms in each.grid().items():
+            for arm in arms:
+                unit = each.arms[arm].rate / each.factor(arm)
+                if not math.isclose(own.setdefault(policy, unit), unit, rel_tol=1e-5):
+                    got = f"{own[policy]:g} and {unit:g}"
+                    raise ResultsError(f"runs to merge must have one learning rate of {policy}, got {got}")
 
 
 def merged(several: Sequence[Results]) -> Results:
@@ -252,10 +306,10 @@ def merged(several: Sequence[Results]) -> Results:
     if any(not np.array_equal(each.history.valid_steps, first.history.valid_steps) for each in several):
         raise ResultsError("runs to merge must have been validated after the same updates")
     _require_one_rate(several)
-    other_seeds = all(each.horizons == first.horizons and each.rates == first.rates for each in several)
+    other_seeds = all(each.arms == first.arms for each in several)
     if not other_seeds and any(each.seeds != first.seeds for each in several):
         raise ResultsError("runs to merge must have the same arms and other seeds, or other arms and the same seeds")
-    arms = [arm for each in ([first] if other_seeds else several) for arm in each.horizons]
+    arms = [arm for each in ([first] if other_seeds else several) for arm in each.arms]
     seeds = [seed for each in (several if other_seeds else [first]) for seed in each.seeds]
     if len(set(arms)) < len(arms) or len(set(seeds)) < len(seeds):
         shared = "seeds" if other_seeds else "arms"
@@ -271,8 +325,8 @@ def merged(several: Sequence[Results]) -> Results:
     measured = {name: joined(name) for name in History._fields if name != "valid_steps"}
     return dataclasses.replace(
         first,
-        horizons={arm: end for each in several for arm, end in each.horizons.items()},
-        rates={arm: rate for each in several for arm, rate in each.rates.items()},
+        study=" and ".join(dict.fromkeys(each.study for each in several)),
+        arms={arm: trained for each in several for arm, trained in each.arms.items()},
         seeds=tuple(seeds),
         changes=tuple(dict.fromkeys(change for each in several for change in each.changes)),
         history=first.history._replace(**measured),

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.devices import require_cache, require_devices
+from experiments.engine.devices import require_cache, require_devices
+from experiments.engine.machine import machine
 from experiments.errors import require_printable
 from experiments.files import write_text
-from experiments.machine import machine
-from experiments.report import new_report
+from experiments.reports.output import new_report
 from optim import adam, average, ema, schedule_free_adamw
 from schedules import Schedule, constant, cosine, exponential_decay, join, linear, polynomial, warmup
 

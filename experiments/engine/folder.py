@@ -7,30 +7,18 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import orbax.checkpoint as ocp
 
+from experiments.engine.machine import machine
 from experiments.errors import UserError, reason, reason_in
 from experiments.files import read_json, require_regular, write_text
-from experiments.machine import machine
+from experiments.reports.results import Results, ResultsError
 
 CONFIG, METRICS, HISTORY, LOCK, CHECKPOINTS = "config.json", "metrics.jsonl", "history.npz", ".lock", "checkpoints"
-
-# What Orbax logs of a failed save, with its traceback, it raises as well; of several failed writes, the first.
-for _logger in ("absl", "asyncio"):
-    logging.getLogger(_logger).setLevel(logging.CRITICAL)
-
-
-def _without_leftovers(raised: Any, before: Callable[[Any], Any] = sys.unraisablehook) -> None:
-    # Around a failed save, each of its other writes finds the event loop of Orbax closed, and would say so at length.
-    if str(raised.exc_value) != "Event loop is closed":
-        before(raised)
-
-
-sys.unraisablehook = _without_leftovers  # at once, as some of these come before the error itself
 
 
 class FolderError(UserError):
@@ -65,13 +53,14 @@ class Folder:
                 (path / CHECKPOINTS).mkdir(exist_ok=True)
             except OSError as error:
                 raise FolderError(f"{path} must be a folder that can be written ({reason_in(path, error)})") from None
-            opened.pop_all()
-        # Of the processes of one run, only the first reads and writes.
-        alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="folder")
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=2, create=False, cleanup_tmp_directories=True, multiprocessing_options=alone
-        )
-        self._checkpoints = ocp.CheckpointManager((path / CHECKPOINTS).absolute(), options=options)
+            opened.enter_context(without_noise())
+            # Of the processes of one run, only the first reads and writes.
+            alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="folder")
+            options = ocp.CheckpointManagerOptions(
+                max_to_keep=2, create=False, cleanup_tmp_directories=True, multiprocessing_options=alone
+            )
+            self._checkpoints = ocp.CheckpointManager((path / CHECKPOINTS).absolute(), options=options)
+            self._opened = opened.pop_all()
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +71,7 @@ class Folder:
         except Exception as failed:
             error = error or failed
         finally:
-            self._lock.close()
+            self._opened.__exit__(type(error) if error else None, error, None)
         # Whatever the system refuses while a run has its folder, it refuses to the folder, if it is not a closed pipe.
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             raise self._failed(error) from None
@@ -144,20 +133,31 @@ class Folder:
                 f"{place} cannot be read ({reason(error)}): delete it to go on from the one before"
             ) from None
 
+    def measured(self) -> Results | None:
+        """What has been measured up to the last checkpoint, if it can be read."""
+        try:
+            return Results.load(self.path / HISTORY)
+        except ResultsError:
+            return None
+
     def due(self, seconds: float) -> bool:
         """Whether the last checkpoint is as old as that."""
         return time.monotonic() - self._saved_at >= seconds
 
-    def checkpoint(self, step: int, tree: Any) -> None:
-        """Begins to save NumPy arrays, which must not change any more; waits for the checkpoint before."""
+    def checkpoint(self, step: int, tree: Any, results: Results) -> None:
+        """Begins to save NumPy arrays, which must not change any more, and what has been measured; waits for the
+        checkpoint before."""
         with self._watched():
             self._checkpoints.save(step, args=ocp.args.StandardSave(tree))
         self._saved_at = time.monotonic()
+        results.save(self.path / HISTORY)
 
-    def wait(self) -> None:
-        """Until the checkpoint is on the disk."""
+    def leave(self, results: Results) -> None:
+        """Returns when the checkpoint is on the disk, and what has been measured."""
         with self._watched():
             self._checkpoints.wait_until_finished()
+        # Again, as a kill may have come between the checkpoint and its history.
+        results.save(self.path / HISTORY)
 
     @contextlib.contextmanager
     def _watched(self) -> Iterator[None]:
@@ -171,6 +171,55 @@ class Folder:
             f"{self.path} can no longer be written ({reason(error)}): when it can, the same command goes on from the "
             "last checkpoint"
         )
+
+
+class Nowhere(contextlib.nullcontext["Nowhere"]):
+    """The folder of a process that is not the first of its run: holds nothing and keeps nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(self)
+
+    def changes(self, step: int, goes_on: bool) -> list[Change]:
+        return []
+
+    def restore(self, like: Any, most: int) -> None:
+        return None
+
+    def measured(self) -> None:
+        return None
+
+    def due(self, seconds: float) -> bool:
+        return False
+
+    def checkpoint(self, step: int, tree: Any, results: Results) -> None:
+        pass
+
+    def leave(self, results: Results) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def without_noise() -> Iterator[None]:
+    """Silences what Orbax says of failed reads and writes besides raising the first of them.
+
+    After such a failure the silence stays, as the others end at any time later.
+    """
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels, before = [logger.level for logger in loggers], sys.unraisablehook
+
+    def without_leftovers(raised: Any) -> None:
+        # Around a failed save, each of its other writes finds the event loop of Orbax closed, and would say so at
+        # length; some of these come before the error itself.
+        if str(raised.exc_value) != "Event loop is closed":
+            before(raised)
+
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    sys.unraisablehook = without_leftovers
+    yield
+    sys.unraisablehook = before
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 def _difference(name: str, held: Any, given: Any) -> str:

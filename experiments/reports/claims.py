@@ -1,4 +1,4 @@
-"""The published conclusions as tests over paired seeds.
+"""The conclusions of a study as tests over paired seeds, and how they came out, in words.
 
 A claim is true where all of its margins are positive. A margin is one number a seed; since arms share
 their batches and dropout masks, margins of differences are paired. With n seeds a margin is taken for
@@ -6,7 +6,6 @@ positive at the 5 % level of Student's t with n - 1 degrees of freedom, and some
 negative at that level divided by k (Bonferroni).
 """
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,12 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from experiments.results import decimals
+from experiments.reports.results import Results, one_rate
+from experiments.reports.text import counted, decimals, markdown, signed, standard_error
 
 # The training loss of each seed of an arm, around a percentage of the run.
 At = Callable[[str, int], np.ndarray]
 Verdict = Literal["holds", "fails", "undecided"]
-
-QUARTERS = (25, 50, 75, 100)
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,17 @@ class Claim:
     name: str
     statement: str
     margins: Callable[[At], Mapping[str, np.ndarray]]  # by what is compared
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Those of a study; `footnote` explains what their statements mark with a *, if anything."""
+
+    claims: tuple[Claim, ...] = ()
+    footnote: str = ""
+
+
+NO_CLAIMS = Claims()
 
 
 @dataclass(frozen=True)
@@ -60,68 +69,23 @@ def below(at: At, lower: str, upper: str, percent: int = 100, by: np.ndarray | N
     return {f"{lower} below {upper} + {decimals(float(by.mean()), 3)} at {percent} %": margin + by}
 
 
-def tolerance(at: At) -> np.ndarray:
-    """A quarter of the gap that decay closes, from the constant rate to cosine; NaN, which decides nothing, if none.
-
-    Of each seed, so that what is not known of it is part of the error of the margins.
-    """
-    quarter = (at("constant", 100) - at("cosine", 100)) / 4
-    return quarter if quarter.mean() > 0 else np.full_like(quarter, np.nan)
+def judged(claims: Claims, results: Results) -> list[Finding]:
+    """The claims whose arms were all trained, where the run has ended and all arms have one peak rate."""
+    if results.done < results.steps or not one_rate(results):
+        return []
+    return judge(claims, results.train_loss)
 
 
-def alike(at: At, *arms: str) -> dict[str, np.ndarray]:
-    """Each two of `arms` end within the tolerance.
-
-    Two margins a pair, one for each direction: the absolute difference of a seed is never zero, and noise
-    alone would make it large.
-    """
-    pairs = itertools.permutations(arms, 2)
-    return {k: v for a, b in pairs for k, v in below(at, a, b, by=tolerance(at)).items()}
-
-
-def at_each_quarter(margin: Callable[[int], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {k: v for quarter in QUARTERS for k, v in margin(quarter).items()}
-
-
-CLAIMS = (
-    Claim(
-        "C1",
-        "Linear decay to each quarter of the run ends below the constant rate there",
-        lambda at: at_each_quarter(lambda q: below(at, f"linear-{q}", "constant", q)),
-    ),
-    Claim(
-        "C2",
-        "Linear decay, cosine decay and a step at 75 % end alike*",
-        lambda at: alike(at, "linear-100", "cosine", "step-75"),
-    ),
-    Claim("C3", "A step at 75 % ends below a step at 25 %", lambda at: below(at, "step-75", "step-25")),
-    Claim("C4", "The long EMA of a constant rate ends like* cosine", lambda at: alike(at, "ema-long", "cosine")),
-    Claim("C5", "Polyak averaging ends above the constant rate", lambda at: below(at, "constant", "polyak")),
-    Claim("C6", "Schedule-free with Polyak averaging ends like* cosine", lambda at: alike(at, "sf-polyak", "cosine")),
-    Claim(
-        "C7",
-        "Schedule-free with the long EMA is at* or below every linear decay at that decay's end",
-        lambda at: at_each_quarter(lambda q: below(at, "sf-ema", f"linear-{q}", q, by=tolerance(at))),
-    ),
-)
-FOOTNOTE = "* within a quarter of the gap between the constant rate and cosine"
-
-
-def judge(at: At) -> list[Finding]:
+def judge(claims: Claims, at: At) -> list[Finding]:
     """The claims whose arms were all trained (`at` raises KeyError for others)."""
     findings = []
-    for claim in CLAIMS:
+    for claim in claims.claims:
         try:
             margins = claim.margins(at)
         except KeyError:
             continue
         findings.append(_finding(claim, margins))
     return findings
-
-
-def standard_error(values: np.ndarray) -> np.ndarray:
-    """Of the mean over seeds, the last axis; there are two or more."""
-    return np.asarray(values.std(axis=-1, ddof=1) / np.sqrt(values.shape[-1]))
 
 
 def _finding(claim: Claim, margins: Mapping[str, np.ndarray]) -> Finding:
@@ -155,3 +119,55 @@ def _sureness(margin: Margin) -> float:
 def as_json(finding: Finding) -> dict[str, Any]:
     margins: Sequence[Any] = [vars(margin) for margin in finding.margins]
     return {"name": finding.name, "statement": finding.statement, "verdict": finding.verdict, "margins": margins}
+
+
+# In words ---------------------------------------------------------------------------------------------
+
+
+def conclusions(claims: Claims, results: Results) -> str:
+    """A line for each claim, and what decides them; nothing of a study without claims."""
+    if not claims.claims:
+        return ""
+    if results.done < results.steps:
+        return "The run was stopped early, so the claims are not judged."
+    findings = judged(claims, results)
+    if not findings:
+        return "No claim compares the chosen arms alone, at one peak rate."
+    lines = [f"- {f.name} {f.verdict.upper():9}  {f.statement} (margin {_decides(f)})" for f in findings]
+    seeds = counted(len(results.seeds), "paired seed")
+    decided = (
+        f"Margins are differences of training loss over {seeds}, the least sure of each claim, Student's t at the 5 % "
+        "level"
+    )
+    return "\n".join([*lines, "", "; ".join(filter(None, (decided, claims.footnote))) + "."])
+
+
+def parts(claims: Claims, results: Results) -> str:
+    """Every comparison that the claims are made of, as a table."""
+    findings = judged(claims, results)
+    if not findings:
+        return ""
+    rows: list[Sequence[str]] = [("claim", "compared", "difference", "standard error", "z", "verdict")]
+    for finding in findings:
+        for i, margin in enumerate(finding.margins):
+            error = "-" if margin.error is None else decimals(margin.error, 4)
+            measured = [signed(margin.mean, 4), error, signed(margin.z, 1)]
+            rows.append((finding.name, margin.compared, *measured, "" if i else finding.verdict))
+    return "## Claims, in parts\n\n" + markdown(rows, left=2)
+
+
+def verdicts(claims: Claims, *several: Results) -> str:
+    """A Markdown table: what each run says of each claim, with the margin that decides."""
+    heads = [f"{results.title}, {counted(len(results.seeds), 'seed')}" for results in several]
+    found = [{finding.name: finding for finding in judged(claims, results)} for results in several]
+    rows: list[Sequence[str]] = [("", "published conclusion", *heads)]
+    for claim in claims.claims:
+        told = [f"{f.verdict} ({_decides(f)})" if (f := each.get(claim.name)) else "-" for each in found]
+        rows.append((claim.name, claim.statement, *told))
+    return markdown(rows, left=2 + len(several))
+
+
+def _decides(finding: Finding) -> str:
+    weakest = finding.weakest
+    error = "" if weakest.error is None else f" ± {decimals(weakest.error, 3)}"
+    return f"{signed(weakest.mean, 3)}{error}"

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.arms import published
-from experiments.bench import Measurement, in_turn
-from experiments.compare import Settings
-from experiments.program import MATMULS, Precision, as_floats, batch_loss, draw
+from experiments.commands.bench import Measurement, in_turn
+from experiments.engine.plan import Plan, Precision
+from experiments.engine.program import MATMULS, Program, as_floats, batch_loss, draw
 
 SECONDS, ROUNDS = 0.5, 5  # of one timing, and how many timings, of which the median counts
 MOST = 64  # rounds in one timing
@@ -62,20 +61,17 @@ def took(advance: Callable[[int], Any], count: int) -> float:
     return time.perf_counter() - begun
 
 
-def one_program(
-    settings: Settings, names: Sequence[str], seeds: int, precision: Precision, kind: str = "arm"
-) -> Trainee:
-    """Arms with seeds, vmapped and sharded over the devices."""
-    arms = published(settings.learning_rate, settings.steps)
-    plan = replace(settings.plan({name: arms[name] for name in names}, range(seeds)), precision=precision)
-    program = plan.program()
+def one_program(plan: Plan, names: Sequence[str], seeds: int, precision: Precision, kind: str = "arm") -> Trainee:
+    """Arms of the plan with as many seeds, vmapped and sharded over the devices."""
+    arms = [arm for arm in plan.arms if arm.name in names]
+    program = Program(replace(plan, arms=arms, seeds=tuple(range(seeds)), precision=precision))
     runs = program.start()
 
     def advance(count: int) -> None:
         nonlocal runs
         runs, _ = program.advance(runs, 0, count * program.inner)
 
-    count = len(names) * seeds
+    count = len(arms) * seeds
     return Trainee(row_name(count, precision, kind), count * program.inner, advance)
 
 
@@ -83,9 +79,9 @@ def row_name(arms: int, precision: Precision, kind: str = "arm") -> str:
     return f"{arms} {kind}{'s' * (arms > 1)}, {precision}"
 
 
-def published_style(settings: Settings, precision: Precision) -> Trainee:
-    """One arm as it was published: a batch from the host's arrays, a compiled update and its loss read, in a loop."""
-    plan = settings.plan(published(settings.learning_rate, settings.steps))
+def published_style(plan: Plan, precision: Precision) -> Trainee:
+    """The first arm of the plan as it was published: a batch from the host's arrays, a compiled update and its loss
+    read, in a loop."""
     model, data, arm = plan.model, plan.data, plan.arms[0]
     optimizer = arm.optimizer(**arm.hyperparameters)
     params = model.init(jax.random.key(0), jnp.asarray(data.train_images[:1]) / 255, deterministic=True)["params"]

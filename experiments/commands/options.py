@@ -1,0 +1,150 @@
+"""The options that commands share, and the plan that they make of options and a task."""
+
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.engine.devices import require_cache, require_devices
+from experiments.engine.plan import Plan, Precision
+from experiments.engine.processes import start_processes
+from experiments.engine.program import LAST_SEED
+from experiments.errors import UsageError, require_printable
+from experiments.studies.study import Arms, Study
+from experiments.tasks import every_task
+
+# Under others, the same seeds would draw other batches, or nothing could be trained.
+JAX_SETTINGS = {
+    "jax_enable_x64": False,
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_debug_nans": False,
+    "jax_debug_infs": False,
+    "jax_disable_jit": False,
+    "jax_numpy_rank_promotion": "allow",
+    "jax_numpy_dtype_promotion": "standard",
+}
+MOST_SEEDS = 10_000  # in one run; `report` merges more
+MOST_UPDATES = 200_000_000  # of all arms together: schedules are tabulated, which takes a few bytes for each
+RATES = 1e-30, 1e30  # which float32 holds, also ten times or a tenth of them
+
+
+def of_task(told: str) -> Any:
+    """An option without which the task's own value is taken, which the help adds to what is `told`."""
+    return field(default=None, metadata={"about": lambda name: f"{told} [{of_each_task(name)}]"})
+
+
+def of_each_task(name: str) -> str:
+    """What a setting is in each task, for a help text."""
+    return ", ".join(f"{task.name} {getattr(task, name)}" for task in every_task().values())
+
+
+def about_tasks(_: str = "") -> str:
+    return f"What to train on. {'; '.join(f'{task.name} {task.about}' for task in every_task().values())}."
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Options of every command that draws batches."""
+
+    task: str = field(default="digits", metadata={"about": about_tasks, "choices": lambda: [*every_task()]})
+    seeds: int | None = of_task("Runs of every arm, each from another initialization and with other batches.")
+    first_seed: int = 0
+    """The first of the seeds; runs with others can be merged by `report`."""
+    batch_size: int | None = of_task("Images in a batch.")
+    data: Path | None = None
+    """The folder that holds cifar-10-batches-bin, or a packed JPEG copy (.npz). [downloaded once, with a check]"""
+    title: str | None = None
+    """What the data is called in the results, where it is not the task's own."""
+    out: Path | None = None
+    """The folder for the results. [runs/<task>, runs/<task>-policies, runs/<task>-<command>]"""
+
+
+@dataclass(frozen=True)
+class Running(Sampling):
+    """Options of every command that trains. Its folder is new, or of this very run, which then goes on."""
+
+    steps: int | None = of_task("Updates of every run; schedules and averaging windows scale with it.")
+    learning_rate: float | None = of_task("The peak rate.")
+    precision: Precision = "float32"
+    """Of matrix products. tf32 where a device has it; bfloat16 with sums in float32; weights are always float32."""
+    checkpoint_seconds: float = 60.0
+    """Seconds between checkpoints; there is one at the end in any case."""
+    early_stopping: int | None = None
+    """End the run when no arm's validation loss has fallen in as many validations: 20 in a run, 4 in a short one."""
+    tensorboard: bool = False
+    """Write for TensorBoard as well, into the folder."""
+    distributed: bool = False
+    """Be one process of several, as started by SLURM, Kubernetes, Open MPI or on a TPU pod."""
+
+
+def to_train(options: Running, study: Study, arms: Arms, count: int) -> Plan:
+    """The plan to train arms, `count` of them, of which the study is to report.
+
+    **Raises:** `UserError` for what cannot be trained with.
+    """
+    task = every_task()[options.task]
+    steps = task.steps if options.steps is None else options.steps
+    rate = task.learning_rate if options.learning_rate is None else options.learning_rate
+    require(20, MOST_UPDATES // count, steps=steps)
+    require(1, early_stopping=options.early_stopping)
+    require(0, checkpoint_seconds=options.checkpoint_seconds)
+    require(*RATES, learning_rate=rate)
+    if options.distributed:
+        join()
+    return replace(
+        to_draw(options),
+        study=study.name,
+        arms=arms(rate, steps),
+        steps=steps,
+        precision=options.precision,
+        patience=options.early_stopping,
+    )
+
+
+def to_draw(options: Sampling) -> Plan:
+    """The plan of a command that draws batches, and trains no arms.
+
+    **Raises:** `UserError` if there is nothing to draw batches from.
+    """
+    task = every_task()[options.task]
+    seeds = task.seeds if options.seeds is None else options.seeds
+    batch_size = task.batch_size if options.batch_size is None else options.batch_size
+    require(1, MOST_SEEDS, seeds=seeds)
+    require(0, LAST_SEED + 1 - seeds, first_seed=options.first_seed)
+    require(1, batch_size=batch_size)
+    require_devices()
+    require_cache()
+    for setting, expected in JAX_SETTINGS.items():
+        if (got := getattr(jax.config, setting)) != expected:
+            raise UsageError(f"{setting.upper()} must be {expected}, as for all results, got {got}")
+    title = options.title or task.title(options.data)
+    require_printable("title", title, 200)
+    require_printable("out", str(options.out or ""), 1000)
+    data = task.load(options.data)
+    require(1, len(data.train_labels), batch_size=batch_size)
+    every = tuple(range(options.first_seed, options.first_seed + seeds))
+    return Plan(title, task.model, data, every, batch_size)
+
+
+def folder_of(options: Sampling, name: str = "") -> Path:
+    """For the results. A run of some `name` has one of its own."""
+    return options.out or Path("runs") / "-".join(filter(None, (options.task, name)))
+
+
+def require(least: float, most: float = math.inf, **options: float | None) -> None:
+    """**Raises:** `UsageError` if an option is given and not in between."""
+    expected = f"from {least:,} to {most:,}" if most < math.inf else f"{least:,} or more"
+    for name, value in options.items():
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"--{name.replace('_', '-')} must be {expected}, got {value}")
+
+
+def join() -> None:
+    try:
+        start_processes()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--distributed needs what SLURM, Kubernetes, Open MPI or a TPU pod says ({reason})") from None

@@ -1,0 +1,98 @@
+"""Sections of a report: tables and sentences about results, each a function of them that may have nothing to say."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.reports.results import Results, one_rate
+from experiments.reports.text import counted, markdown, spread
+
+QUARTERS = (25, 50, 75, 100)
+Measure = Callable[[str, int], np.ndarray]
+
+
+def heading(results: Results) -> str:
+    done = f"{results.done:,} of " if results.done < results.steps else ""
+    return heading_of(results.title, f"{done}{results.steps:,} updates", len(results.seeds))
+
+
+def heading_of(title: str, length: str, seeds: int) -> str:
+    return f"{title}: {length}, {counted(seeds, 'seed')}"
+
+
+def measures(results: Results) -> dict[str, Measure]:
+    """What is measured of an arm at a percentage of the run, one number a seed."""
+    return {
+        "training loss": results.train_loss,
+        "validation loss": results.valid_loss,
+        "validation accuracy": lambda arm, percent: 100 * results.valid_accuracy(arm, percent),
+    }
+
+
+def table(results: Results) -> str:
+    """A Markdown table: where the arms end, with mean and standard error over the seeds."""
+    rates = not one_rate(results)
+    rows: list[Sequence[str]] = [("arm", *["peak rate"] * rates, "updates", *measures(results))]
+    for arm in results.arms:
+        cells = [cell(name, measure(arm, 100)) for name, measure in measures(results).items()]
+        rows.append((arm, *[f"{results.arms[arm].rate:.3g}"] * rates, f"{results.end(arm):,}", *cells))
+    window = results.window * results.every
+    note = (
+        f"Training losses are means of the last {window:,} updates, at most a fifth of an arm's, each read before its "
+        "update; ± standard error."
+    )
+    return f"{markdown(rows)}\n\n{note}"
+
+
+def courses(results: Results) -> str:
+    """A table of each measure at the quarters of the run, of the arms that were trained so far."""
+    return "\n\n".join(f"## {name.capitalize()}\n\n{_course(results, name)}" for name in measures(results))
+
+
+def _course(results: Results, name: str) -> str:
+    measure = measures(results)[name]
+    rows: list[Sequence[str]] = [("arm", *(f"at {quarter} %" for quarter in QUARTERS))]
+    for arm in results.arms:
+        reached = [quarter for quarter in QUARTERS if results.reaches(arm, quarter)]
+        cells = [cell(name, measure(arm, quarter)) for quarter in reached]
+        rows.append((arm, *cells, *["-"] * (len(QUARTERS) - len(reached))))
+    return markdown(rows)
+
+
+def numbers(results: Results) -> dict[str, dict[str, Any]]:
+    """All that the tables are made of: by arm and measure, the seeds' numbers at each quarter that was reached; and the
+    fields of an arm that has any."""
+    return {
+        arm: {
+            **({"fields": dict(trained.fields)} if trained.fields else {}),
+            **{
+                name: [[_finite(v) for v in measure(arm, q)] for q in QUARTERS if results.reaches(arm, q)]
+                for name, measure in measures(results).items()
+            },
+        }
+        for arm, trained in results.arms.items()
+    }
+
+
+def diverged(results: Results) -> str:
+    """A sentence about the runs whose loss became infinite or no number, if there are any."""
+    lost = {arm: count for arm in results.arms if (count := results.diverged(arm))}
+    seeds = len(results.seeds)
+    said = ", ".join(f"{arm} ({count} of {counted(seeds, 'seed')})" for arm, count in lost.items())
+    return f"DIVERGED: {said}. Nothing is concluded from their numbers." if lost else ""
+
+
+def changes(results: Results) -> str:
+    """A sentence for each time the run was resumed with something else."""
+    return "\n\n".join(results.changes)
+
+
+def cell(measure: str, values: np.ndarray) -> str:
+    if np.isnan(values).all():
+        return "-"
+    return spread(values, 1, " %") if measure.endswith("accuracy") else spread(values, 3)
+
+
+def _finite(value: float) -> float | None:
+    return float(f"{value:.7g}") if np.isfinite(value) else None

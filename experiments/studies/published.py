@@ -1,0 +1,143 @@
+"""The published comparison of learning-rate decay, averaging and schedule-free: 13 arms, five figures, seven claims."""
+
+import itertools
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import optax
+
+from experiments.reports.claims import At, Claim, Claims, below
+from experiments.reports.figure import DASHES, DOTS, LONG_DASHES, Panel
+from experiments.reports.tables import QUARTERS
+from experiments.studies.study import Arm, Optimizer, Study
+from optim import Coefficient, adam, average, exponential_average, polyak, schedule_free
+from schedules import ScheduleLike, constant, cosine, linear, multistep
+
+# Optimizers -------------------------------------------------------------------------------------------
+
+EPS = 1e-6
+
+
+def decayed_adam(learning_rate: ScheduleLike, b1: ScheduleLike) -> optax.GradientTransformationExtraArgs:
+    return adam(learning_rate, b1=b1, eps=EPS)
+
+
+def averaged_adam(learning_rate: ScheduleLike, coefficient: Coefficient) -> optax.GradientTransformationExtraArgs:
+    return average(adam(learning_rate, eps=EPS), coefficient)
+
+
+def schedule_free_adam(learning_rate: ScheduleLike, coefficient: Coefficient) -> optax.GradientTransformationExtraArgs:
+    return schedule_free(adam(learning_rate, b1=0.0, eps=EPS), coefficient)
+
+
+# Arms -------------------------------------------------------------------------------------------------
+
+# An arm looks the same in every panel. Arms of one panel differ in hue (Okabe and Ito's, safe for colour-blind
+# readers), in lightness and in dash.
+GREY, BLACK, SKY, BLUE = "#999999", "#000000", "#56B4E9", "#0072B2"
+ORANGE, VERMILION, PURPLE, GREEN = "#E69F00", "#D55E00", "#CC79A7", "#009E73"
+
+
+def published(rate: float, steps: int) -> list[Arm]:
+    """The 13 published arms for a run of `steps` updates with peak `rate`.
+
+    Averaging windows scale with the run: the published decays 0.9999 and 0.999 over 100,000 steps are
+    windows of a tenth and of a hundredth of it.
+    """
+    still = constant(rate)
+    after = {percent: steps * percent // 100 for percent in QUARTERS}
+    long, short = exponential_average(max(steps / 10, 1.0)), exponential_average(max(steps / 100, 1.0))
+
+    def decayed(name: str, lr: ScheduleLike, color: str, dash: object = "-", end: int = steps) -> Arm:
+        return Arm(name, decayed_adam, {"learning_rate": lr, "b1": 0.9}, end, {"color": color, "linestyle": dash})
+
+    def averaged(by: Optimizer, name: str, coefficient: Coefficient, color: str, dash: object = "-") -> Arm:
+        mixed = {"learning_rate": still, "coefficient": coefficient}
+        return Arm(name, by, mixed, steps, {"color": color, "linestyle": dash})
+
+    return [
+        decayed("constant", still, GREY),
+        decayed("linear-100", linear(rate, 0.0, after[100]), BLUE, end=after[100]),
+        decayed("linear-75", linear(rate, 0.0, after[75]), BLUE, DASHES, end=after[75]),
+        decayed("linear-50", linear(rate, 0.0, after[50]), SKY, DASHES, end=after[50]),
+        decayed("linear-25", linear(rate, 0.0, after[25]), SKY, DOTS, end=after[25]),
+        decayed("cosine", cosine(rate, 0.0, steps), BLACK),
+        decayed("step-25", multistep(rate, [after[25]], 0.1), ORANGE, DOTS),
+        decayed("step-75", multistep(rate, [after[75]], 0.1), VERMILION, DASHES),
+        averaged(averaged_adam, "polyak", polyak(), ORANGE, DOTS),
+        averaged(averaged_adam, "ema-long", long, GREEN, LONG_DASHES),
+        averaged(averaged_adam, "ema-short", short, PURPLE, DASHES),
+        averaged(schedule_free_adam, "sf-polyak", polyak(), ORANGE, DASHES),
+        averaged(schedule_free_adam, "sf-ema", long, VERMILION),
+    ]
+
+
+# Questions --------------------------------------------------------------------------------------------
+
+LINEAR = tuple(f"linear-{percent}" for percent in QUARTERS)
+# The five published figures; the last of them has three panels.
+PANELS = (
+    Panel("How long to decay?", ("constant", *LINEAR)),
+    Panel("Does the shape matter?", ("constant", "step-25", "step-75", "linear-100", "cosine")),
+    Panel("Average instead?", ("constant", "polyak", "ema-short", "ema-long", "cosine")),
+    Panel("Schedule-free?", ("constant", "sf-polyak", "ema-long", "cosine", "sf-ema")),
+    Panel("Every horizon: schedule-free Polyak?", ("constant", *LINEAR, "sf-polyak")),
+    Panel("Every horizon: EMA?", ("constant", *LINEAR, "ema-long")),
+    Panel("Every horizon: schedule-free EMA?", ("constant", *LINEAR, "sf-ema")),
+)
+
+
+# Claims -----------------------------------------------------------------------------------------------
+
+
+def tolerance(at: At) -> np.ndarray:
+    """A quarter of the gap that decay closes, from the constant rate to cosine; NaN, which decides nothing, if none.
+
+    Of each seed, so that what is not known of it is part of the error of the margins.
+    """
+    quarter = (at("constant", 100) - at("cosine", 100)) / 4
+    return quarter if quarter.mean() > 0 else np.full_like(quarter, np.nan)
+
+
+def alike(at: At, *arms: str) -> dict[str, np.ndarray]:
+    """Each two of `arms` end within the tolerance.
+
+    Two margins a pair, one for each direction: the absolute difference of a seed is never zero, and noise
+    alone would make it large.
+    """
+    pairs = itertools.permutations(arms, 2)
+    return {k: v for a, b in pairs for k, v in below(at, a, b, by=tolerance(at)).items()}
+
+
+def at_each_quarter(margin: Callable[[int], Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {k: v for quarter in QUARTERS for k, v in margin(quarter).items()}
+
+
+CLAIMS = Claims(
+    (
+        Claim(
+            "C1",
+            "Linear decay to each quarter of the run ends below the constant rate there",
+            lambda at: at_each_quarter(lambda q: below(at, f"linear-{q}", "constant", q)),
+        ),
+        Claim(
+            "C2",
+            "Linear decay, cosine decay and a step at 75 % end alike*",
+            lambda at: alike(at, "linear-100", "cosine", "step-75"),
+        ),
+        Claim("C3", "A step at 75 % ends below a step at 25 %", lambda at: below(at, "step-75", "step-25")),
+        Claim("C4", "The long EMA of a constant rate ends like* cosine", lambda at: alike(at, "ema-long", "cosine")),
+        Claim("C5", "Polyak averaging ends above the constant rate", lambda at: below(at, "constant", "polyak")),
+        Claim(
+            "C6", "Schedule-free with Polyak averaging ends like* cosine", lambda at: alike(at, "sf-polyak", "cosine")
+        ),
+        Claim(
+            "C7",
+            "Schedule-free with the long EMA is at* or below every linear decay at that decay's end",
+            lambda at: at_each_quarter(lambda q: below(at, "sf-ema", f"linear-{q}", q, by=tolerance(at))),
+        ),
+    ),
+    "* within a quarter of the gap between the constant rate and cosine",
+)
+
+PUBLISHED = Study("published", "all 13", published, panels=PANELS, claims=CLAIMS)

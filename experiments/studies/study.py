@@ -1,0 +1,138 @@
+"""What a study is: arms to train, questions about them, and the report that answers these from what was measured."""
+
+import functools
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optax
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from experiments.errors import UserError, reason_in
+from experiments.files import write_text
+from experiments.reports.claims import NO_CLAIMS, Claims, as_json, conclusions, judged, parts
+from experiments.reports.figure import LOOKS, Look, Panel, plot
+from experiments.reports.output import save_figure
+from experiments.reports.results import Field, Results
+from experiments.reports.tables import changes, courses, diverged, heading, numbers, table
+from schedules import as_schedule, tabulate
+
+Optimizer = Callable[..., optax.GradientTransformationExtraArgs]
+Section = Callable[[Results], str]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train: `optimizer(**hyperparameters)`, evaluated at its average where it keeps one.
+
+    Arms with the same optimizer, a function of module level, and the same names of hyperparameters share their code,
+    and differ in numbers. Losses count up to `horizon` updates, where the schedule ends. `look`: how it is drawn,
+    unless any line will do; `fields`: what is recorded of it besides, as `Trained` says.
+    """
+
+    name: str
+    optimizer: Optimizer
+    hyperparameters: Mapping[str, Any]  # schedules; a number that is given becomes a constant one
+    horizon: int
+    look: Look | None = None
+    fields: Mapping[str, Field] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        schedules = {name: as_schedule(given) for name, given in self.hyperparameters.items()}
+        object.__setattr__(self, "hyperparameters", schedules)
+
+    @property
+    def peak_rate(self) -> float:
+        """The highest learning rate of its updates."""
+        return float(np.max(tabulate(self.hyperparameters["learning_rate"], self.horizon)))
+
+    def record(self) -> dict[str, Any]:
+        """What was trained, in words and numbers, for a file."""
+        numbers = {name: repr(schedule) for name, schedule in self.hyperparameters.items()}
+        fields = {"fields": dict(self.fields)} if self.fields else {}
+        return {"optimizer": self.optimizer.__name__, **numbers, "horizon": self.horizon, **fields}
+
+
+Arms = Callable[[float, int], Sequence[Arm]]
+
+
+def no_arms(rate: float, steps: int) -> Sequence[Arm]:
+    return ()
+
+
+def curves(study: "Study", results: Results) -> dict[str, Figure]:
+    """The panels, and where the arms end, of training and of validation losses."""
+    looks = study.looks(results.arms)
+    return {
+        "figure.png": plot(results, study.panels, looks),
+        "validation.png": plot(results, study.panels, looks, of="validation"),
+    }
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that there is to say about a comparison, in one place.
+
+    `about`: what the help says of it; `arms`: from the peak rate and the updates of a run, none if they are those of
+    others; `factors`: multiples of the rate, of which each arm is trained at its best (one rate suits all, if there are
+    none); `panels`: the curves of its figures, which `figures` draws, by the names of their files; `sections` and
+    `details`: of the report, before and after the claims.
+    """
+
+    name: str
+    about: str = ""
+    arms: Arms = no_arms
+    factors: tuple[float, ...] = ()
+    panels: tuple[Panel, ...] = ()
+    claims: Claims = NO_CLAIMS
+    sections: tuple[Section, ...] = (table, changes, diverged)
+    details: tuple[Section, ...] = (courses,)
+    figures: Callable[["Study", Results], Mapping[str, Figure]] = curves
+
+    @functools.cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of its arms, which are the same at any rate and length."""
+        return tuple(arm.name for arm in self.arms(1.0, 100))
+
+    def looks(self, names: Iterable[str]) -> dict[str, Look]:
+        """How arms are drawn: as they say, and the others each as the next of `LOOKS`."""
+        declared, others = {arm.name: arm.look for arm in self.arms(1.0, 100)}, itertools.cycle(LOOKS)
+        return {name: declared.get(name) or next(others) for name in names}
+
+    def save(self, results: Results, folder: Path) -> str:
+        """Writes report.md, results.json and the figures, and returns the text that ends a run.
+
+        **Raises:** `UserError` if they cannot be written.
+        """
+        try:
+            # Of infinite losses, the spread is no number; and figures are drawn alike whatever a person's settings are.
+            with np.errstate(invalid="ignore"), style.context("default"):
+                return self._save(results, folder)
+        except OSError as error:
+            why = reason_in(folder, error)
+            raise UserError(
+                f"{folder} can no longer be written ({why}): when it can, the same command writes the report"
+            ) from None
+
+    def _save(self, results: Results, folder: Path) -> str:
+        of_claims = functools.partial(conclusions, self.claims), functools.partial(parts, self.claims)
+        text = _paragraphs(results, heading, *self.sections, of_claims[0])
+        details = _paragraphs(results, *self.details, of_claims[1])
+        write_text(folder / "report.md", "\n".join(filter(None, (f"# {text}", details))))
+        claims = [as_json(finding) for finding in judged(self.claims, results)]
+        told = {"claims": claims} if self.claims.claims else {}
+        record = {"study": results.study, **told, "arms": numbers(results)}
+        write_text(folder / "results.json", json.dumps(record, indent=1) + "\n")
+        for name, figure in self.figures(self, results).items():
+            save_figure(figure, folder / name)
+        return text
+
+
+def _paragraphs(results: Results, *sections: Section) -> str:
+    said = [paragraph for section in sections if (paragraph := section(results))]
+    return "\n\n".join(said) + "\n" if said else ""

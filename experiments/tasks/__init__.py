@@ -1,0 +1,10 @@
+"""What is trained. A file here declares tasks: their data, their model and the settings that suit them."""
+
+from experiments.declared import declared
+from experiments.tasks.task import Task
+
+
+def every_task() -> dict[str, Task]:
+    """All tasks by name, from the shortest run to the longest."""
+    found = declared(__name__, Task)
+    return {name: found[name] for name in sorted(found, key=lambda name: found[name].steps)}
