@@ -229,10 +229,16 @@ def refused(monkeypatch, capsys):
     return say
 
 
-def test_a_folder_silences_what_fails_in_it_only_while_it_is_open(tmp_path):
-    def settings():
-        return sys.unraisablehook, *(logging.getLogger(name).level for name in ("absl", "asyncio"))
+def test_a_folder_silences_what_fails_in_it_only_while_it_is_open(tmp_path, monkeypatch):
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
 
+    def settings():
+        return sys.unraisablehook, *(logger.level for logger in loggers)
+
+    # After a failure, as in other tests, the silence has stayed.
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    for logger in loggers:
+        monkeypatch.setattr(logger, "level", logging.WARNING)
     before = settings()
     with Folder(tmp_path / "run", {}):
         assert all(within != outside for within, outside in zip(settings(), before, strict=True))
