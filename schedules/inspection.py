@@ -266,7 +266,10 @@ def _plain(value: Any) -> Any:
 
 
 def _values(schedule: Schedule, steps: np.ndarray) -> np.ndarray:
-    return np.asarray(schedule(steps), float)
+    """Of few lengths: a program for another length takes longer to compile than to run."""
+    padding = max(64, 1 << (steps.size - 1).bit_length()) - steps.size
+    values = schedule(np.pad(steps.ravel(), (0, padding), mode="edge"))
+    return np.asarray(values, float)[: steps.size].reshape(steps.shape)
 
 
 def _sampled(schedule: Schedule, steps: int, most: int = MOST_SAMPLES) -> tuple[np.ndarray, np.ndarray]:
