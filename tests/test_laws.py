@@ -31,17 +31,13 @@ def padded(steps: list[int] | np.ndarray) -> np.ndarray:
     return np.pad(steps, (0, MOST - len(steps)), mode="edge")
 
 
-AS_FOR_USERS = {
-    "xla_backend_optimization_level": 3,
-    "xla_llvm_disable_expensive_passes": False,
-    "xla_cpu_use_fusion_emitters": True,
-}
+AS_FOR_USERS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
 values = jax.jit(Schedule.__call__, compiler_options=AS_FOR_USERS)
 quick_values = jax.jit(Schedule.__call__)
 
 
-def values_at(schedule: Schedule, steps: list[int] | np.ndarray, values=values) -> jax.Array:
-    return values(schedule, padded(steps))[: len(steps)]
+def values_at(schedule: Schedule, steps: list[int] | np.ndarray, values=values) -> np.ndarray:
+    return np.asarray(values(schedule, padded(steps)))[: len(steps)]
 
 
 def scaled(schedule: Schedule, factor: float, times: int = 1) -> Schedule:
