@@ -8,7 +8,6 @@ is the average of all parameters after the first thousand updates.
 """
 
 import math
-from decimal import Decimal
 from typing import Annotated, Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from jax.typing import ArrayLike
 from typing_extensions import TypeAliasType
 
 from optim.checks import Fraction, NotNegativeLike, UpTo4
-from optim.numerics import accumulate, one_minus_power
+from optim.numerics import accumulate, complement, one_minus_power
 from schedules import (
     Period,
     Positive,
@@ -198,7 +197,7 @@ def ema(decay: Fraction) -> Schedule:
 
     Example: `ema(0.9)` over 100 steps.
     """
-    return exponential_average(1 / _complement(decay))
+    return exponential_average(1 / complement(decay))
 
 
 @checked
@@ -227,7 +226,7 @@ def ema_warmed(decay: Fraction, exponent: Positive = 2 / 3, timescale: Count = 1
 
     Example: `ema_warmed(0.95)` over 100 steps.
     """
-    return maximum(_complement(decay), power_law(1.0, exponent, timescale))
+    return maximum(complement(decay), power_law(1.0, exponent, timescale))
 
 
 @schedule(ends=False)
@@ -242,11 +241,6 @@ def ema_relative(step: Array, half_life: Positive) -> Array:
     """
     c = -jnp.expm1(-math.log(2) / (half_life * jnp.maximum(step.astype(float), 1.0)))
     return jnp.where(step < 1, 1.0, c)
-
-
-def _complement(decay: float | Array) -> float | Array:
-    """1 - decay, of the decimal that was typed."""
-    return 1 - decay if isinstance(decay, Array) else float(1 - Decimal(repr(float(decay))))
 
 
 # Coefficients that remember ----------------------------------------------------------------------------

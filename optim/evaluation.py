@@ -76,13 +76,12 @@ def eval_params(opt_state: Any, params: Any, name: str | None = None) -> Any:
     the parameters that the state was made for (in their places, shapes and digits), or `opt_state` is no state: an
     optimizer, None, or the dictionaries that a checkpoint gives when it is restored without `optimizer.init(params)`.
     """
-    return _evaluated("eval_params", opt_state, params, name)
+    averages = _averages("eval_params", opt_state, params, name)
+    return _evaluated("eval_params", averages, params)
 
 
-def _evaluated(function: str, opt_state: Any, params: Any, name: str | None) -> Any:
-    _require_places(function, opt_state, params)
+def _evaluated(function: str, averages: list[Average], params: Any) -> Any:
     # By path and not by structure: masks leave holes, and Flax wraps state and parameters differently.
-    averages = _averages(function, opt_state, name)
     held = by_path(params)
     stored = [(path, leaf, each) for each in averages for path, leaf in tree_leaves_with_path(each.stored, is_hole)]
     averaged = [(path, leaf, each) for path, leaf, each in stored if not is_hole(leaf)]
@@ -100,8 +99,9 @@ def _evaluated(function: str, opt_state: Any, params: Any, name: str | None) -> 
     return tree_map_with_path(lambda path, p: found[path].astype(jnp.result_type(p)) if path in found else p, params)
 
 
-def _averages(function: str, opt_state: Any, name: str | None) -> list[Average]:
+def _averages(function: str, opt_state: Any, params: Any, name: str | None) -> list[Average]:
     """The averages of this name, one of each state that holds any."""
+    _require_places(function, opt_state, params)
     states = [state for state in jax.tree.leaves(opt_state, is_leaf=_is_average) if _is_average(state)]
     by_name = [state.averages() for state in states]
     names = {each for averages in by_name for each in averages}
@@ -249,8 +249,9 @@ def require_eval_params(opt_state: Any, params: Any, name: str | None = None) ->
     **Raises:** `ValueError` as `eval_params`, if `params` differ from `eval_params(opt_state, params)` (traced values
     are not compared), or if the average is in the lean form, where x and y cannot be told apart.
     """
-    expected = _evaluated("require_eval_params", opt_state, params, name)
-    if any(average.needs_trained for average in _averages("require_eval_params", opt_state, name)):
+    averages = _averages("require_eval_params", opt_state, params, name)
+    expected = _evaluated("require_eval_params", averages, params)
+    if any(average.needs_trained for average in averages):
         raise ValueError("require_eval_params: `opt_state` must store its average, got one in the lean form")
     for (path, have), want in zip(tree_leaves_with_path(params), jax.tree.leaves(expected), strict=True):
         if have is want or isinstance(have, jax.core.Tracer):

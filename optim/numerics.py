@@ -1,5 +1,6 @@
 """The few operations in which optimizers lose digits, done so that they do not."""
 
+from decimal import Decimal
 from typing import Any
 
 import jax
@@ -106,8 +107,8 @@ def at(schedules: Any, count: ArrayLike) -> Any:
 
 
 def complement(value: Any) -> Any:
-    """1 - value, of a Python number in double precision, of a schedule as a schedule."""
-    return 1 - value
+    """1 - value: of a Python number the decimal that was typed, of a schedule a schedule."""
+    return float(1 - Decimal(repr(float(value)))) if isinstance(value, int | float) else 1 - value
 
 
 def is_zero(value: Any) -> bool:
