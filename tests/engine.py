@@ -190,8 +190,9 @@ def _forked(arguments, cache, said, seconds_a_piece):
 
 
 def caching(cache):
+    """What is compiled is compiled quickly, and kept."""
     limits = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.0, "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": -1}
-    return {"JAX_COMPILATION_CACHE_DIR": str(cache), **limits}
+    return {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_DISABLE_MOST_OPTIMIZATIONS": True, **limits}
 
 
 def script(arguments):

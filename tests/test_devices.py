@@ -17,6 +17,8 @@ from experiments.engine.placing import layout
 from experiments.engine.program import Program
 from experiments.studies.published import published
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 # The layout ----------------------------------------------------------------------------------------------
 
 
