@@ -13,11 +13,18 @@ from nbclient import NotebookClient
 
 pytestmark = pytest.mark.slow
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
-# In place of the numbers of the cell that is tagged `parameters`, as papermill has it.
+# Run after the cell that is tagged `parameters`, as papermill has it. What the comparison trains is a small model.
 TOY = {
-    "2_comparison": "import tempfile; recorded, task, steps, seeds, out = None, 'digits', 40, 2, tempfile.mkdtemp()",
+    "2_comparison": """
+import sys, tempfile
+sys.path.append("../tests")
+import engine
+from experiments.tasks import digits
+digits.DIGITS = engine.SMALL
+recorded, task, steps, seeds, out = None, "digits", 20, 2, tempfile.mkdtemp()
+""",
     "4_finding_a_rate": "steps, seeds = 32, 4",
-    "5_averaging": "steps, seeds = 200, 2",
+    "5_averaging": "steps, seeds = 150, 2",
 }
 # What one notebook leaves behind is not seen by the next. What is pending is the kernel's own, at its end.
 FRESH = """

@@ -7,6 +7,7 @@ import random
 import re
 import zipfile
 
+import matplotlib
 import numpy as np
 import pytest
 
@@ -432,6 +433,7 @@ def test_the_table_and_the_heading_tell_what_was_measured():
     assert lines[3] == "| cosine    |      60 | 0.300 ± 0.100 |   1.000 ± 0.000 |        50.0 ± 0.0 % |"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_rates_are_told_where_they_differ():
     r = results({"cosine": [0.2], "constant": [0.5]})
     assert "peak rate" not in table(r)
@@ -460,12 +462,14 @@ def test_courses_end_where_an_arm_ends():
     assert numbers(r)["cosine"]["validation accuracy"][0] == [50.0, 50.0]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_stopped_run_is_not_judged_anywhere(tmp_path):
     text = save(results(shaken(AS_PUBLISHED), done=60), tmp_path)
     assert "The run was stopped early, so the claims are not judged." in text
     assert json.loads((tmp_path / "results.json").read_text())["claims"] == []
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_report_has_its_parts_in_files(tmp_path):
     r = results(shaken(AS_PUBLISHED))
     text = save(r, tmp_path)
@@ -482,6 +486,7 @@ def test_a_report_has_its_parts_in_files(tmp_path):
     assert set(record["arms"]) == set(ARMS)
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_diverged_run_is_told(tmp_path):
     r = results({"cosine": [0.2, 0.4], "constant": [0.5, 0.5]})
     r.history.train_loss[r.row("cosine"), 1, 70:] = np.nan
@@ -494,13 +499,17 @@ def test_numbers_of_a_run_that_diverged_have_few_digits(tmp_path):
     assert [decimals(x, 3, "+") for x in (0.5, -1.234e25, np.inf, np.nan)] == ["+0.500", "-1.2e+25", "+inf", "+nan"]
     r = results(shaken(AS_PUBLISHED))
     r.history.train_loss[r.row("cosine")] *= np.float32(1e25)
+    r.history.train_loss[r.row("ema-long"), 1, 70:] = np.nan
     r.history.valid_loss[r.row("polyak"), 0] = np.inf
     text = save(r, tmp_path) + (tmp_path / "report.md").read_text()
     assert "e+2" in text
     assert " inf " in text
     assert not re.search(r"\d{9}", text)
+    for name in ("figure.png", "validation.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_run_resumed_with_something_else_says_so(tmp_path):
     sentences = [f"Resumed after {n} updates with jax 2 (before: 1)." for n in (40, 50)]
     runs = [
@@ -598,6 +607,7 @@ def test_a_sweep_is_a_table_of_policies_against_rates(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"report.md", "results.json", "figure.png"}
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_every_policy_is_an_arm_of_any_length_and_its_rate_scales():
     scales = {"momentum_sgd": 10.0, "reference_schedule_free": 2.5}  # how many times the rate of Adam they want
     for steps in (20, 1_000):
@@ -679,6 +689,17 @@ def test_an_axis_begins_at_zero_unless_losses_could_not_be_told_apart(shift, fro
     lowest = min(map(min, losses.values()))
     for begins in (first.get_ylim()[0], last.get_xlim()[0]):
         assert begins == 0 if from_zero else 0.9 * lowest < begins < lowest
+
+
+def test_figures_are_alike_whatever_a_persons_settings_are(tmp_path):
+    (tmp_path / "settings").write_text("text.usetex: True\naxes.grid: True\n")
+    save(swept(), tmp_path)
+    figure = (tmp_path / "figure.png").read_bytes()
+    assert figure.startswith(b"\x89PNG")
+    (tmp_path / "figure.png").unlink()
+    with matplotlib.rc_context(fname=tmp_path / "settings"):
+        save(swept(), tmp_path)
+    assert (tmp_path / "figure.png").read_bytes() == figure
 
 
 def test_nothing_measured_yet_is_drawn_without_a_warning():
