@@ -53,7 +53,7 @@ black, grey, blue, sky, green, orange, red, pink = (
 )  # fmt: skip
 
 # %% tags=["parameters"]
-steps, seeds = 2_000, 5
+steps, seeds, updates = 2_000, 5, 10_000  # `updates`: of the noisy quadratics
 
 # %% [markdown]
 # ## What does a coefficient average?
@@ -100,7 +100,7 @@ plt.show()
 # such problems at once are one vector:
 
 # %%
-rate, start, updates = 0.1, 10.0, 10_000
+rate, start = 0.1, 10.0
 averages = {"polyak": polyak(), "tail": tail(updates // 2), "ema": ema(0.99)}
 
 

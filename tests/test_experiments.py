@@ -1,5 +1,6 @@
 """The comparison: its model, arms, program and data, at toy size."""
 
+import functools
 import hashlib
 import http.server
 import tarfile
@@ -61,11 +62,27 @@ def everything():
     return finished(program(*ARMS))
 
 
+@pytest.fixture(scope="module")
+def pair():
+    """A program of two kinds of arms with two seeds, its history, and what was compiled for it."""
+    p = program("cosine", "polyak")
+    with compiled() as names:
+        history = finished(p)
+    return p, history, names
+
+
+def of_arms(history, *names):
+    """What a history of all arms has of some."""
+    rows = [ARMS.index(name) for name in names]
+    return History(*(array if array.ndim == 1 else array[rows] for array in history))
+
+
 # The model ------------------------------------------------------------------------------------------------
 
 
 def test_the_published_model_has_the_published_size():
-    params = TinyViT().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), deterministic=True)["params"]
+    init = functools.partial(TinyViT().init, deterministic=True)
+    params = jax.eval_shape(init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
     assert sum(p.size for p in jax.tree.leaves(params)) == 556_042
 
 
@@ -92,8 +109,13 @@ def test_the_readout_is_the_first_patch():
     """As published: what the last block leaves at the other tokens changes nothing."""
     model = TinyViT(patch_size=2, features=8, layers=1, heads=2)
     images = jax.random.uniform(jax.random.key(1), (3, 8, 8, 1))
-    variables = model.init(jax.random.key(0), images, deterministic=True)
-    logits, inner = model.apply(variables, images, deterministic=True, capture_intermediates=True)
+
+    @jax.jit
+    def results():
+        variables = model.init(jax.random.key(0), images, deterministic=True)
+        return variables, *model.apply(variables, images, deterministic=True, capture_intermediates=True)
+
+    variables, logits, inner = results()
     tokens = inner["intermediates"]["Block_0"]["__call__"][0]
     readout = variables["params"]["classify"]
     assert tokens.shape == (3, 17, 8)
@@ -155,7 +177,8 @@ def test_every_seed_has_a_key_of_its_own(x64):
 
 
 def test_seeds_together_are_each_alone(everything):
-    for together, alone in zip(everything, finished(program(*ARMS, seeds=1)), strict=True):
+    names = ("cosine", "sf-ema")
+    for together, alone in zip(of_arms(everything, *names), finished(program(*names, seeds=1)), strict=True):
         if together.ndim == 3:
             np.testing.assert_allclose(together[:, :1], alone, rtol=5e-4)
     assert (everything.train_loss[:, 0] != everything.train_loss[:, 1]).all()
@@ -172,13 +195,14 @@ def test_arms_are_paired_and_scored_before_their_update(everything):
     assert len(np.unique(losses[:, 0, -1].round(5))) == 12
 
 
-def test_an_arm_is_a_plain_training_loop(data):
+def test_an_arm_is_a_plain_training_loop(data, everything):
     """One arm of the program, written again as anyone would: a loop, optax, and an average kept by hand."""
     import optax
 
     batch_size, decay = 8, 1 - 1 / 4
     model_key = jax.random.key(0)
-    params = Small().init(model_key, as_floats(jnp.asarray(data.train_images[:1])), deterministic=True)["params"]
+    init = jax.jit(functools.partial(Small().init, deterministic=True))
+    params = init(model_key, as_floats(jnp.asarray(data.train_images[:1])))["params"]
     optimizer = optax.adam(1e-2, eps=1e-6)
     state, total, average, losses = optimizer.init(params), 0.0, params, []
 
@@ -196,16 +220,14 @@ def test_an_arm_is_a_plain_training_loop(data):
         params = optax.apply_updates(params, updates)
         total = decay * total + 1
         average = jax.tree.map(lambda x, z, w=1 / total: (1 - w) * x + w * z, average, params)
-    history = finished(program("ema-long", seeds=1))
+    history = of_arms(everything, "ema-long")
     np.testing.assert_allclose(history.train_loss[0, 0], losses, rtol=2e-3)
     logits = Small().apply({"params": average}, data.valid_images / np.float32(255), deterministic=True)
     assert abs(float(np.mean(logits.argmax(-1) == data.valid_labels)) - history.valid_accuracy[0, 0, -1]) < 0.01
 
 
-def test_pieces_of_any_length_and_other_seeds_give_the_same_runs_and_one_compilation():
-    p = program("cosine", "polyak")
-    with compiled() as names:
-        history = finished(p)
+def test_pieces_of_any_length_and_other_seeds_give_the_same_runs_and_one_compilation(pair):
+    p, history, names = pair
     assert names
     runs = p.start()
     whole, losses = p.advance(runs, 0, STEPS)
@@ -242,13 +264,13 @@ def test_long_runs_advance_in_rounds_and_by_single_updates_to_an_end_between():
 
 def test_runs_one_after_the_other_are_those_that_run_together(monkeypatch, everything):
     monkeypatch.setattr("experiments.engine.program.CACHE", 0)
-    one_by_one = finished(program(*ARMS))
-    for ours, theirs in zip(one_by_one, everything, strict=True):
+    names = ("linear-50", "sf-polyak")
+    for ours, theirs in zip(finished(program(*names)), of_arms(everything, *names), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4)
 
 
-def test_history_is_measured_where_it_says():
-    history = finished(program("linear-25", "sf-ema"))
+def test_history_is_measured_where_it_says(everything):
+    history = of_arms(everything, "linear-25", "sf-ema")
     assert history.train_loss.shape == (2, 2, 40)
     assert history.valid_steps.tolist() == [10, 20, 30, 40]
     assert np.isfinite(history.train_loss).all()
@@ -257,12 +279,11 @@ def test_history_is_measured_where_it_says():
     assert (history.valid_loss[1, :, 1:] != history.valid_loss[1, :, :-1]).all()
 
 
-def test_a_long_history_is_of_means(monkeypatch):
-    each = finished(program("cosine"))
+def test_a_long_history_is_of_means(monkeypatch, pair):
+    p, each, _ = pair
     monkeypatch.setattr("experiments.reports.results.RECORDS", 13)  # of 3 updates each; the last of 1
-    p = program("cosine")
     of_three = finished(p)
-    whole = each.train_loss[..., :39].reshape(1, 2, 13, 3).mean(axis=-1, dtype=np.float64)
+    whole = each.train_loss[..., :39].reshape(2, 2, 13, 3).mean(axis=-1, dtype=np.float64)
     np.testing.assert_allclose(of_three.train_loss[..., :13], whole, rtol=1e-6)
     np.testing.assert_array_equal(of_three.train_loss[..., 13], each.train_loss[..., 39])
     assert of_three.valid_steps.tolist() == [12, 21, 30, 40]
@@ -286,8 +307,8 @@ def test_a_run_is_stalled_when_no_loss_has_fallen_for_long():
     assert not stalled(losses([3, 2, 2, 2, 2, 2], [9, 8, 7, 6, 5, 4]), 6, 2)
 
 
-def test_arms_of_any_optimizer_share_the_gradients_and_differ_in_updates():
-    """Four ways to train in one program, the same numbers as in four."""
+def test_arms_of_any_optimizer_share_the_gradients_and_differ_in_updates(everything):
+    """Four ways to train in one program, the same numbers as each without the others."""
     import optax
 
     def sgd(learning_rate):
@@ -303,9 +324,9 @@ def test_arms_of_any_optimizer_share_the_gradients_and_differ_in_updates():
     ]
     together = finished(of(arms))
     for row, each in enumerate(arms):
-        alone = finished(of([each]))
-        np.testing.assert_allclose(together.train_loss[row], alone.train_loss[0], rtol=5e-4, err_msg=each.name)
-        np.testing.assert_allclose(together.valid_loss[row], alone.valid_loss[0], rtol=5e-4, err_msg=each.name)
+        alone = of_arms(everything, each.name) if each.name in ARMS else finished(of([each]))
+        for ours, theirs in ((together.train_loss, alone.train_loss), (together.valid_loss, alone.valid_loss)):
+            np.testing.assert_allclose(ours[row, 0], theirs[0, 0], rtol=5e-4, err_msg=each.name)
 
 
 def test_a_plateau_rule_hears_the_validation_loss():
@@ -328,10 +349,9 @@ def test_a_plateau_rule_hears_the_validation_loss():
 
 def test_precision_changes_the_products_and_nothing_else():
     """On a CPU tf32 is exact, and bfloat16 is emulated or not there; the losses are those of float32 up to its digits."""
-    exact, tf32, bfloat16 = (
-        finished(program("cosine", seeds=1, precision=precision)).train_loss
-        for precision in ("float32", "tf32", "bfloat16")
-    )
+    programs = [program("cosine", seeds=1, precision=precision) for precision in ("float32", "tf32", "bfloat16")]
+    begun = programs[0].save(programs[0].start())
+    exact, tf32, bfloat16 = (p.advance(p.load(begun), 0, STEPS)[1] for p in programs)
     np.testing.assert_array_equal(tf32, exact)
     np.testing.assert_allclose(bfloat16, exact, rtol=0.05)
 
@@ -414,7 +434,7 @@ def server(tmp_path, monkeypatch):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         yield lambda name: (f"http://127.0.0.1:{running.server_port}/{name}", hash_of(served / name)), served
         running.shutdown()
 

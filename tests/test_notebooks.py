@@ -24,7 +24,7 @@ digits.DIGITS = engine.SMALL
 recorded, task, steps, seeds, out = None, "digits", 20, 2, tempfile.mkdtemp()
 """,
     "4_finding_a_rate": "steps, seeds = 32, 4",
-    "5_averaging": "steps, seeds = 150, 2",
+    "5_averaging": "steps, seeds, updates = 150, 2, 200",
 }
 # What one notebook leaves behind is not seen by the next. What is pending is the kernel's own, at its end.
 FRESH = """

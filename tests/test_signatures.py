@@ -97,12 +97,11 @@ def test_jupyter_shows_one_signature(module, name, value):
 
 
 def seen(script, value):
-    """The one signature that jedi finds at the end of a script, with the names of the arguments that `value` takes."""
+    """The one signature that jedi finds at the end of a script, with the names of the arguments that `value` takes,
+    and the kinds by which jedi completes those that may be given by name."""
     (signature,) = script.get_signatures()
     parameters = inspect.signature(value).parameters.values()
-    assert [p.name for p in signature.params] == [p.name for p in parameters]
-    by_name = {f"{p.name}=" for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    assert {each.name for each in script.complete() if each.name.endswith("=")} == by_name
+    assert [(p.name, p.kind) for p in signature.params] == [(p.name, p.kind) for p in parameters]
     assert_readable(signature.to_string())
     return signature
 
@@ -112,9 +111,30 @@ def script(text):
 
 
 @pytest.mark.parametrize(("module", "name", "value"), CALLED)
-def test_an_editor_shows_and_completes_the_arguments(module, name, value):
+def test_an_editor_shows_the_arguments(module, name, value):
     assert seen(script(f"from {module} import {name}\n{name}("), value).name == name
     assert seen(jedi.Interpreter(f"{name}(", [{name: value}]), value).name == name
+
+
+def completed(script):
+    return {each.name for each in script.complete() if each.name.endswith("=")}
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (schedules.cosine, {"start=", "end=", "steps="}),
+        (schedules.add, set()),
+        (schedules.noam, {"width=", "warmup_steps="}),
+        (optim.ema, {"decay="}),
+        (schedules.tabulate, {"schedule=", "steps="}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_an_editor_completes_the_arguments(value, expected):
+    name = value.__name__
+    assert completed(script(f"from {value.__module__} import {name}\n{name}(")) == expected
+    assert completed(jedi.Interpreter(f"{name}(", [{name: value}])) == expected
 
 
 def test_an_editor_shows_what_is_written_in_the_source():
@@ -128,7 +148,11 @@ def test_an_editor_shows_what_is_written_in_the_source():
 def test_an_editor_reads_a_users_own(name):
     own = {"__name__": "own"}
     exec(OWN, own)
-    assert seen(script(f"{OWN}{name}("), own[name]).name == name
+    call = script(f"{OWN}{name}(")
+    assert seen(call, own[name]).name == name
+    assert completed(call) == {
+        f"{p.name}=" for p in inspect.signature(own[name]).parameters.values() if p.kind != p.VAR_POSITIONAL
+    }
     assert {"replace", "expand"} <= {each.name for each in script(f"{OWN}{name}(1.0).").complete()}
 
 
