@@ -37,6 +37,7 @@ from experiments.tasks.cifar10 import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, 
 from experiments.tasks.task import DataError, Dataset
 from experiments.tasks.vision_transformer import TinyViT
 
+pytestmark = pytest.mark.slow
 FILES = {
     "config.json", "figure.png", "history.npz", "measured.json", "measured.md", "report.md", "results.json",
     "validation.png",

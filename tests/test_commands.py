@@ -29,7 +29,7 @@ from experiments.tasks.cifar10 import PUBLISHED as CIFAR10
 from experiments.tasks.vision_transformer import TinyViT
 from optim import RangeTest
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
 
 ARMS = PUBLISHED.names
 HUGE = "100000000000000000000"

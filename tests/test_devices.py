@@ -17,7 +17,7 @@ from experiments.engine.placing import layout
 from experiments.engine.program import Program
 from experiments.studies.published import published
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
 
 # The layout ----------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from experiments.tasks.vision_transformer import TinyViT, positions, split_into_
 from optim import adam
 from schedules import linear, tabulate
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_compilation")]
 
 STEPS, ARMS = 40, PUBLISHED.names
 
