@@ -1,17 +1,15 @@
-"""The experiment engine in processes that can be killed, with a model that compiles in seconds.
-
-As a script it is `python -m experiments` with that model.
-"""
+"""The experiment engine in processes that can be killed, with a model that compiles in seconds."""
 
 import contextlib
+import ctypes
 import dataclasses
+import functools
 import itertools
 import json
 import logging
 import multiprocessing
 import os
 import re
-import runpy
 import subprocess
 import sys
 import threading
@@ -21,15 +19,17 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.experimental.compilation_cache import compilation_cache
 from tqdm import tqdm
 
 from experiments.__main__ import main
 from experiments.engine import train
 from experiments.engine.plan import Plan
 from experiments.reports.results import History, Results
+from experiments.studies import published
 from experiments.tasks import digits
+from schedules.terminal import exit_status
 
-ROOT = Path(__file__).parent.parent
 STEPS = 200
 
 
@@ -43,6 +43,8 @@ class Small(nn.Module):
 
 
 SMALL = dataclasses.replace(digits.DIGITS, model=Small())
+# Its figures would take longer than the training.
+QUICKLY_TOLD = dataclasses.replace(published.PUBLISHED, panels=())
 
 
 def words(out, *more, steps=STEPS, seeds=1, arms=("cosine", "ema-long")):
@@ -110,20 +112,57 @@ def content(folder):
     return {p.relative_to(folder): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
 
 
+def compiling(cache):
+    """Settings of JAX under which programs are compiled quickly, and kept in a folder."""
+    return {
+        "jax_compilation_cache_dir": str(cache),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+        "jax_disable_most_optimizations": True,
+    }
+
+
+def configure(settings):
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@contextlib.contextmanager
+def kept_in(cache):
+    """Compiles so meanwhile."""
+    before = {name: jax.config.values[name] for name in compiling(cache)}
+    configure(compiling(cache))
+    try:
+        yield
+    finally:
+        configure(before)
+
+
 # Forked from a process that has imported everything, and has not begun to use JAX.
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["experiments.__main__", "sklearn.datasets"])
+_FORKS.set_forkserver_preload(["experiments.__main__", "experiments.accelerator", "sklearn.datasets"])
 _NUMBERS = itertools.count()
+# What the variables begin with in which a cluster tells JAX of other processes.
+CLUSTERS = ("SLURM_", "OMPI_", "JAX_COORD")
+
+
+def nothing():
+    pass
 
 
 class Fork:
-    """The command on one device, in a process of its own. Compiled programs are kept in `cache`, and what it says."""
+    """A command in a process of its own. Compiled programs are kept in `cache`, and what it says.
 
-    def __init__(self, arguments, cache, seconds_a_piece=1.0):
+    **Arguments:** `first`: is called before everything else, a function of module level, or a `functools.partial`.
+    """
+
+    def __init__(self, arguments, cache, seconds_a_piece=1.0, devices=1, first=nothing, command=main):
         cache.mkdir(exist_ok=True)
         self._said = cache / f"said-{next(_NUMBERS)}"
         self._said.touch()
-        self._process = _FORKS.Process(target=_forked, args=(arguments, cache, self._said, seconds_a_piece))
+        about = arguments, cache, self._said, seconds_a_piece, devices, first, command
+        self._process = _FORKS.Process(target=_forked, args=about)
         self._process.start()
 
     def wait(self, seconds=90.0):
@@ -175,51 +214,55 @@ def first_count(said):
     return int(found[1]) if found else None
 
 
-def _forked(arguments, cache, said, seconds_a_piece):
+def without_bar(said):
+    """The lines, except those of a progress bar."""
+    return [line for line in said.splitlines() if line.strip() and not re.match(r"\d+ arms x", line)]
+
+
+def _forked(arguments, cache, said, seconds_a_piece, devices, first, command):
     # Appended without a buffer: what a killed process has said stays said.
     descriptor = os.open(said, os.O_WRONLY | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     tqdm.set_lock(threading.RLock())  # its own would be a semaphore that outlives the killed
-    for name, value in caching(cache).items():
-        jax.config.update(name.lower(), value)
+    configure(compiling(cache))
     jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
     digits.DIGITS = SMALL
+    published.PUBLISHED = QUICKLY_TOLD
     train.SECONDS_A_PIECE = seconds_a_piece
-    sys.exit(main(arguments))
+    for name in [name for name in os.environ if name.startswith(CLUSTERS)]:
+        del os.environ[name]
+    first()
+    sys.exit(exit_status(lambda: command(arguments)))
 
 
-def caching(cache):
-    """What is compiled is compiled quickly, and kept."""
-    limits = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.0, "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": -1}
-    return {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_DISABLE_MOST_OPTIMIZATIONS": True, **limits}
+class Mounts:
+    """A shell in a namespace in which anyone may mount, and which takes its mounts along when it ends."""
+
+    def __init__(self):
+        shell = ("unshare", "--user", "--map-root-user", "--mount", "sh")
+        self._shell = subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def run(self, line):
+        """**Returns:** whether the line of shell did what it should."""
+        try:
+            print(f"{{ {line}; }} >/dev/null; echo $?", file=self._shell.stdin, flush=True)
+        except BrokenPipeError:
+            return False
+        return self._shell.stdout.readline() == "0\n"
+
+    def fork(self, *about):
+        """A `Fork` that finds the mounts."""
+        return Fork(*about, first=functools.partial(_enter, self._shell.pid))
+
+    def close(self):
+        self._shell.communicate()
 
 
-def script(arguments):
-    return [sys.executable, __file__, *arguments]
-
-
-def environment(cache, devices=1, **more):
-    settings = {**caching(cache), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": devices, "PYTHONPATH": ROOT, **more}
-    return {**os.environ, **{name: str(value) for name, value in settings.items()}}
-
-
-# A shell in a namespace in which anyone may mount, and which takes its mounts along when it ends.
-MOUNTING = ("unshare", "--user", "--map-root-user", "--mount", "sh", "-c")
-
-
-def in_shell(line, *arguments, cache, shell=MOUNTING):
-    """A line of shell in which `"$@"` is the command: exit status, and what it said after its progress bar."""
-    words = [*shell, line, "sh", *script(arguments)]
-    # Over and done with in seconds, unless something is wrong.
-    ended = subprocess.run(words, env=environment(cache), capture_output=True, text=True, timeout=120)
-    said = ended.stderr.replace("\r", "\n").splitlines()
-    return ended.returncode, [each for each in said if each.strip() and not re.match(r"\d+ arms x", each)]
-
-
-if __name__ == "__main__":
-    from engine import SMALL  # as the module of this name, which the plan of a run has seen as well
-
-    digits.DIGITS = SMALL
-    del sys.modules["experiments.__main__"]
-    runpy.run_module("experiments", run_name="__main__", alter_sys=True)
+def _enter(process):
+    system = ctypes.CDLL(None, use_errno=True)
+    for name in ("user", "mnt"):
+        with open(f"/proc/{process}/ns/{name}") as namespace:
+            if system.setns(namespace.fileno(), 0):
+                raise OSError(ctypes.get_errno(), "setns")

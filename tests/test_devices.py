@@ -1,17 +1,17 @@
-"""One program on one device, on eight, and on those of two processes: the same numbers."""
+"""One program on one device, on several, and on those of two processes: the same numbers."""
 
+import contextlib
+import functools
 import math
 import os
 import random
-import signal
 import socket
-import subprocess
-import time
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
-from engine import STEPS, Fork, compiled, environment, first_count, logged, plan, same, script, words
+from engine import STEPS, Fork, compiled, logged, plan, same, words
 
 from experiments.engine.placing import layout
 from experiments.engine.program import Program
@@ -60,17 +60,33 @@ def test_every_layout_takes_all_devices_and_is_no_worse_than_dividing_seeds_alon
             assert work(found) <= work((1, 1, devices))
 
 
-# Eight devices of one process ----------------------------------------------------------------------------
+# Devices of one process ---------------------------------------------------------------------------------
 
 HALF = 10
 # What is exchanged between devices, whatever for.
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast")
+# How the three seeds of a batch of seven, and the groups of two arms and of one, are laid on so many devices.
+LAID = {1: (1, 1, 1), 8: (4, 2, 1), 7: (1, 1, 7)}  # on eight with a fourth seed, and a second of the one, to fill up
 
 
-def started(names, seeds, batch_size, devices):
+class Trained(NamedTuple):
+    program: Program
+    halfway: list[Any]
+    end: list[Any]
+
+
+@pytest.fixture(scope="module")
+def trained(quick_compilation):
+    """One plan on as many devices as `LAID` says."""
     arms = {arm.name: arm for arm in published(1e-2, 2 * HALF)}
-    chosen = [arms[name] for name in names]
-    return Program(plan(chosen, range(seeds), 2 * HALF, batch_size=batch_size), jax.devices()[:devices])
+    planned = plan([arms[name] for name in ("cosine", "sf-ema", "linear-50")], range(3), 2 * HALF, batch_size=7)
+    return {count: halves(Program(planned, jax.devices()[:count])) for count in LAID}
+
+
+def halves(program):
+    runs, losses = program.advance(program.start(), 0, HALF)
+    runs, *validation = program.validate(runs)
+    return Trained(program, [losses, *validation, program.save(runs)], second_half(program, runs))
 
 
 def second_half(program, runs):
@@ -83,37 +99,24 @@ def near(found, expected, rtol=2e-6, atol=1e-6):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol, atol), found, expected)
 
 
-@pytest.mark.parametrize(
-    ("names", "seeds", "batch_size", "laid"),
-    [
-        (("cosine", "sf-ema"), 8, 8, (8, 1, 1)),
-        (("ema-long", "cosine", "linear-50"), 3, 7, (4, 2, 1)),  # with a fourth seed, and a second average, to fill up
-        (("cosine",), 1, 8, (1, 1, 8)),
-    ],
-)
-def test_eight_devices_give_the_numbers_of_one(names, seeds, batch_size, laid):
-    halfway, ends, programs = [], [], []
-    for devices in (8, 1):
-        program = started(names, seeds, batch_size, devices)
-        runs, losses = program.advance(program.start(), 0, HALF)
-        assert losses.shape == (len(names), seeds, HALF)
-        runs, *validation = program.validate(runs)
-        halfway.append([losses, *validation, program.save(runs)])
-        ends.append(second_half(program, runs))
-        programs.append(program)
-    eight, one = programs
-    assert (tuple(eight.placing.mesh.shape.values()), tuple(one.placing.mesh.shape.values())) == (laid, (1, 1, 1))
-    near(halfway[0], halfway[1])
-    near(ends[0], ends[1], rtol=1e-5)
+@pytest.mark.parametrize("count", [8, 7])
+def test_many_devices_give_the_numbers_of_one(count, trained):
+    many, one = trained[count], trained[1]
+    for each, laid in ((many, LAID[count]), (one, LAID[1])):
+        assert tuple(each.program.placing.mesh.shape.values()) == laid
+        assert each.halfway[0].shape == (3, 3, HALF)
+    near(many.halfway, one.halfway)
+    near(many.end, one.end, rtol=1e-5)
     # What was saved goes on, on as many devices as it came from bit by bit, and on others; all is compiled by now.
     with compiled() as names:
-        jax.tree.map(np.testing.assert_array_equal, second_half(eight, eight.load(halfway[0][-1])), ends[0])
-        near(second_half(one, one.load(halfway[0][-1])), ends[1], rtol=1e-5)
-        near(second_half(eight, eight.load(halfway[1][-1])), ends[0], rtol=1e-5)
+        again = second_half(many.program, many.program.load(many.halfway[-1]))
+        jax.tree.map(np.testing.assert_array_equal, again, many.end)
+        near(second_half(one.program, one.program.load(many.halfway[-1])), one.end, rtol=1e-5)
+        near(second_half(many.program, many.program.load(one.halfway[-1])), many.end, rtol=1e-5)
     assert names == []
-    text = eight.lowered("cpu")[1].compile().as_text()
+    text = many.program.lowered("cpu")[1].compile().as_text()
     exchanged = [name for name in COLLECTIVES if f" {name}" in text]
-    assert bool(exchanged) == (laid[2] > 1), exchanged
+    assert bool(exchanged) == (LAID[count][2] > 1), exchanged
 
 
 # Two processes -------------------------------------------------------------------------------------------
@@ -136,28 +139,25 @@ def free_job():
     pytest.skip("no port is free")
 
 
-def two_processes(arguments, others, cache, told):
-    """`python -m experiments --distributed` as SLURM starts it in two tasks, each with two devices."""
+@contextlib.contextmanager
+def two_processes(arguments, others, cache):
+    """`python -m experiments --distributed` as SLURM starts it in two tasks, each with two devices; killed afterwards."""
     job = {"JOB_ID": free_job(), "STEP_NODELIST": "localhost", "NTASKS": 2, "STEP_NUM_NODES": 1}
-    processes = []
-    for rank, given in enumerate((arguments, others)):
-        slurm = {f"SLURM_{name}": value for name, value in {**job, "PROCID": rank, "LOCALID": rank}.items()}
-        environ = environment(cache, devices=2, **slurm)
-        with (told / f"of-{rank}").open("w") as file:
-            line = script([*given, "--distributed"])
-            processes.append(subprocess.Popen(line, env=environ, stdout=file, stderr=subprocess.STDOUT))
-    return processes
 
+    def process(rank, given):
+        slurm = {f"SLURM_{name}": str(value) for name, value in {**job, "PROCID": rank, "LOCALID": rank}.items()}
+        return Fork([*given, "--distributed"], cache, devices=2, first=functools.partial(set_variables, slurm))
 
-def ended(processes, seconds=150.0):
-    """The exit statuses; none of the processes is left."""
-    deadline = time.monotonic() + seconds
+    processes = [process(rank, given) for rank, given in enumerate((arguments, others))]
     try:
-        return [process.wait(max(deadline - time.monotonic(), 0)) for process in processes]
+        yield processes
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+        for each in processes:
+            each.kill()
+
+
+def set_variables(variables):
+    os.environ.update(variables)
 
 
 def test_two_processes_are_one_run_which_a_kill_does_not_lose(cache, tmp_path):
@@ -165,18 +165,14 @@ def test_two_processes_are_one_run_which_a_kill_does_not_lose(cache, tmp_path):
     Fork(words(tmp_path / "alone", **size), cache).finish()
     # Only the first process writes: the second is told a folder of its own, of which nothing comes.
     arguments = words(tmp_path / "run", **size), words(tmp_path / "unused", **size)
-    processes = two_processes(*arguments, cache, tmp_path)
-    deadline = time.monotonic() + 120
-    while len(logged(tmp_path / "run")) < 4:
-        assert time.monotonic() < deadline, (tmp_path / "of-0").read_text()
-        assert [process.poll() for process in processes] == [None, None], (tmp_path / "of-0").read_text()
-        time.sleep(0.01)
-    for process in processes:
-        process.send_signal(signal.SIGKILL)
-    assert ended(processes) == [-signal.SIGKILL] * 2
-    assert ended(two_processes(*arguments, cache, tmp_path)) == [0, 0], (tmp_path / "of-0").read_text()
-    assert 0 < first_count((tmp_path / "of-0").read_text()) < STEPS
-    assert first_count((tmp_path / "of-1").read_text()) is None
+    with two_processes(*arguments, cache) as (first, second):
+        first.until(lambda: len(logged(tmp_path / "run")) >= 4 or not second.running)
+        assert (first.running, second.running) == (True, True), first.said + second.said
+    with two_processes(*arguments, cache) as (first, second):
+        assert first.wait()[0] == 0, first.said
+        assert second.wait()[0] == 0, second.said
+    assert 0 < first.resumed_from < STEPS
+    assert second.resumed_from is None
     steps = [line["step"] for line in logged(tmp_path / "run")]
     assert steps == sorted({*steps})
     assert not (tmp_path / "unused").exists()
@@ -184,15 +180,9 @@ def test_two_processes_are_one_run_which_a_kill_does_not_lose(cache, tmp_path):
     same(tmp_path / "run", tmp_path / "alone", np.testing.assert_allclose, rtol=1e-5)
 
 
-def test_a_process_that_nobody_told_of_others_is_refused(cache, tmp_path, monkeypatch):
-    for name in [name for name in os.environ if name.startswith(("SLURM_", "OMPI_", "JAX_COORD"))]:
-        monkeypatch.delenv(name)
-    # Not forked, as the process it would be forked from has another environment.
-    line = script(words(tmp_path / "run", "--distributed"))
-    found = subprocess.run(line, env=environment(cache), capture_output=True, text=True, timeout=60)
-    assert found.returncode == 2
-    assert found.stderr.startswith(
-        "python -m experiments: --distributed needs what SLURM, Kubernetes, Open MPI or a TPU"
-    )
-    assert found.stderr.count("\n") == 1
+def test_a_process_that_nobody_told_of_others_is_refused(cache, tmp_path):
+    status, said = Fork(words(tmp_path / "run", "--distributed"), cache).wait()
+    assert status == 2
+    assert said.startswith("python -m experiments: --distributed needs what SLURM, Kubernetes, Open MPI or a TPU")
+    assert said.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -1,14 +1,16 @@
 """Whatever stops a run, the same command goes on, and the numbers are those of a run that nothing stopped."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import logging
 import math
 import os
 import random
+import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from types import SimpleNamespace
@@ -17,9 +19,10 @@ import engine
 import jax
 import numpy as np
 import pytest
-from engine import Fork, checkpoints, content, half_written, in_shell, lines, logged, same, words
+from engine import Fork, Mounts, checkpoints, content, half_written, kept_in, lines, logged, same, without_bar, words
 
 from experiments.__main__ import main
+from experiments.commands.answering import answered
 from experiments.engine.folder import Folder
 from experiments.engine.plan import stalled
 from experiments.engine.program import Program
@@ -34,6 +37,8 @@ from experiments.studies import save
 from experiments.studies.published import CLAIMS, decayed_adam, published
 from experiments.studies.study import Arm
 from experiments.tasks.digits import digits
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +65,7 @@ def copy(whole, tmp_path):
 def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(whole, cache, tmp_path):
     folder, rng, began = tmp_path / "run", random.Random(0), time.monotonic()
     kills, resumed, torn, latest, startup = 0, [], 0, 0, 1.0
-    while kills < 12 or len(resumed) < 5 or not torn:
+    while kills < 8 or len(resumed) < 3 or not torn:
         assert time.monotonic() - began < 150, f"{kills} kills, gone on from {resumed}, {torn} half-written checkpoints"
         attempt, at = Fork(words(folder), cache, seconds_a_piece=0.0), time.monotonic()
         if kills % 4 == 3:  # before the first piece, or just after
@@ -90,19 +95,6 @@ def test_a_run_killed_at_random_moments_ends_like_one_that_was_not(whole, cache,
     assert all(("valid_loss" in line) == (line["step"] % 50 == 0) for line in logged(folder))
 
 
-def test_a_half_written_checkpoint_is_never_used(copy, whole, cache):
-    saved = copy / "checkpoints"
-    torn = shutil.copytree(saved / "200", saved / "199.orbax-checkpoint-tmp")
-    for file in [*torn.rglob("*")][::2]:
-        file.write_bytes(b"") if file.is_file() else None
-    (saved / "200").rename(saved / "200.orbax-checkpoint-tmp")
-    before = checkpoints(copy)[-1]
-    attempt = Fork(words(copy), cache).finish()
-    assert 0 < attempt.resumed_from == before < 200
-    assert not half_written(copy)
-    same(copy, whole)
-
-
 def test_a_checkpoint_beyond_the_end_is_named(copy, refused):
     saved = copy / "checkpoints"
     shutil.copytree(saved / "200", saved / "300")
@@ -110,8 +102,9 @@ def test_a_checkpoint_beyond_the_end_is_named(copy, refused):
     assert said == f"{saved / '300'} must be a checkpoint after 1 to 200 updates: delete it to go on"
 
 
-def test_a_damaged_checkpoint_is_named_and_without_it_the_run_goes_on(copy, whole, cache):
+def test_a_damaged_checkpoint_is_named_and_a_half_written_one_is_never_used(copy, whole, cache):
     damaged = copy / "checkpoints" / "200"
+    before = checkpoints(copy)[0]
     for damage in ("d/*", "_METADATA", "manifest.ocdbt"):
         shutil.rmtree(damaged)
         shutil.copytree(whole / "checkpoints" / "200", damaged)
@@ -125,9 +118,14 @@ def test_a_damaged_checkpoint_is_named_and_without_it_the_run_goes_on(copy, whol
         assert said.count("\n") == 1
         assert len(said) < 1000
         assert content(copy) == held
-    shutil.rmtree(damaged)
+    # Without it the run goes on from the one before, whatever else was being written when a run was killed.
+    shutil.copytree(whole / "checkpoints" / "200", copy / "checkpoints" / "200.orbax-checkpoint-tmp")
+    damaged.rename(copy / "checkpoints" / "199.orbax-checkpoint-tmp")
+    for file in [*(copy / "checkpoints" / "199.orbax-checkpoint-tmp").rglob("*")][::2]:
+        file.write_bytes(b"") if file.is_file() else None
     attempt = Fork(words(copy), cache).finish()
-    assert 0 < attempt.resumed_from < 200
+    assert 0 < attempt.resumed_from == before < 200
+    assert not half_written(copy)
     same(copy, whole)
 
 
@@ -145,26 +143,28 @@ def test_a_finished_run_without_its_checkpoints_is_not_begun_anew(copy, whole, c
 # Storage that refuses ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def mounting():
-    tried = subprocess.run([*engine.MOUNTING, "mount -t tmpfs none /mnt"], capture_output=True, text=True)
-    if tried.returncode:
-        pytest.skip(f"nothing can be mounted here ({tried.stderr.strip()})")
+@pytest.fixture
+def mounts():
+    with contextlib.closing(Mounts()) as shell:
+        if not shell.run("mount -t tmpfs none /mnt"):
+            pytest.skip("nothing can be mounted here")
+        yield shell
 
 
-NO_ROOM = "can no longer be written (No space left on device): when it can, the same command"
-
-
-def test_on_a_full_disk_the_run_says_so_and_goes_on_once_there_is_room(mounting, whole, cache, tmp_path):
+def test_on_a_full_disk_the_run_says_so_and_goes_on_once_there_is_room(mounts, whole, cache, tmp_path):
     (disk := tmp_path / "disk").mkdir()
-    # A checkpoint takes about a hundred kilobytes.
-    line = f"""mount -t tmpfs -o size=24k none {disk}; "$@"; echo exit status $? >&2
-        mount -o remount,size=150k none {disk}; "$@"; echo exit status $? >&2
-        mount -o remount,size=64m none {disk}; "$@" 2>/dev/null && cp -r {disk}/run {tmp_path}/after"""
-    status, said = in_shell(line, *words(disk / "run"), cache=cache)
-    sentence = f"python -m experiments: {disk}/run {NO_ROOM} goes on from the last checkpoint"
-    assert said == [sentence, "exit status 2"] * 2
-    assert status == 0
+    sentence = (
+        f"python -m experiments: {disk}/run can no longer be written (No space left on device): when it can, the same "
+        "command goes on from the last checkpoint"
+    )
+    assert mounts.run(f"mount -t tmpfs none {disk}")
+    for size in ("24k", "150k"):  # a checkpoint takes about a hundred kilobytes
+        assert mounts.run(f"mount -o remount,size={size} none {disk}")
+        status, said = mounts.fork(words(disk / "run"), cache).wait()
+        assert (status, without_bar(said)) == (2, [sentence])
+    assert mounts.run(f"mount -o remount,size=64m none {disk}")
+    mounts.fork(words(disk / "run"), cache).finish()
+    assert mounts.run(f"cp -r {disk}/run {tmp_path}/after")
     same(tmp_path / "after", whole)
 
 
@@ -183,12 +183,12 @@ def test_what_the_storage_says_of_a_full_disk_is_what_the_system_says(details):
     assert reason(ValueError(f"{said} {details}")) == "No space left on device"
 
 
-def test_on_a_full_disk_a_report_says_so_too(mounting, copy, cache, tmp_path):
+def test_on_a_full_disk_a_report_says_so_too(mounts, copy, cache, tmp_path):
     (disk := tmp_path / "disk").mkdir()
-    line = f"""mount -t tmpfs -o size=2m none {disk}; cp -r {copy} {disk}/run; rm {disk}/run/*.png
-        head -c 2m /dev/zero >{disk}/rest 2>/dev/null; truncate -s -20k {disk}/rest; "$@" """
-    status, said = in_shell(line, *words(disk / "run"), cache=cache)
-    (sentence,) = said
+    assert mounts.run(f"mount -t tmpfs -o size=2m none {disk}; cp -r {copy} {disk}/run; rm {disk}/run/*.png")
+    assert mounts.run(f"head -c 2m /dev/zero >{disk}/rest 2>/dev/null; truncate -s -20k {disk}/rest")
+    status, said = mounts.fork(words(disk / "run"), cache).wait()
+    (sentence,) = without_bar(said)
     assert sentence.startswith(f"python -m experiments: {disk}/run can no longer be written (")
     assert sentence.endswith(": No space left on device): when it can, the same command writes the report")
     assert status == 2
@@ -196,20 +196,21 @@ def test_on_a_full_disk_a_report_says_so_too(mounting, copy, cache, tmp_path):
 
 def test_a_file_that_grows_too_large_is_one_sentence(whole, cache, tmp_path):
     """Which needs no rights to try, unlike a full disk."""
-    status, said = in_shell('ulimit -f 16; "$@"', *words(tmp_path / "run"), cache=cache, shell=("sh", "-c"))
-    assert len(said) == 1
-    assert "run can no longer be written (File too large): when it can, the same command goes on" in said[0]
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (2**13, resource.RLIM_INFINITY))
+    status, said = Fork(words(tmp_path / "run"), cache, first=limit).wait()
+    (sentence,) = without_bar(said)
+    assert "run can no longer be written (File too large): when it can, the same command goes on" in sentence
     assert status == 2
     Fork(words(tmp_path / "run"), cache).finish()
     same(tmp_path / "run", whole)
 
 
-def test_a_read_only_folder_is_one_sentence(mounting, cache, tmp_path):
-    line = f'mount -t tmpfs -o ro none {tmp_path}; "$@"'
-    status, said = in_shell(line, *words(tmp_path / "run"), cache=cache)
-    assert said == [
-        f"python -m experiments: {tmp_path}/run must be a folder that can be written (Read-only file system)"
-    ]
+def test_a_read_only_folder_is_one_sentence(mounts, cache, tmp_path):
+    (folder := tmp_path / "disk").mkdir()
+    assert mounts.run(f"mount -t tmpfs -o ro none {folder}")
+    status, said = mounts.fork(words(folder / "run"), cache).wait()
+    reason = f"{folder}/run must be a folder that can be written (Read-only file system)"
+    assert without_bar(said) == [f"python -m experiments: {reason}"]
     assert status == 2
 
 
@@ -317,34 +318,34 @@ def test_a_run_goes_on_with_the_same_data_only(refused, copy, monkeypatch):
     assert f"{copy} holds a run with data " in refused(*words(copy))
 
 
-def test_a_folder_is_one_run_s_until_that_is_dead(refused, whole, cache, tmp_path):
+def test_a_folder_is_one_run_s_until_that_is_dead(refused, cache, tmp_path):
     folder = tmp_path / "run"
     first = Fork(words(folder), cache, seconds_a_piece=0.0)
     first.until(lambda: lines(folder) > 2)
     message = f"another run is writing into {folder}: wait for it, or name another folder"
-    assert refused(*words(folder)) == message
+    assert refused(*words(folder, steps=60)) == message
     assert first.running
     first.kill()
-    Fork(words(folder), cache).finish()
-    same(folder, whole)
+    assert refused(*words(folder, steps=60)).startswith(f"{folder} holds a run with steps 200, not 60")
 
 
 # Told to stop --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_stops_in_order_and_the_same_command_goes_on(number, whole, cache, tmp_path):
-    folder = tmp_path / "run"
-    stopped = Fork(words(folder), cache, seconds_a_piece=0.0)
-    stopped.until(lambda: lines(folder) > 2)
-    stopped.signal(number)
-    status, said = stopped.wait()
-    assert status == 130, said
-    assert said.endswith("Stopped: what has been measured is kept, and the same command goes on from there.\n")
-    assert "Traceback" not in said
-    done = Results.load(folder / "history.npz").done
-    assert 0 < done == checkpoints(folder)[-1] == logged(folder)[-1]["step"] < engine.STEPS
-    assert f"{done} of 200 updates, 1 seed" in (folder / "report.md").read_text()
+def test_a_signal_stops_in_order_and_the_same_command_goes_on(whole, cache, tmp_path):
+    folder, done = tmp_path / "run", 0
+    for number in (signal.SIGINT, signal.SIGTERM):
+        stopped, before = Fork(words(folder), cache, seconds_a_piece=0.0), lines(folder)
+        stopped.until(lambda held=before: lines(folder) > held + 2)
+        stopped.signal(number)
+        status, said = stopped.wait()
+        assert status == 130, said
+        assert said.endswith("Stopped: what has been measured is kept, and the same command goes on from there.\n")
+        assert "Traceback" not in said
+        assert stopped.resumed_from == done
+        done = Results.load(folder / "history.npz").done
+        assert stopped.resumed_from < done == checkpoints(folder)[-1] == logged(folder)[-1]["step"] < engine.STEPS
+        assert f"{done} of 200 updates, 1 seed" in (folder / "report.md").read_text()
     again = Fork(words(folder), cache).finish()
     assert again.resumed_from == done
     same(folder, whole)
@@ -362,46 +363,40 @@ def test_a_first_signal_asks_for_an_end_and_a_second_interrupt_does_not_wait():
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
-def interrupted(process, waiting):
-    """After Ctrl-C, which is not heard while it waits for a device, and again: exit status, and what it said."""
-    time.sleep(2)  # it said that it waits just before it does
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
-    assert process.poll() is None, waiting
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
-    return process.returncode, said
+def endless_program():
+    """Says that it has begun, and never ends."""
+    endless = jax.jit(
+        lambda x: jax.lax.while_loop(lambda x: x > 0, lambda x: x | 1, jax.pure_callback(told_to_have_begun, x, x))
+    )
+    return endless(np.int32(1)).block_until_ready()
 
 
-ENDLESS = """
-import signal, sys, jax
-from experiments.commands.answering import answered
-from experiments.engine.signals import stop_signals
+def told_to_have_begun(x):
+    print("begins", flush=True)
+    return x
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is started deaf to Ctrl-C
 
-def wait():
-    endless = jax.jit(lambda x: jax.lax.while_loop(lambda x: x > 0, lambda x: x | 1, x)).lower(1).compile()
-    print("waits", flush=True)
-    return endless(1).block_until_ready()
-
-def in_order():
+def stopped_in_order():
     with stop_signals():
-        return wait()
-
-sys.exit(answered("command", {which}))
-"""
+        return endless_program()
 
 
-@pytest.mark.parametrize("which", ["wait", "in_order"])
-def test_a_second_interrupt_ends_at_once_what_never_ends(which):
-    command = [sys.executable, "-c", ENDLESS.format(which=which)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout.readline() == "waits\n"
-            assert interrupted(process, "for a loop without an end") == (130, "")
-        finally:
-            process.kill()
+def endless(arguments):
+    # A job in the background is started deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    return answered("command", {"at once": endless_program, "in order": stopped_in_order}[arguments])
+
+
+@pytest.mark.parametrize("how", ["at once", "in order"])
+def test_a_second_interrupt_ends_at_once_what_never_ends(how, cache):
+    attempt = Fork(how, cache, command=endless)
+    attempt.until(lambda: attempt.said)
+    time.sleep(0.3)
+    attempt.signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert attempt.running, "the first was heard while it waited for a device"
+    attempt.signal(signal.SIGINT)
+    assert attempt.wait(30) == (130, "begins\n")
 
 
 def test_a_second_interrupt_ends_a_run_at_once_while_it_compiles(tmp_path):
@@ -639,13 +634,15 @@ def test_a_run_that_stalled_ends_and_does_not_go_on(cache, tmp_path):
     same(folder, history)
 
 
-def test_an_arm_that_diverges_is_marked_and_touches_no_other(tmp_path):
+def test_an_arm_that_diverges_is_marked_and_touches_no_other(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr("experiments.studies.published.PUBLISHED", engine.QUICKLY_TOLD)
     arms = {arm.name: arm for arm in published(1e-2, 40)}
     lost = Arm("step-25", decayed_adam, {"learning_rate": 1e30, "b1": 0.9}, 40)
     found = {}
     for name, first in {"with": lost, "without": arms["step-25"]}.items():
         those = engine.plan([first, arms["step-75"]], seeds=(0, 1), steps=40)
-        found[name] = run(those, tmp_path / name, program=Program(those, jax.devices()[:1]))
+        with kept_in(cache):
+            found[name] = run(those, tmp_path / name, program=Program(those, jax.devices()[:1]))
     assert found["with"].done == found["without"].done == 40
     assert found["with"].diverged("step-25") == 2
     assert np.isnan(found["with"].history.valid_loss[0, :, -1]).all()
