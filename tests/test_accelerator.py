@@ -17,8 +17,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from engine import QUICKLY_TOLD, Fork, kept_in
 from flax import linen as nn
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from experiments import accelerator
@@ -26,11 +26,12 @@ from experiments.accelerator import ARMS, Block, Suite, main
 from experiments.commands import bench, throughput
 from experiments.commands.bench import Measurement
 from experiments.commands.options import Running, to_train
-from experiments.commands.throughput import Trainee, paced, race
+from experiments.commands.throughput import Trainee, one_program, paced, race, row_name
 from experiments.engine.plan import Plan
 from experiments.engine.program import Program
 from experiments.errors import UserError
 from experiments.reports.results import Results
+from experiments.studies import published as studies
 from experiments.studies.published import PUBLISHED, published
 from experiments.tasks import cifar10 as tasks
 from experiments.tasks.cifar10 import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, cifar10
@@ -56,15 +57,7 @@ class Small(nn.Module):
     @nn.compact
     def __call__(self, images, deterministic):
         pixels = images[:, ::4, ::4].reshape(len(images), -1)
-        return nn.Dense(10)(nn.Dropout(0.1, deterministic=deterministic)(pixels))
-
-
-# Compiled quickly and kept: the settings here, and JAX's own.
-COMPILING = {
-    "jax_persistent_cache_min_compile_time_secs": (0.0, 1.0),
-    "jax_persistent_cache_min_entry_size_bytes": (-1, 0),
-    "jax_disable_most_optimizations": (True, False),
-}
+        return nn.Dense(10, use_bias=False)(nn.Dropout(0.1, deterministic=deterministic)(pixels))
 
 
 BLOCK_SIZE = Suite.block_size
@@ -75,22 +68,21 @@ def small():
     tasks.PUBLISHED = dataclasses.replace(tasks.PUBLISHED, model=Small())
     throughput.SECONDS, throughput.ROUNDS, accelerator.STYLE_SECONDS, bench.ARRAYS = 1e-4, 1, 1e-4, 2
     Suite.block_size = lambda suite, first: 1
+    studies.PUBLISHED = QUICKLY_TOLD
+    accelerator.one_program = counted
+
+
+def counted(plan, names, seeds, precision, kind="arm"):
+    """What `one_program` says of arms, and nothing to train."""
+    count = seeds * sum(arm.name in names for arm in plan.arms)
+    return Trainee(row_name(count, precision, kind), count, lambda rounds: None)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def compiled(tmp_path_factory):
-    """The environment of processes that compile as this one does and share what is compiled."""
-    values = {name: here for name, (here, _) in COMPILING.items()}
-    values["jax_compilation_cache_dir"] = str(tmp_path_factory.mktemp("cache"))
-    configure(values)
-    yield {**os.environ, "JAX_PLATFORMS": "cpu", **{name.upper(): str(value) for name, value in values.items()}}
-    configure({name: default for name, (_, default) in COMPILING.items()} | {"jax_compilation_cache_dir": None})
-
-
-def configure(values):
-    for name, value in values.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    with kept_in(folder):
+        yield folder
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -99,7 +91,7 @@ def quick():
         for module, name in (
             (tasks, "PUBLISHED"),
             (throughput, "SECONDS"), (throughput, "ROUNDS"), (accelerator, "STYLE_SECONDS"), (bench, "ARRAYS"),
-            (Suite, "block_size"),
+            (Suite, "block_size"), (studies, "PUBLISHED"), (accelerator, "one_program"),
         ):  # fmt: skip
             patch.setattr(module, name, getattr(module, name))
         small()
@@ -189,9 +181,16 @@ def seen(folder):
     return [*measured(folder)["parts"]], results.seeds if results else (), results.done if results else 0
 
 
-def test_what_a_minute_is_worth_most_comes_first(data, whole, tmp_path, monkeypatch):
+@pytest.fixture
+def correct(monkeypatch):
+    """Nothing is computed to find that the devices are."""
+    row = Measurement("losses", 1e-6, "tolerance", 1e-3, "")
+    monkeypatch.setattr(Suite, "correctness", lambda suite, precision: [row])
+
+
+def test_what_a_minute_is_worth_most_comes_first(data, whole, tmp_path, monkeypatch, correct):
     quick = Trainee("other", 1, lambda count: None)
-    for name, value in (("one_program", quick), ("published_style", quick), ("large_updates", []), ("save", "")):
+    for name, value in (("published_style", quick), ("large_updates", []), ("save", "")):
         monkeypatch.setattr(accelerator, name, lambda *about, value=value: value)
     plan = planned(data, seeds=2)
     met = []
@@ -208,7 +207,7 @@ def test_what_a_minute_is_worth_most_comes_first(data, whole, tmp_path, monkeypa
     assert_same(history(tmp_path), history(whole))
 
 
-def test_another_seed_is_trained_before_the_rest_is_measured_where_it_fits(data, tmp_path, whole):
+def test_another_seed_is_trained_before_the_rest_is_measured_where_it_fits(data, tmp_path, whole, correct):
     shutil.copytree(whole / "work", tmp_path / "work")
     (tmp_path / "work" / "measured.json").unlink()
     more = planned(data, seeds=3)
@@ -218,7 +217,7 @@ def test_another_seed_is_trained_before_the_rest_is_measured_where_it_fits(data,
     assert met == [(PARTS[:1], (0, 1), STEPS), (PARTS[:2], (0, 1), STEPS), (PARTS[:2], (0, 1, 2), STEPS)]
 
 
-def test_what_is_under_way_at_the_limit_is_kept(data, whole, tmp_path, capsys):
+def test_what_is_under_way_at_the_limit_is_kept(data, whole, tmp_path, capsys, correct):
     assert main(words(data, tmp_path, "--minutes", "0")) == 130
     assert seen(tmp_path) == (["correctness"], (), 0)
     assert main(words(data, tmp_path, "--minutes", "0")) == 130
@@ -258,44 +257,30 @@ def test_a_signal_stops_it_in_order(data, tmp_path, monkeypatch, capsys):
 
 # Killed -----------------------------------------------------------------------------------------------
 
-KILLABLE = f"""
-import functools, sys, jax
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-jax.config.update("jax_num_cpu_devices", 8)
-import test_accelerator
-from experiments import accelerator
-from experiments.engine import train
-test_accelerator.small()
-train.SECONDS_A_PIECE = 0.0
-accelerator.run = functools.partial(accelerator.run, checkpoint_seconds=0.0)
-sys.exit(accelerator.main(sys.argv[1:]))
-"""
+
+def killable():
+    """Everything is kept after each piece."""
+    small()
+    accelerator.run = functools.partial(accelerator.run, checkpoint_seconds=0.0)
 
 
 def checkpoints(folder, block):
     return [*(folder / "work" / block / "checkpoints").glob("[0-9]*")]
 
 
-def test_a_killed_comparison_goes_on(data, whole, tmp_path, compiled):
+def test_a_killed_comparison_goes_on(data, whole, tmp_path, cache):
     (tmp_path / "work").mkdir()
     for name in ("config.json", "measured.json"):
         shutil.copy(whole / "work" / name, tmp_path / "work")
-    command = [sys.executable, "-c", KILLABLE, *words(data, tmp_path)]
-    start = functools.partial(
-        subprocess.Popen, command, cwd=ROOT, env=compiled, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )  # fmt: skip
-    with start() as killed:
-        deadline = time.monotonic() + 300
-        while len(checkpoints(tmp_path, "seeds-1-1")) < 2 and killed.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        killed.send_signal(signal.SIGKILL)
-        assert killed.wait() == -signal.SIGKILL, killed.stderr.read().decode()
+    shutil.copytree(whole / "work" / "seeds-0-1", tmp_path / "work" / "seeds-0-1")
+    about = {"devices": 8, "first": killable, "command": main}
+    killed = Fork(words(data, tmp_path), cache, seconds_a_piece=0.0, **about)
+    killed.until(lambda: len(checkpoints(tmp_path, "seeds-1-1")) >= 2)
+    assert killed.running, killed.said
+    killed.kill()
     assert history(tmp_path).seeds == (0,)  # what was finished is there
-    with start() as ended:
-        _, progress = ended.communicate(timeout=60)
-    assert ended.returncode == 0, progress.decode()
-    assert "0%|" not in progress.decode().split("update/s")[0]  # from its checkpoint
+    ended = Fork(words(data, tmp_path), cache, **about).finish()
+    assert ended.resumed_from > 0
     assert_same(history(tmp_path), history(whole))
 
 
@@ -337,6 +322,18 @@ def test_the_published_style_trains_as_the_program_does(settings):
     np.testing.assert_allclose(losses, program.advance(program.start(), 0, 7)[1][0, 0], rtol=1e-5)
 
 
+def test_some_arms_with_some_seeds_are_one_program(settings, monkeypatch):
+    made = []
+    monkeypatch.setattr(throughput, "Program", lambda plan: made.append(Program(plan)) or made[-1])
+    names = ["ema-long", "sf-ema"]
+    trainee = one_program(settings, names, 2, "bfloat16", "averaged arm")
+    assert (trainee.name, trainee.arm_updates) == ("4 averaged arms, bfloat16", 4 * made[0].inner)
+    assert ([arm.name for arm in made[0].plan.arms], made[0].plan.seeds) == (names, (0, 1))
+    assert made[0].plan.precision == "bfloat16"
+    for count in (1, 2):  # and go on from there
+        trainee.advance(count)
+
+
 def test_a_race_counts_the_updates_of_all_arms(monkeypatch):
     monkeypatch.setattr(throughput, "SECONDS", 0.04)
     made = []
@@ -375,23 +372,36 @@ def test_optimizers_are_timed_against_others_and_a_copy():
     assert all(row.ours > 0 and row.theirs > 0 for row in rows)
 
 
-@pytest.mark.parametrize(
-    ("precision", "how", "arms"),
-    [("tf32", "precision = [HIGH, HIGH]", 13), ("bfloat16", "lhs_precision_type = bf16", 1)],
-)
-def test_the_published_size_lowers_for_gpus_and_costs_what_is_said(precision, how, arms, monkeypatch):
+def lowered_for_gpus(model, arms, precision, monkeypatch):
+    """The programs to start, to advance and to validate a run of 100,000 updates."""
     monkeypatch.setattr("experiments.engine.program.CACHE", np.inf)  # as where the devices are none of a CPU
     images, labels = np.zeros((16, 32, 32, 3), np.uint8), np.zeros(16, np.int32)
-    size = {"arms": published(1e-3, 100_000)[:arms], "steps": 100_000, "precision": precision}
-    plan = Plan("CIFAR-10", TinyViT(), Dataset(images, labels, images, labels), (0,), 128, **size)
-    start, advance, validate = Program(plan, jax.devices()[:1]).lowered("cuda")
-    said = re.search(r"an update of 13 arms takes (\d+) GFLOP", (ROOT / "docs" / "accelerator.md").read_text())
-    assert arms < 13 or advance.cost_analysis()["flops"] / 1e9 == pytest.approx(float(said[1]), abs=1)
-    for lowered in (advance, validate):
-        products = re.findall(r"stablehlo.dot_general.*", lowered.as_text())
-        assert len(products) > 30
+    data = Dataset(images, labels, images, labels)
+    plan = Plan("CIFAR-10", model, data, (0,), 128, arms=arms, steps=100_000, precision=precision)
+    return Program(plan, jax.devices()[:1]).lowered("cuda")
+
+
+def assert_multiplied(lowered, how, least):
+    """Each matrix product of the programs, at least so many of one, is computed so."""
+    start, *others = (each.as_text() for each in lowered)
+    for text in others:
+        products = re.findall(r"stablehlo.dot_general.*", text)
+        assert len(products) > least
         assert [line for line in products if how not in line] == []
-    assert "dot_general" not in start.as_text()
+    assert "dot_general" not in start
+
+
+def test_the_published_size_lowers_for_gpus_and_costs_what_is_said(monkeypatch):
+    lowered = lowered_for_gpus(TinyViT(), published(1e-3, 100_000), "tf32", monkeypatch)
+    said = re.search(r"an update of 13 arms takes (\d+) GFLOP", (ROOT / "docs" / "accelerator.md").read_text())
+    assert lowered[1].cost_analysis()["flops"] / 1e9 == pytest.approx(float(said[1]), abs=1)
+    assert_multiplied(lowered, "precision = [HIGH, HIGH]", least=30)
+
+
+def test_products_are_rounded_to_bfloat16_on_gpus(monkeypatch):
+    arms = [arm for arm in published(1e-3, 100_000) if arm.name in ("cosine", "sf-ema")]
+    lowered = lowered_for_gpus(TinyViT(layers=1), arms, "bfloat16", monkeypatch)
+    assert_multiplied(lowered, "lhs_precision_type = bf16", least=8)
 
 
 # Blocks of seeds --------------------------------------------------------------------------------------
@@ -471,16 +481,16 @@ def test_without_a_cpu_to_compare_with_it_says_so(data, tmp_path, capsys, monkey
     assert "JAX_PLATFORMS must include cpu" in capsys.readouterr().err
 
 
-def test_without_the_devices_that_are_asked_for_it_says_so(data, tmp_path, compiled):
+def test_without_the_devices_that_are_asked_for_it_says_so(data, tmp_path):
     script = ["bash", "experiments/accelerator.sh", data, tmp_path / "out"]
-    environment = {**compiled, "JAX_PLATFORMS": "none,cpu", "PYTHON": sys.executable}
+    environment = {**os.environ, "JAX_PLATFORMS": "none,cpu", "PYTHON": sys.executable}
     ended = subprocess.run(script, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert ended.returncode == 2
     (said,) = ended.stderr.splitlines()
     assert said.startswith("python -m experiments.accelerator: JAX finds no devices that it can use (")
 
 
-def test_the_script_says_how_it_is_called(compiled):
+def test_the_script_says_how_it_is_called():
     ended = subprocess.run(["bash", "experiments/accelerator.sh"], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 2
     assert "accelerator.sh DATA OUT" in ended.stderr
@@ -500,9 +510,13 @@ sys.exit(sum(main(["--work", sys.argv[1], "--out", sys.argv[1], "--task", task])
 """
 
 
-def test_neither_tyro_nor_pooch_nor_scikit_learn_is_needed(tmp_path, compiled):
+def test_neither_tyro_nor_pooch_nor_scikit_learn_is_needed(tmp_path):
     ended = subprocess.run(
-        [sys.executable, "-c", BARE, tmp_path], cwd=ROOT, env=compiled, capture_output=True, text=True
+        [sys.executable, "-c", BARE, tmp_path],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
     )
     assert ended.stderr.splitlines() == [
         "python -m experiments.accelerator: without --data CIFAR-10 is downloaded by pooch, which must be installed: pip install pooch",
