@@ -308,7 +308,8 @@ def test_a_peers_schedule_written_here_is_its_own_number_for_number(name, x64):
     compare(name, 1e-9)
 
 
-@pytest.mark.parametrize("name", CASES)
+# In float64 the formulas are seen to be the same. How float32 rounds them is tested with each law of `test_laws.py`.
+@pytest.mark.parametrize("name", {(peer, case["class"]): name for name, (peer, case) in CASES.items()}.values())
 def test_a_peers_schedule_written_here_is_its_own_in_float32(name):
     compare(name, 1e-6)
 
