@@ -56,5 +56,5 @@ def quick_compilation():
 
 @pytest.fixture
 def unrendered(monkeypatch):
-    """Figures are drawn, and their files are left empty: rendering takes longer than all else in a report."""
+    """Figures are drawn and not written to files: rendering takes longer than all else in a report."""
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda *_, **__: None)
