@@ -62,9 +62,10 @@ def draw(*modules):
     for i, (text, steps) in enumerate(drawn):
         lr = parse(text)
         ax = plot(lr, steps, figure.add_subplot(rows, 3, i + 1))
+        highest = max(ax.lines[0].get_ydata())
         for part in jax.tree.leaves(dict(lr.arguments), is_leaf=lambda leaf: isinstance(leaf, Schedule)):
-            if isinstance(part, Schedule) and part(0) < 3 * tabulate(lr, steps).max():  # else it is on another scale
-                ax.plot(tabulate(part, steps), "--", color="0.55", linewidth=1.2)
+            if isinstance(part, Schedule) and (curve := tabulate(part, steps))[0] < 3 * highest:  # not on another scale
+                ax.plot(curve, "--", color="0.55", linewidth=1.2)
         ax.set(xlabel="", ylabel="")
         ax.set_title(textwrap.fill(text, 44), fontsize=7, family="monospace", loc="left")
         ax.tick_params(labelsize=7)

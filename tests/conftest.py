@@ -1,17 +1,27 @@
 """Settings of the whole suite: strict where JAX can be strict, and eight virtual devices."""
 
+import gc
 import os
 
 os.environ.setdefault("MPLBACKEND", "agg")
-# Generates the code of a program in one piece, since the processes of the suite share the cores.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_parallel_codegen_split_count=1".strip()
-
 import chex
 import jax
 import pytest
 
+# A program is compiled in one piece, since the processes of the suite share the cores; and by the older of two compilers
+# of kernels, where JAX has both, which takes half the time.
+quickly = ["--xla_cpu_parallel_codegen_split_count=1"]
+if jax.__version_info__ < (0, 11):
+    quickly.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *quickly]).strip()
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
+
+
+def pytest_collection_finish():
+    """What has been imported stays, and JAX keeps what it compiles: to look for garbage in it takes long."""
+    gc.freeze()
+    gc.set_threshold(20_000)
 
 
 @pytest.fixture(autouse=True)

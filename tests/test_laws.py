@@ -32,6 +32,8 @@ def padded(steps: list[int] | np.ndarray) -> np.ndarray:
 
 
 AS_FOR_USERS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+if jax.__version_info__ < (0, 11):
+    AS_FOR_USERS["xla_cpu_use_fusion_emitters"] = True
 values = jax.jit(Schedule.__call__, compiler_options=AS_FOR_USERS)
 quick_values = jax.jit(Schedule.__call__)
 
