@@ -10,10 +10,10 @@ import pytest
 
 # A program is compiled in one piece, since the processes of the suite share the cores; and by the older of two compilers
 # of kernels, where JAX has both, which takes half the time.
-quickly = ["--xla_cpu_parallel_codegen_split_count=1"]
+flags = ["--xla_cpu_parallel_codegen_split_count=1"]
 if jax.__version_info__ < (0, 11):
-    quickly.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *quickly]).strip()
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags]).strip()
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
