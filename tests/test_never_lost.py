@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import gc
 import json
 import logging
 import math
@@ -381,15 +382,25 @@ def stopped_in_order():
         return endless_program()
 
 
-def endless(arguments):
+def interrupted_while_garbage_is_collected():
+    gc.callbacks.append(lambda phase, about: signal.raise_signal(signal.SIGINT))
+    gc.collect()
+    return 0
+
+
+def command(program):
     # A job in the background is started deaf to Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    return answered("command", {"at once": endless_program, "in order": stopped_in_order}[arguments])
+    return answered("command", program)
 
 
-@pytest.mark.parametrize("how", ["at once", "in order"])
-def test_a_second_interrupt_ends_at_once_what_never_ends(how, cache):
-    attempt = Fork(how, cache, command=endless)
+def test_an_interrupt_where_nothing_can_be_raised_ends_a_command_without_a_word(cache):
+    assert Fork(interrupted_while_garbage_is_collected, cache, command=command).wait(30) == (130, "")
+
+
+@pytest.mark.parametrize("program", [endless_program, stopped_in_order])
+def test_a_second_interrupt_ends_at_once_what_never_ends(program, cache):
+    attempt = Fork(program, cache, command=command)
     attempt.until(lambda: attempt.said)
     time.sleep(0.3)
     attempt.signal(signal.SIGINT)

@@ -3,9 +3,11 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -31,7 +33,9 @@ def ended_by_a_second_interrupt() -> Iterator[None]:
     """Ends the process when Ctrl-C comes after Ctrl-C or SIGTERM, whatever the main thread is doing.
 
     That runs the handlers of Python only between two instructions of its own: not while it compiles, or waits for a
-    device or a disk. Of a process that is ended no more is lost than of one that is killed.
+    device or a disk. And where Python can raise nothing, as during a garbage collection, a KeyboardInterrupt would be
+    printed and forgotten: it ends the process, too. Of a process that is ended no more is lost than of one that is
+    killed.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -43,13 +47,21 @@ def ended_by_a_second_interrupt() -> Iterator[None]:
                 os._exit(130)
             came = came or number[0] in (signal.SIGINT, signal.SIGTERM)
 
+    def unraisable(raised: Any) -> None:
+        if listener.is_alive() and issubclass(raised.exc_type, KeyboardInterrupt):
+            os._exit(130)
+        hook(raised)
+
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield
     finally:
         signal.set_wakeup_fd(before)
+        if sys.unraisablehook is unraisable:  # else a folder silences what still fails in it
+            sys.unraisablehook = hook
         os.close(writer)
         listener.join()
         os.close(reader)
