@@ -8,8 +8,8 @@ import chex
 import jax
 import pytest
 
-# A program is compiled in one piece, since the processes of the suite share the cores; and by the older of two compilers
-# of kernels, where JAX has both, which takes half the time.
+# A program is compiled in one piece, since the processes of the suite share the cores. JAX 0.10 can still compile with
+# XLA's older emitters, which takes half the time; later versions have no such flag, and abort at one they do not know.
 flags = ["--xla_cpu_parallel_codegen_split_count=1"]
 if jax.__version_info__ < (0, 11):
     flags.append("--xla_cpu_use_fusion_emitters=false")
@@ -19,7 +19,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 
 def pytest_collection_finish():
-    """What has been imported stays, and JAX keeps what it compiles: to look for garbage in it takes long."""
+    """Imports and compiled programs stay alive: frequent collections take time and find nothing."""
     gc.freeze()
     gc.set_threshold(20_000)
 
