@@ -27,13 +27,14 @@ from nbconvert import MarkdownExporter
 
 import optim
 import schedules
+import theory
 from schedules.gallery import examples
 
 ROOT = Path(__file__).parent.parent
 # What code in the text may name, and where it is documented. The decorators share their names with many an argument.
 PUBLIC = {
     f"@{name}" if name in ("schedule", "recipe") else name: f"{module.__name__}.{name}"
-    for module in (schedules, optim)
+    for module in (schedules, optim, theory)
     for name, value in vars(module).items()
     if not name.startswith("_") and not inspect.ismodule(value)
 }
@@ -127,7 +128,7 @@ def linked(markdown: str, own: Collection[str] = ()) -> str:
     """Code that names something public, or calls it, links to where that is documented; not names in `own`."""
 
     def link(found: re.Match[str]) -> str:
-        name = re.fullmatch(r"(?:schedules\.|optim\.)?(@?\w+)(\(.*\))?", found[1] or "", re.DOTALL)
+        name = re.fullmatch(r"(?:schedules\.|optim\.|theory\.)?(@?\w+)(\(.*\))?", found[1] or "", re.DOTALL)
         if not name or name[1] in own or name[1] not in PUBLIC:
             return found[0]
         return f"[{found[0]}][{PUBLIC[name[1]]}]"

@@ -1,4 +1,4 @@
-"""`python -m experiments`: the comparison; `sweep`, `range-test`, `report` and `bench` are its other commands."""
+"""`python -m experiments`: the comparison; `sweep`, `range-test`, `report`, `evidence` and `bench` are its others."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +11,7 @@ try:
     from experiments.commands.answering import answered
     from experiments.commands.bench import Bench, bench
     from experiments.commands.compare import Compare, compare
+    from experiments.commands.evidence import Show, show
     from experiments.commands.range_test import Range, find_range
     from experiments.commands.report import Report, report
     from experiments.commands.sweep import Sweep, sweep
@@ -20,7 +21,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name == "experiments":  # as for `python experiments`
         sys.exit("python -m experiments: run it so, in the folder of the repository")
-    if (error.name or "").partition(".")[0] in ("", "experiments", "optim", "schedules"):
+    if (error.name or "").partition(".")[0] in ("", "experiments", "optim", "schedules", "theory"):
         raise
     told = f"{error.name} is needed and not installed: pip install 'pure-schedules[experiments]'"
     sys.exit(f"python -m experiments: {told}")
@@ -35,6 +36,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "sweep": (Sweep, sweep),
     "range-test": (Range, find_range),
     "report": (Report, report),
+    "evidence": (Show, show),
     "bench": (Bench, bench),
 }
 

@@ -11,12 +11,13 @@ from IPython.core.oinspect import Inspector
 
 import optim
 import schedules
+import theory
 from schedules import Formula, Positive, Schedule, cosine, linear, schedule
 
 ROOT = Path(__file__).parent.parent
 PUBLIC = {
     (module.__name__, name): value
-    for module in (schedules, optim)
+    for module in (schedules, optim, theory)
     for name, value in vars(module).items()
     if not name.startswith("_") and not inspect.ismodule(value)
 }

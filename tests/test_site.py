@@ -12,6 +12,7 @@ import pytest
 
 import optim
 import schedules
+import theory
 from schedules import function, parse, tabulate
 from schedules.formula import FORMULAS
 from schedules.gallery import examples
@@ -44,14 +45,14 @@ def test_an_example_is_of_its_schedule_and_moves():
         assert (np.ptp(values) == 0) == (name == "constant"), name
 
 
-@pytest.mark.parametrize("module", [schedules, optim])
+@pytest.mark.parametrize("module", [schedules, optim, theory])
 def test_every_public_name_is_documented_once(module, site):
     public = [n for n, v in vars(module).items() if not n.startswith("_") and not inspect.ismodule(v)]
     api = "\n".join(site.with_formulas(text) for uri, text in PAGES.items() if uri.startswith("api/"))
     assert sorted(re.findall(rf"^::: {module.__name__}\.(\w+)$", api, re.MULTILINE)) == sorted(public)
 
 
-@pytest.mark.parametrize("package", [schedules, optim])
+@pytest.mark.parametrize("package", [schedules, optim, theory])
 def test_no_module_has_the_name_of_what_its_package_exports(package):
     modules = {path.stem for path in Path(package.__file__).parent.glob("*.py")}
     public = {name for name, value in vars(package).items() if not inspect.ismodule(value)}

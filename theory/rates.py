@@ -1,0 +1,39 @@
+"""The rates of a run as an array, from a schedule or an array of them."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from typing_extensions import TypeAliasType
+
+from schedules import Schedule, as_schedule, tabulate
+from schedules.kinds import Kind, require
+
+
+class OfRates(Kind):
+    """A schedule, or what `as_schedule` turns into one; or an array of rates, one for each update."""
+
+    expected = "a schedule, or an array of rates with one for each update"
+
+    def build(self, value: Any) -> Any:
+        if isinstance(value, Array | np.ndarray) and value.ndim:
+            return require(jnp.asarray(value), value.ndim == 1 and jnp.issubdtype(value.dtype, jnp.floating))
+        return as_schedule(value)
+
+
+Rates = TypeAliasType("Rates", Annotated[Schedule | float | Array | Callable[[Array], ArrayLike], OfRates()])
+
+
+def rates_of(owner: str, lr: Any, steps: int) -> Array:
+    """The rate of each update of a run, (steps,); of what `Rates` has made of an argument.
+
+    **Raises:** `ValueError` for an array of another length.
+    """
+    if not isinstance(lr, Array):
+        return tabulate(lr, steps)
+    if len(lr) != steps:
+        raise ValueError(f"{owner}: `lr` must hold as many rates as the run has updates, {steps}, got {len(lr)}")
+    return lr
