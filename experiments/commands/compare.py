@@ -40,7 +40,8 @@ class Compare(Running):
     cores. Ends with tables, the published claims with their verdicts, and figures. Ctrl-C stops in order; whatever
     stops it, the same command goes on from where it was.
 
-    Other commands: sweep, range-test, report, evidence and bench; "python -m experiments sweep --help" describes the first.
+    Other commands: sweep, range-test, report, evidence and bench; "python -m experiments sweep --help" describes the
+    first.
     """
 
     arms: tuple[str, ...] = field(default=(PUBLISHED.name,), metadata={"about": about_arms})
