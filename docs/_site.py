@@ -69,10 +69,10 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         for name, content in pictures.items():
             add(f"notebooks/{name}", content)
     for name, (text, steps) in {**EXAMPLES, **COEFFICIENTS}.items():
-        values = np.asarray(schedules.tabulate(evaluated(text), steps))
+        of, is_example = evaluated(text), name in EXAMPLES
+        values = np.asarray(schedules.tabulate(of, steps)) if is_example else optim.weights_of(of, steps)[1:]
         for theme in INKS:
-            drawing = drawn(values, theme) if name in EXAMPLES else drawn(weights(values), theme, "steps-mid")
-            add(f"api/plots/{name}-{theme}.svg", drawing)
+            add(f"api/plots/{name}-{theme}.svg", drawn(values, theme, "default" if is_example else "steps-mid"))
     return files
 
 
@@ -152,12 +152,6 @@ STYLE = {
 
 def evaluated(text: str) -> schedules.Schedule:
     return schedules.as_schedule(eval(text, {**vars(optim), **vars(schedules), "jnp": jnp}))
-
-
-def weights(coefficients: np.ndarray) -> np.ndarray:
-    """What the parameters after each update weigh in the average at the end, from x <- (1 - c) x + c z."""
-    kept = np.append(np.cumprod(1.0 - coefficients[:0:-1])[::-1], 1.0)
-    return coefficients * kept
 
 
 def drawn(values: np.ndarray, theme: str, drawstyle: str = "default") -> bytes:

@@ -44,6 +44,7 @@ from optim import (
     schedule_free_adamw,
     sgd,
     tail,
+    weights_of,
 )
 from schedules import cosine, linear, tabulate
 
@@ -61,14 +62,7 @@ steps, seeds, updates = 2_000, 5, 10_000  # `updates`: of the noisy quadratics
 # An average is a schedule, the c(t) that update t uses. From it follows how much each of the past parameters weighs in
 # the end: those after update k enter with c(k), and every later update leaves 1 − c of that.
 
-
 # %%
-def weights(coefficient, updates):
-    c = np.asarray(tabulate(coefficient, updates), float)
-    left = np.cumprod(np.append(1.0, (1 - c[:0:-1])))[::-1]  # of the parameters after update k, by the later ones
-    return c * left
-
-
 kinds = {  # and how each is drawn
     "polyak()": (polyak(), orange, "--"),
     "tail(150)": (tail(150), red, "-"),
@@ -78,7 +72,7 @@ kinds = {  # and how each is drawn
 }
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.4))
 for name, (coefficient, colour, dash) in kinds.items():
-    w = weights(coefficient, 200)
+    w = weights_of(coefficient, 200)[1:]  # of the parameters after each update
     np.testing.assert_allclose(w.sum(), 1, rtol=1e-5)
     axes[0].plot(tabulate(coefficient, 200), color=colour, linestyle=dash, linewidth=2)
     axes[1].plot(w, color=colour, linestyle=dash, linewidth=2, label=name)

@@ -14,9 +14,11 @@ from optim.adaptive import *
 from optim.averaging import *
 from optim.batch_stats import *
 from optim.coefficients import *
+from optim.duality import *
 from optim.evaluation import *
 from optim.latest import *
 from optim.lr_finder import *
+from optim.merging import *
 from optim.momentum import *
 from optim.plateau import *
 from optim.polyak_step import *

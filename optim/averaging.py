@@ -207,18 +207,26 @@ def _coefficient(settings: _Settings, count: Array, memory: Any) -> tuple[Any, A
 def _remembering(coefficient: Any) -> Any:
     if isinstance(coefficient, Mapping):
         return {name: _remembering(each) for name, each in coefficient.items()}
+    return as_remembering("average", "coefficient", coefficient)
+
+
+def as_remembering(function: str, argument: str, coefficient: Any) -> Remembering:
+    """A coefficient with `init` and `update`, whatever it was given as.
+
+    **Raises:** the ValueError of `function` that names its `argument`, if it is none.
+    """
     if callable(getattr(coefficient, "init", None)) and callable(getattr(coefficient, "update", None)):
         return coefficient
     # No number is guessed at: 0.999 may be meant as the decay of an EMA, and 0.001 as its c.
     expected = "a schedule such as polyak(), ema(0.999) or constant(c)"
     if not callable(coefficient) or isinstance(coefficient, Formula):
-        raise ValueError(f"average: `coefficient` must be {expected}, got {coefficient!r}")
+        raise ValueError(f"{function}: `{argument}` must be {expected}, got {coefficient!r}")
     schedule = as_schedule(coefficient)
     if schedule is not coefficient:
         try:
             jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
         except (TypeError, ValueError):  # a function of something else, as `ema` without its decay
-            raise ValueError(f"average: `coefficient` must be {expected}, got {shown(coefficient)}") from None
+            raise ValueError(f"{function}: `{argument}` must be {expected}, got {shown(coefficient)}") from None
     return _OfStep(schedule)
 
 

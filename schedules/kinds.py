@@ -171,6 +171,9 @@ class Fixed(Number):
         require(value, not isinstance(value, jax.core.Tracer))
         return int(super().build(value))
 
+    def cast(self, value: Any, clock: Any) -> Any:
+        return value
+
 
 class PreciseNumber(Number):
     """A number that is raised to powers, or is one: two leaves, so that no digit of it is lost.
