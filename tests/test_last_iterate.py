@@ -104,7 +104,7 @@ def test_linear_decay_has_a_closed_form(steps, x64):
 
 
 def test_it_bounds_the_worst_case_and_is_twice_as_large():
-    exact = 0.10003814933  # of linear decay over 100 updates, by PEPit: the documented value of arXiv:2501.18965
+    exact = 0.10003814933  # of linear decay over 100 updates, by PEPit
     assert exact < best_peak(linear(1.0, 0.0, 100), 100).bound < 2.1 * exact
 
 

@@ -228,7 +228,7 @@ bound at its own best peak (`best_peak`), and by the lowest final loss of all pe
 
 {markdown([["schedules of", "n", "Spearman", "Pearson", "pairs in the same order"], *agreements])}
 
-Llama: final validation losses of [published runs](../../../../tests/curves/README.md) of 124 million parameters, one
+Llama: final validation losses of published runs of 124 million parameters (`tests/curves/README.md`), one
 seed each: the constant rate, cosine decay to 0 and to 10 %, and cooldowns from the constant rate. Digits: the 17
 schedules of Adam's rate in [the sweep](../../digits-policies/sweep/report.md), at seven peaks, with two seeds.
 
