@@ -89,7 +89,7 @@ def best_peak(lr: Rates, steps: Size, gradient_norms: Norms = None, distance: Po
     $$\gamma^\star = \sqrt{a / b}, \qquad \Omega^\star = 2 \sqrt{a b}.$$
 
     The peak and the bound do not depend on the scale of `lr`. Since D and G are not known, neither peak means anything
-    by itself; the ratio of those of two schedules does, or of one schedule over two lengths of run. Of the constant rate 1,
+    by itself; the ratio of those of two schedules does, or of one schedule over two lengths of run. Of the rate 1,
     $\gamma^\star = D / (G \sqrt{T (1 + H_{T-1})})$, with the harmonic number H.
 
     **Arguments:** as of `bound`.
