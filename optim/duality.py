@@ -57,8 +57,7 @@ def decay_of(average: Coefficient, steps: Size) -> np.ndarray:
 
     where $a_j$ are the weights that `weights_of` returns. Whatever updates $u_t$ the optimizer made, the average is
     $\theta_0 - \sum_t m_t u_t$ exactly. A run whose rate is multiplied by $m_t$ ends there as far as its gradients are
-    those of the undecayed run: wholly where the loss is linear, and in the mean where it is quadratic and the noise
-    of the gradients the same everywhere.
+    those of the undecayed run: with SGD on a linear loss exactly, else about, and less so the longer the decay.
 
     | average | decay |
     |---|---|

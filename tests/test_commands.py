@@ -286,7 +286,7 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny, trained)
         (["--arms", "cosine", "cosine"], "--arms must name one or more arms, each once, got cosine cosine"),
         (["--arms", "cosine", "--arms", "constant"], "--arms must be given once, with all its values, got it 2 times"),
         (["sweep", "--factors", "1", "--factors=2"], "--factors must be given once, with all its values, got it 2 times"),
-        (["--arms", "cosin"], f"--arms must be policies, published or of {', '.join(ARMS)}, got cosin"),
+        (["--arms", "cosin"], f"--arms must be merging, policies, published or of {', '.join(ARMS)}, got cosin"),
         (["--arms", "policies", "cosine"], "--arms must be names of arms, or policies alone, got policies cosine"),
         (["report"], "report needs the folder of one run or more"),
         (["report", "a", "b"], "--out must be a folder for the report of several runs, got none"),

@@ -14,7 +14,8 @@ import optax
 import orbax.checkpoint as ocp
 import pytest
 
-from optim import adam, average, average_like, average_of, eval_params, merge
+from experiments.studies import merging
+from optim import adam, average, average_of, eval_params, merge
 from optim.__main__ import main
 from schedules import constant, cosine, linear, warmup, wsd
 
@@ -115,20 +116,27 @@ def test_sums_are_as_wide_as_float32_or_wider():
     np.testing.assert_allclose(found["v"], 1 + 2**-40 * 49.5, rtol=1e-15)
 
 
-def test_the_decay_of_a_run_in_hindsight_is_the_average_that_ran_along(tmp_path):
-    optimizer = average(adam(0.1), average_like(DECAY, STEPS, of=0.1, every=EVERY))
-    params = {"w": jnp.ones(3)}
-    state = optimizer.init(params)
+def test_in_hindsight_it_is_the_average_that_ran_along_in_the_experiments(tmp_path):
+    arms = {arm.name: arm.hyperparameters["coefficient"] for arm in merging.merging(0.1, STEPS)}
+    averages = {name: coefficient for name, coefficient in arms.items() if name.startswith("merged-")}
+    assert len(averages) == 6
+    averages["few"] = averages[merging.FEW].replace(every=5)
+    optimizer, params = average(adam(0.1), averages), {"w": jnp.ones(3)}
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
     with ocp.CheckpointManager(tmp_path) as manager:
-        for updates in range(STEPS + 1):
-            if updates % EVERY == 0:
-                manager.save(updates, args=ocp.args.StandardSave({"params": params}))
-            last, kept = params, state
+        manager.save(0, args=ocp.args.StandardSave({"params": params}))
+        for updates in range(1, STEPS + 1):
             grads = {"w": params["w"] + jax.random.normal(jax.random.key(updates), 3)}
-            steps, state = optimizer.update(grads, state, params)
+            steps, state = update(grads, state, params)
             params = optax.apply_updates(params, steps)
-    found = merge(tmp_path, like=DECAY, subtree="params")
-    np.testing.assert_allclose(found["w"], eval_params(kept, last)["w"], rtol=0, atol=1e-6)
+            manager.save(updates, args=ocp.args.StandardSave({"params": params}))
+    for name, decay in merging.decays(0.1, STEPS).items():
+        found = merge(tmp_path, like=decay, of=0.1, subtree="params")
+        averaged = eval_params(state, params, f"merged-{name}")
+        np.testing.assert_allclose(found["w"], averaged["w"], rtol=0, atol=1e-6)
+    folders = {at: tmp_path / str(at) for at in (*range(0, STEPS, 5), STEPS)}
+    found = merge(folders, like=merging.decays(0.1, STEPS)["wsd"], subtree="params")
+    np.testing.assert_allclose(found["w"], eval_params(state, params, "few")["w"], rtol=0, atol=1e-6)
 
 
 # In how much memory -----------------------------------------------------------------------------------
@@ -232,6 +240,7 @@ def test_a_mistake_is_one_sentence(call, sentence, folder):
     assert "\n" not in said
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of what else Orbax was reading
 def test_a_checkpoint_that_was_cut_off_is_named(folder, tmp_path):
     damaged = saved(tmp_path)
     for file in (damaged / "24").rglob("*"):

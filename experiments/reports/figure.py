@@ -37,10 +37,12 @@ LOOKS: Sequence[Look] = (
 STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
-def plot(results: Results, panels: Sequence[Panel], looks: Mapping[str, Look], of: Loss = "training") -> Figure:
+def plot(
+    results: Results, panels: Sequence[Panel], looks: Mapping[str, Look], of: Loss = "training", columns: int = 4
+) -> Figure:
     """The loss of every arm: curves by question, the middle half of the seeds shaded, and where each arm ends."""
     with matplotlib.rc_context(STYLE):
-        columns = min(len(panels) + 1, 4)
+        columns = min(len(panels) + 1, columns)
         rows = -(-(len(panels) + 1) // columns)
         ends = 1.5 + 0.25 * len(results.arms)
         size = (3.75 * columns, max(3.5 * rows, ends)) if panels else (9, ends)
@@ -121,7 +123,7 @@ def _ends(ax: Axes, results: Results, of: Loss) -> None:
     ax.set_xlim(left=_floor(shown, np.max(shown, initial=0.0, where=np.isfinite(shown))))
     ax.grid(axis="x", color="#dddddd")
     ax.set_axisbelow(True)
-    ax.set_xlabel(f"{of} loss at the end (mean, middle half, range)")
+    ax.set_xlabel(f"{of} loss at the end\n(mean, middle half, range)")
     ax.set_title("Where each arm ends", loc="left", fontweight="bold")
 
 

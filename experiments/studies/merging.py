@@ -1,0 +1,121 @@
+"""Can the decay be chosen after the run? Averages of one run at a constant rate, beside the decays that they imitate.
+
+Batches and dropout masks depend on seed and step alone, and all arms share their code. So every average is one of the
+same run, and a decay whose rate is constant at first branches off from that run, as from a checkpoint of it.
+"""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.reports.claims import At, Claim, Claims, below
+from experiments.reports.figure import DASHES, DOTS, Look, Panel, plot
+from experiments.reports.results import Results
+from experiments.studies.published import BLUE, GREEN, GREY, VERMILION, alike, averaged_adam
+from experiments.studies.study import Arm, Study
+from optim import Coefficient, average_like
+from schedules import Schedule, ScheduleLike, constant, cosine, exponential, linear, one_minus_sqrt, wsd
+
+# Decays -----------------------------------------------------------------------------------------------
+
+COOLDOWN, WINDOW, CHECKPOINTS = 0.2, 0.1, 10  # shares of the run, and how many checkpoints a cooldown has
+
+
+def decays(rate: float, steps: int) -> dict[str, Schedule]:
+    """Two over the whole run, and three that branch off from it."""
+    down = max(round(COOLDOWN * steps), 1)
+    left = (1 - min(1 / (WINDOW * steps), 0.5)) ** steps  # of the exponential, at the beginning
+    return {
+        "linear": linear(rate, 0.0, steps),
+        "cosine": cosine(rate, 0.0, steps),
+        # What an EMA over a tenth of the run is worth.
+        "exponential": rate / (1 - left) * (1.0 - exponential(left, 1.0, steps)),
+        "wsd": wsd(rate, 0, steps - down, down),
+        "wsd-sqrt": wsd(rate, 0, steps - down, down, shape=one_minus_sqrt),
+    }
+
+
+QUESTIONS = {
+    "linear": "Linear decay from the start?",
+    "cosine": "Cosine decay from the start?",
+    "exponential": "An exponential cooldown?",
+    "wsd": "A linear cooldown of a fifth?",
+    "wsd-sqrt": "The same fifth, as 1 - sqrt?",
+}
+FEW = f"merged-wsd-{CHECKPOINTS}"
+
+
+# Arms -------------------------------------------------------------------------------------------------
+
+DECAYED: Look = {"color": BLUE}
+MERGED: Look = {"color": VERMILION, "linestyle": DASHES}
+SPARSE: Look = {"color": GREEN, "linestyle": DOTS}
+NEWEST = constant(1.0)  # no average: the parameters themselves
+
+
+def merging(rate: float, steps: int) -> list[Arm]:
+    """The constant rate, every decay, and the average of the constant run that imitates it."""
+    of = decays(rate, steps)
+
+    def arm(name: str, lr: ScheduleLike, coefficient: Coefficient, look: Look) -> Arm:
+        return Arm(name, averaged_adam, {"learning_rate": lr, "coefficient": coefficient}, steps, look)
+
+    def merged(name: str, decay: Schedule, look: Look, every: int = 1) -> Arm:
+        return arm(name, constant(rate), average_like(decay, steps, of=rate, every=every), look)
+
+    return [
+        arm("constant", constant(rate), NEWEST, {"color": GREY}),
+        *(arm(name, lr, NEWEST, DECAYED) for name, lr in of.items()),
+        *(merged(f"merged-{name}", lr, MERGED) for name, lr in of.items()),
+        merged(FEW, of["wsd"], SPARSE, every=max(round(COOLDOWN * steps / CHECKPOINTS), 1)),
+    ]
+
+
+# Questions and claims ---------------------------------------------------------------------------------
+
+PANELS = tuple(
+    Panel(question, ("constant", name, f"merged-{name}", *[FEW] * (name == "wsd")))
+    for name, question in QUESTIONS.items()
+)
+
+
+def figures(study: Study, results: Results) -> Mapping[str, Figure]:
+    looks = study.looks(results.arms)
+    return {
+        "figure.png": plot(results, study.panels, looks, columns=3),
+        "validation.png": plot(results, study.panels, looks, of="validation", columns=3),
+    }
+
+
+def imitated(name: str) -> Callable[[At], dict[str, np.ndarray]]:
+    return lambda at: alike(at, name, f"merged-{name}")
+
+
+def each_below(at: At, lower: str, upper: str) -> dict[str, np.ndarray]:
+    """For every decay, whose name takes the place of {}."""
+    return {k: v for name in QUESTIONS for k, v in below(at, lower.format(name), upper.format(name)).items()}
+
+
+CLAIMS = Claims(
+    (
+        Claim("M1", "The average that imitates linear decay ends like* it", imitated("linear")),
+        Claim("M2", "The average that imitates cosine decay ends like* it", imitated("cosine")),
+        Claim("M3", "The EMA ends like* the exponential cooldown that it imitates", imitated("exponential")),
+        Claim("M4", "The average that imitates the linear cooldown ends like* it", imitated("wsd")),
+        Claim("M5", "The average that imitates the 1 - sqrt cooldown ends like* it", imitated("wsd-sqrt")),
+        Claim("M6", "Each average ends below the constant rate", lambda at: each_below(at, "merged-{}", "constant")),
+        Claim("M7", "Each decay ends below the average that imitates it", lambda at: each_below(at, "{}", "merged-{}")),
+        Claim("M8", f"{CHECKPOINTS} checkpoints do like* all of the cooldown", lambda at: alike(at, "merged-wsd", FEW)),
+    ),
+    "* within a quarter of the gap between the constant rate and cosine",
+)
+
+MERGING = Study(
+    "merging",
+    "one run averaged so that it imitates five decays, and these decays",
+    merging,
+    panels=PANELS,
+    claims=CLAIMS,
+    figures=figures,
+)
