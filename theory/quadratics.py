@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from typing_extensions import TypeAliasType
 
@@ -43,9 +44,9 @@ class OfCoefficient(Kind):
         return as_schedule(require(value, callable(value) and not isinstance(value, Formula)))
 
 
-Curvatures = TypeAliasType("Curvatures", Annotated[Sequence[float | Array] | Array, Numbers(POSITIVE)])
-Noise = TypeAliasType("Noise", Annotated[float | Sequence[float] | Array, OneOrEach(NOT_NEGATIVE)])
-Start = TypeAliasType("Start", Annotated[float | Sequence[float] | Array, OneOrEach(VALUE)])
+Curvatures = TypeAliasType("Curvatures", Annotated[Sequence[float] | Array | np.ndarray, Numbers(POSITIVE)])
+Noise = TypeAliasType("Noise", Annotated[float | Sequence[float] | Array | np.ndarray, OneOrEach(NOT_NEGATIVE)])
+Start = TypeAliasType("Start", Annotated[float | Sequence[float] | Array | np.ndarray, OneOrEach(VALUE)])
 Averaging = TypeAliasType("Averaging", Annotated[Coefficient | None, OfCoefficient()])
 
 
