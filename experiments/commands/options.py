@@ -109,11 +109,11 @@ def planned(options: Running, study: Study, arms: Arms, count: int) -> Plan | Ex
                 f"--{name} must not be given with --task {task.name}, which is computed exactly, got {got}"
             )
     steps, rate = _length_and_rate(options, task, count)
+    require_machine()
     every = arms(rate, steps)
     if unknown := [arm for arm in every if arm.with_sgd is None]:
         got = f"{unknown[0].name} by {unknown[0].optimizer.__name__}"
         raise UsageError(f"--task {task.name} must have arms that have a counterpart with SGD, got {got}")
-    require_machine()
     return ExactPlan(_title(options, task.title), task.problem(), study.name, every, steps)
 
 

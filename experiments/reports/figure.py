@@ -71,9 +71,8 @@ def _title(results: Results, of: Loss, curves: bool) -> str:
     told = f"{results.title}: {results.named(of)} over {results.steps:,} updates"
     if not curves:
         return told
-    averaged = (
-        f"moving average over {results.window * results.every:,}" if of == "training" and not results.exact else ""
-    )
+    noisy = of == "training" and not results.exact
+    averaged = f"moving average over {results.window * results.every:,}" if noisy else ""
     shaded = f"shaded: the middle half of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
     notes = "; ".join(note for note in (averaged, shaded) if note)
     return f"{told} ({notes})" if notes else told
