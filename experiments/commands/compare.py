@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.commands.options import Running, folder_of, to_train
+from experiments.commands.options import Running, folder_of, planned, to_train
+from experiments.engine.exact import ExactPlan, compute
 from experiments.engine.plan import Plan
 from experiments.engine.processes import agreed, by_first
 from experiments.engine.run import run
@@ -60,7 +61,7 @@ def compare(options: Compare) -> int:
         raise UsageError(f"--arms must be {', '.join(every)} or of {', '.join(study.names)}, got {unknown[0]}")
     if study.factors:
         return each_at_its_best(options, study)
-    plan = to_train(options, study, chosen(study.arms, names), len(names))
+    plan = planned(options, study, chosen(study.arms, names), len(names))
     with stop_signals() as stopped:
         return train(plan, folder_of(options, "" if study is PUBLISHED else study.name), options, stopped)[1]
 
@@ -92,9 +93,12 @@ def each_at_its_best(options: Running, study: Study) -> int:
         return train(replace(plan, arms=arms), folder / "best", options, stopped)[1]
 
 
-def train(plan: Plan, folder: Path, options: Running, stopped: Callable[[], bool]) -> tuple[Results, int]:
-    """Trains until the end or a signal, and reports. Returns what was measured, and the exit status."""
-    results = run(plan, folder, options.checkpoint_seconds, options.tensorboard, stopped)
+def train(plan: Plan | ExactPlan, folder: Path, options: Running, stopped: Callable[[], bool]) -> tuple[Results, int]:
+    """Trains, or computes, until the end or a signal, and reports. Returns what was measured, and the exit status."""
+    if isinstance(plan, ExactPlan):
+        results = compute(plan, folder, stopped)
+    else:
+        results = run(plan, folder, options.checkpoint_seconds, options.tensorboard, stopped)
     by_first(lambda: print(f"\n{save(results, folder)}\nIn {folder}: report.md, figure.png and more."))
     if plan.ended(results.done, results.history):
         return results, 0

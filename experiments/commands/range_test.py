@@ -20,7 +20,7 @@ from experiments.errors import UsageError
 from experiments.files import write_text
 from experiments.reports.output import new_report, save_figure
 from experiments.reports.tables import heading_of
-from experiments.reports.text import markdown
+from experiments.reports.text import counted, markdown
 from experiments.studies.published import EPS
 from optim import RangeTest, adam, plot_range_test, range_test, sgd, suggest_rate
 from optim.lr_finder import LEAST_STEPS, PICKERS
@@ -56,7 +56,8 @@ def find_range(options: Range) -> int:
     require(LEAST_STEPS, MOST_RATES // len(plan.seeds), steps=options.steps)
     new_report(out, NUMBERS)
     found = jax.device_get(tested(plan, options))
-    text = f"{heading_of(plan.title, f'range test of {options.optimizer}', len(plan.seeds))}\n\n{table(found)}\n"
+    heading = heading_of(plan.title, f"range test of {options.optimizer}", counted(len(plan.seeds), "seed"))
+    text = f"{heading}\n\n{table(found)}\n"
     _save(found, text, plan, options, out)
     print(f"{text}\nIn {out}: report.md, figure.png, {NUMBERS}")
     return 0

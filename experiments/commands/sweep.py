@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from experiments.commands.compare import train
-from experiments.commands.options import Running, folder_of, to_train
+from experiments.commands.options import Running, folder_of, planned
 from experiments.engine.signals import stop_signals
 from experiments.errors import UsageError
 from experiments.studies.policies import POLICIES
@@ -33,6 +33,6 @@ def sweep(options: Sweep) -> int:
     if not factors or not all(1e-6 <= f <= 1e6 for f in factors) or len({f"{f:g}" for f in factors}) < len(factors):
         got = " ".join(map(str, factors)) or "none"
         raise UsageError(f"--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got {got}")
-    plan = to_train(options, SWEEP, grid(POLICIES.arms, names, factors), len(names) * len(factors))
+    plan = planned(options, SWEEP, grid(POLICIES.arms, names, factors), len(names) * len(factors))
     with stop_signals() as stopped:
         return train(plan, folder_of(options, SWEEP.name), options, stopped)[1]

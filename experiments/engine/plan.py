@@ -80,7 +80,12 @@ class Plan:
 
     @functools.cached_property
     def _trained(self) -> dict[str, Trained]:
-        return {arm.name: Trained(arm.horizon, arm.peak_rate, arm.fields) for arm in self.arms}
+        return trained(self.arms)
+
+
+def trained(arms: Sequence[Arm]) -> dict[str, Trained]:
+    """What results say of arms, by name."""
+    return {arm.name: Trained(arm.horizon, arm.peak_rate, arm.fields) for arm in arms}
 
 
 def validated_after(steps: int, evaluations: int, horizons: Sequence[int]) -> np.ndarray:

@@ -3,7 +3,7 @@
 A claim is true where all of its margins are positive. A margin is one number a seed; since arms share
 their batches and dropout masks, margins of differences are paired. With n seeds a margin is taken for
 positive at the 5 % level of Student's t with n - 1 degrees of freedom, and some margin of a claim of k for
-negative at that level divided by k (Bonferroni).
+negative at that level divided by k (Bonferroni). Margins of exact losses are known: their signs decide.
 """
 
 import math
@@ -42,7 +42,10 @@ NO_CLAIMS = Claims()
 
 @dataclass(frozen=True)
 class Margin:
-    """Mean, standard error and their ratio over the seeds; the last two are None for one seed or where one diverged."""
+    """Mean, standard error and their ratio over the seeds.
+
+    The last two are None for one seed, for exact losses, or where a seed diverged; then the mean is None as well.
+    """
 
     compared: str
     mean: float | None
@@ -73,26 +76,31 @@ def judged(claims: Claims, results: Results) -> list[Finding]:
     """The claims whose arms were all trained, where the run has ended and all arms have one peak rate."""
     if results.done < results.steps or not one_rate(results):
         return []
-    return judge(claims, results.train_loss)
+    return judge(claims, results.train_loss, results.exact)
 
 
-def judge(claims: Claims, at: At) -> list[Finding]:
-    """The claims whose arms were all trained (`at` raises KeyError for others)."""
+def judge(claims: Claims, at: At, exact: bool = False) -> list[Finding]:
+    """The claims whose arms were all trained (`at` raises KeyError for others).
+
+    `exact`: whether losses have no error.
+    """
     findings = []
     for claim in claims.claims:
         try:
             margins = claim.margins(at)
         except KeyError:
             continue
-        findings.append(_finding(claim, margins))
+        findings.append(_finding(claim, margins, exact))
     return findings
 
 
-def _finding(claim: Claim, margins: Mapping[str, np.ndarray]) -> Finding:
+def _finding(claim: Claim, margins: Mapping[str, np.ndarray], exact: bool) -> Finding:
     rows = [_margin(compared, values) for compared, values in margins.items()]
     weakest = min(rows, key=_sureness)
     seeds = len(next(iter(margins.values())))
     verdict: Verdict = "undecided"
+    if exact and weakest.mean:
+        verdict = "holds" if weakest.mean > 0 else "fails"
     if weakest.z is not None:
         # All margins must be positive for the one, and any may be negative for the other, which is corrected for.
         positive, negative = stdtrit(seeds - 1, 0.95), stdtrit(seeds - 1, 1 - 0.05 / len(rows))
@@ -134,12 +142,18 @@ def conclusions(claims: Claims, results: Results) -> str:
     if not findings:
         return "No claim compares the chosen arms alone, at one peak rate."
     lines = [f"- {f.name} {f.verdict.upper():9}  {f.statement} (margin {_decides(f)})" for f in findings]
+    decided = _decided_by(results)
+    return "\n".join([*lines, "", "; ".join(filter(None, (decided, claims.footnote))) + "."])
+
+
+def _decided_by(results: Results) -> str:
+    if results.exact:
+        return "Margins are differences of expected loss, the lowest of each claim, whose signs decide"
     seeds = counted(len(results.seeds), "paired seed")
-    decided = (
+    return (
         f"Margins are differences of training loss over {seeds}, the least sure of each claim, Student's t at the 5 % "
         "level"
     )
-    return "\n".join([*lines, "", "; ".join(filter(None, (decided, claims.footnote))) + "."])
 
 
 def parts(claims: Claims, results: Results) -> str:
@@ -147,18 +161,20 @@ def parts(claims: Claims, results: Results) -> str:
     findings = judged(claims, results)
     if not findings:
         return ""
-    rows: list[Sequence[str]] = [("claim", "compared", "difference", "standard error", "z", "verdict")]
+    uncertain = () if results.exact else ("standard error", "z")
+    rows: list[Sequence[str]] = [("claim", "compared", "difference", *uncertain, "verdict")]
     for finding in findings:
         for i, margin in enumerate(finding.margins):
             error = "-" if margin.error is None else decimals(margin.error, 4)
-            measured = [signed(margin.mean, 4), error, signed(margin.z, 1)]
+            certainty = [error, signed(margin.z, 1)][: len(uncertain)]
+            measured = [signed(margin.mean, 4), *certainty]
             rows.append((finding.name, margin.compared, *measured, "" if i else finding.verdict))
     return "## Claims, in parts\n\n" + markdown(rows, left=2)
 
 
 def verdicts(claims: Claims, *several: Results) -> str:
     """A Markdown table: what each run says of each claim, with the margin that decides."""
-    heads = [f"{results.title}, {counted(len(results.seeds), 'seed')}" for results in several]
+    heads = [f"{results.title}, {results.sample}" for results in several]
     found = [{finding.name: finding for finding in judged(claims, results)} for results in several]
     rows: list[Sequence[str]] = [("", "published conclusion", *heads)]
     for claim in claims.claims:

@@ -64,16 +64,17 @@ def plot_panels(results: Results, panels: Sequence[Panel], looks: Mapping[str, L
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, panel in zip(axes, panels, strict=True):
             _curves(ax, results, of, panel, looks)
-        axes[0].set_ylabel(f"{of} loss")
+        axes[0].set_ylabel(results.named(of))
         figure.suptitle(_title(results, of, curves=True), parse_math=False, x=0.01, ha="left", fontsize=11)
         return figure
 
 
 def _title(results: Results, of: Loss, curves: bool) -> str:
-    told = f"{results.title}: {of} loss over {results.steps:,} updates"
+    told = f"{results.title}: {results.named(of)} over {results.steps:,} updates"
     if not curves:
         return told
-    averaged = f"moving average over {results.window * results.every:,}" if of == "training" else ""
+    noisy = of == "training" and not results.exact
+    averaged = f"moving average over {results.window * results.every:,}" if noisy else ""
     shaded = f"shaded: the middle half of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
     notes = "; ".join(note for note in (averaged, shaded) if note)
     return f"{told} ({notes})" if notes else told
@@ -124,6 +125,8 @@ def _ends(ax: Axes, results: Results, of: Loss) -> None:
     ax.grid(axis="x", color="#dddddd")
     ax.set_axisbelow(True)
     ax.set_xlabel(f"{of} loss at the end\n(mean, middle half, range)")
+    spread = "" if results.exact else " (mean, middle half, range)"
+    ax.set_xlabel(f"{results.named(of)} at the end{spread}")
     ax.set_title("Where each arm ends", loc="left", fontweight="bold")
 
 

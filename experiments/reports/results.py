@@ -8,12 +8,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from experiments.errors import UserError, reason
 from experiments.files import parsed_json, read_arrays, write_bytes
+from experiments.reports.text import counted
 
 RECORDS = 2_000  # training losses kept for each run: as many, up to twice as many, or one an update
 
@@ -65,14 +66,32 @@ class Results:
     changes: tuple[str, ...] = ()  # a sentence for each time it was resumed on another machine or with other versions
 
     @property
+    def exact(self) -> bool:
+        """Whether losses are expected ones that were computed: without noise, and the same on any data."""
+        return bool(self.plan.get("exact"))
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """Those that differ; the first stands for all."""
+        return get_args(Loss)[:1] if self.exact else get_args(Loss)
+
+    def named(self, of: Loss) -> str:
+        return "expected loss" if self.exact else f"{of} loss"
+
+    @property
+    def sample(self) -> str:
+        """Of how much everything is the mean, in words."""
+        return "exact" if self.exact else counted(len(self.seeds), "seed")
+
+    @property
     def every(self) -> int:
         """Updates of which a record of the training loss is the mean."""
         return record_length(self.steps)
 
     @property
     def window(self) -> int:
-        """Records over which a loss is averaged: 5 % of the run."""
-        return max(self.steps // 20 // self.every, 1)
+        """Records over which a loss is averaged, because of its noise: 5 % of the run."""
+        return 1 if self.exact else max(self.steps // 20 // self.every, 1)
 
     def train_loss(self, arm: str, percent: int = 100) -> np.ndarray:
         """Each seed's training loss before the end of the arm, or before a percentage of the run.

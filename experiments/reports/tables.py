@@ -14,15 +14,17 @@ Measure = Callable[[str, int], np.ndarray]
 
 def heading(results: Results) -> str:
     done = f"{results.done:,} of " if results.done < results.steps else ""
-    return heading_of(results.title, f"{done}{results.steps:,} updates", len(results.seeds))
+    return heading_of(results.title, f"{done}{results.steps:,} updates", results.sample)
 
 
-def heading_of(title: str, length: str, seeds: int) -> str:
-    return f"{title}: {length}, {counted(seeds, 'seed')}"
+def heading_of(title: str, length: str, sample: str) -> str:
+    return f"{title}: {length}, {sample}"
 
 
 def measures(results: Results) -> dict[str, Measure]:
     """What is measured of an arm at a percentage of the run, one number a seed."""
+    if results.exact:
+        return {results.named("training"): results.train_loss}
     return {
         "training loss": results.train_loss,
         "validation loss": results.valid_loss,
@@ -37,12 +39,18 @@ def table(results: Results) -> str:
     for arm in results.arms:
         cells = [cell(name, measure(arm, 100)) for name, measure in measures(results).items()]
         rows.append((arm, *[f"{results.arms[arm].rate:.3g}"] * rates, f"{results.end(arm):,}", *cells))
+    return f"{markdown(rows)}\n\n{_read(results)}"
+
+
+def _read(results: Results) -> str:
+    """When and how losses are read."""
     window = results.window * results.every
-    note = (
+    if results.exact:
+        return f"Expected losses before the last {counted(window, 'update')}, computed without a sample."
+    return (
         f"Training losses are means of the last {window:,} updates, at most a fifth of an arm's, each read before its "
         "update; ± standard error."
     )
-    return f"{markdown(rows)}\n\n{note}"
 
 
 def courses(results: Results) -> str:

@@ -14,7 +14,7 @@ from experiments.reports.results import Results
 from experiments.reports.tables import changes, diverged, table
 from experiments.reports.text import spread
 from experiments.studies.published import EPS, averaged_adam, decayed_adam, schedule_free_adam
-from experiments.studies.study import Arm, Study
+from experiments.studies.study import Arm, Study, with_sgd
 from experiments.studies.sweep import FACTORS
 from optim import Plateau, adam, exponential_average, gpa, polyak, schedule_free_adamw, sgd, warmed
 from schedules import (
@@ -41,6 +41,7 @@ from schedules import (
 # Optimizers --------------------------------------------------------------------------------------------
 
 
+@with_sgd(lambda learning_rate, momentum: {"lr": learning_rate, "momentum": momentum})
 def momentum_sgd(learning_rate: ScheduleLike, momentum: ScheduleLike) -> optax.GradientTransformationExtraArgs:
     return sgd(learning_rate, momentum)
 

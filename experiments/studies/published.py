@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import optax
@@ -9,25 +10,33 @@ import optax
 from experiments.reports.claims import At, Claim, Claims, below
 from experiments.reports.figure import DASHES, DOTS, LONG_DASHES, Panel
 from experiments.reports.tables import QUARTERS
-from experiments.studies.study import Arm, Optimizer, Study
+from experiments.studies.study import Arm, Optimizer, Study, with_sgd
 from optim import Coefficient, adam, average, exponential_average, polyak, schedule_free
-from schedules import ScheduleLike, constant, cosine, linear, multistep
+from schedules import Schedule, ScheduleLike, constant, cosine, linear, multistep
 
 # Optimizers -------------------------------------------------------------------------------------------
 
-EPS = 1e-6
+EPS, BETA = 1e-6, 0.9
 
 
+def momentum(lr: Schedule, b1: Schedule | float) -> dict[str, Any]:
+    """SGD whose direction is a mean of gradients, as Adam's is before it is divided."""
+    return {"lr": lr * (1 - b1), "momentum": b1}
+
+
+@with_sgd(lambda learning_rate, b1: momentum(learning_rate, b1))
 def decayed_adam(learning_rate: ScheduleLike, b1: ScheduleLike) -> optax.GradientTransformationExtraArgs:
     return adam(learning_rate, b1=b1, eps=EPS)
 
 
+@with_sgd(lambda learning_rate, coefficient: {**momentum(learning_rate, 0.9), "coefficient": coefficient})
 def averaged_adam(learning_rate: ScheduleLike, coefficient: Coefficient) -> optax.GradientTransformationExtraArgs:
     return average(adam(learning_rate, eps=EPS), coefficient)
 
 
+@with_sgd(lambda learning_rate, coefficient: {"lr": learning_rate, "coefficient": coefficient, "beta": BETA})
 def schedule_free_adam(learning_rate: ScheduleLike, coefficient: Coefficient) -> optax.GradientTransformationExtraArgs:
-    return schedule_free(adam(learning_rate, b1=0.0, eps=EPS), coefficient)
+    return schedule_free(adam(learning_rate, b1=0.0, eps=EPS), coefficient, BETA)
 
 
 # Arms -------------------------------------------------------------------------------------------------

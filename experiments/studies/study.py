@@ -25,6 +25,23 @@ from schedules import as_schedule, tabulate
 Optimizer = Callable[..., optax.GradientTransformationExtraArgs]
 Section = Callable[[Results], str]
 
+# By optimizer: what it is with SGD in the place of its base, as arguments of `Quadratic.expected_loss`.
+_WITH_SGD: dict[Optimizer, Callable[..., Mapping[str, Any]]] = {}
+
+
+def with_sgd(counterpart: Callable[..., Mapping[str, Any]]) -> Callable[[Optimizer], Optimizer]:
+    """Declares what an optimizer is with SGD in the place of its base, for tasks on which losses are computed exactly.
+
+    **Arguments:** `counterpart`: from the hyperparameters of the optimizer, by the same names, to arguments of
+    `Quadratic.expected_loss`.
+    """
+
+    def declare(optimizer: Optimizer) -> Optimizer:
+        _WITH_SGD[optimizer] = counterpart
+        return optimizer
+
+    return declare
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -51,6 +68,12 @@ class Arm:
         """The highest learning rate of its updates."""
         return float(np.max(tabulate(self.hyperparameters["learning_rate"], self.horizon)))
 
+    @property
+    def with_sgd(self) -> Mapping[str, Any] | None:
+        """Arguments of `Quadratic.expected_loss`; None if its optimizer has no counterpart with SGD."""
+        counterpart = _WITH_SGD.get(self.optimizer)
+        return counterpart(**self.hyperparameters) if counterpart else None
+
     def record(self) -> dict[str, Any]:
         """What was trained, in words and numbers, for a file."""
         numbers = {name: repr(schedule) for name, schedule in self.hyperparameters.items()}
@@ -66,12 +89,9 @@ def no_arms(rate: float, steps: int) -> Sequence[Arm]:
 
 
 def curves(study: "Study", results: Results) -> dict[str, Figure]:
-    """The panels, and where the arms end, of training and of validation losses."""
-    looks = study.looks(results.arms)
-    return {
-        "figure.png": plot(results, study.panels, looks),
-        "validation.png": plot(results, study.panels, looks, of="validation"),
-    }
+    """The panels, and where the arms end, of training and of validation losses where these are two things."""
+    looks, files = study.looks(results.arms), {"training": "figure.png", "validation": "validation.png"}
+    return {files[of]: plot(results, study.panels, looks, of) for of in results.losses}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from textwrap import fill
-from typing import get_args
 
 import matplotlib
 import numpy as np
@@ -53,9 +52,10 @@ def best(arms: Sequence[Arm], results: Results) -> list[Arm]:
 def table(results: Results) -> str:
     """Markdown tables: policies against rates, with the losses at the end, the lowest of each policy in bold."""
     parts = []
-    for of in reversed(get_args(Loss)):
+    for of in reversed(results.losses):
         rows = _rows(results, of)
-        parts += [f"{of.capitalize()} loss at the end, by rate in multiples of the policy's own.", markdown(rows)]
+        name = results.named(of).capitalize()
+        parts += [f"{name} at the end, by rate in multiples of the policy's own.", markdown(rows)]
         parts += ["* the lowest or the highest tried"] * any(row[-1].endswith("*") for row in rows)
     return "\n\n".join(parts)
 
@@ -104,17 +104,19 @@ def plot_rates(results: Results) -> Figure:
             ax.set_xlabel("peak learning rate")
             ax.legend(frameon=False, fontsize="small")
         for ax in axes[::columns]:
-            ax.set_ylabel("validation loss")
+            ax.set_ylabel(results.named("validation"))
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
         seeds = f", mean of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
-        title = f"{results.title}: validation loss after {results.steps:,} updates{seeds} (filled: the best rate)"
-        figure.suptitle(fill(title, 64 * columns), parse_math=False, x=0.01, ha="left", fontsize=11)
+        told = f"{results.named('validation')} after {results.steps:,} updates{seeds} (filled: the best rate)"
+        figure.suptitle(
+            fill(f"{results.title}: {told}", 64 * columns), parse_math=False, x=0.01, ha="left", fontsize=11
+        )
         ends = {arm: results.valid_loss(arm).mean() for arm in results.arms}
         lowest = [ends[arm] for _, arms in policies if (arm := results.best(arms))]
-        if lowest:  # what is far above the others' best is cut off
+        if lowest:  # what is far above the others' best is cut off, except for the best of each
             highest = max(filter(np.isfinite, ends.values()))
-            axes[0].set_ylim(0.95 * min(lowest), min(1.05 * highest, 3 * np.median(lowest)))
+            axes[0].set_ylim(0.95 * min(lowest), min(1.05 * highest, max(3 * np.median(lowest), 1.2 * max(lowest))))
         return figure
 
 

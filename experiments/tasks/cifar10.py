@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.errors import reason
 from experiments.files import read_arrays, read_bytes
-from experiments.tasks.task import DataError, Dataset, Task, imported
+from experiments.tasks.task import DataError, Dataset, Sampled, imported
 from experiments.tasks.vision_transformer import TinyViT
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
@@ -129,12 +129,12 @@ def _title(more: str = "") -> Callable[[Path | None], str]:
 
 
 # A size that two CPU cores carry: a smaller network and batch, a fifth of the run.
-SMALL = Task(
-    "cifar10-small",
-    "takes two CPU cores half an hour a seed",
-    _title(", small"),
-    cifar10,
-    TinyViT(features=64, layers=2, heads=4, dropout=0.1),
+SMALL = Sampled(
+    name="cifar10-small",
+    about="takes two CPU cores half an hour a seed",
+    title=_title(", small"),
+    load=cifar10,
+    model=TinyViT(features=64, layers=2, heads=4, dropout=0.1),
     learning_rate=1e-3,
     batch_size=64,
     steps=20_000,
@@ -142,12 +142,12 @@ SMALL = Task(
 )
 
 # The published setting: Adam 1e-3, batch 128, 100,000 updates.
-PUBLISHED = Task(
-    "cifar10",
-    "is the published experiment and wants an accelerator",
-    _title(),
-    cifar10,
-    TinyViT(),
+PUBLISHED = Sampled(
+    name="cifar10",
+    about="is the published experiment and wants an accelerator",
+    title=_title(),
+    load=cifar10,
+    model=TinyViT(),
     learning_rate=1e-3,
     batch_size=128,
     steps=100_000,

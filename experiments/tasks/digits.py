@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.tasks.task import DataError, Dataset, Task, imported
+from experiments.tasks.task import DataError, Dataset, Sampled, imported
 from experiments.tasks.vision_transformer import TinyViT
 
 
@@ -24,12 +24,12 @@ def digits(data: Path | None = None) -> Dataset:
     return Dataset(images[valid:], labels[valid:], images[:valid], labels[:valid])
 
 
-DIGITS = Task(
-    "digits",
-    "comes with scikit-learn",
-    lambda data: "8x8 digits",
-    digits,
-    TinyViT(patch_size=2, features=16, layers=1, heads=4, dropout=0.05),
+DIGITS = Sampled(
+    name="digits",
+    about="comes with scikit-learn",
+    title=lambda data: "8x8 digits",
+    load=digits,
+    model=TinyViT(patch_size=2, features=16, layers=1, heads=4, dropout=0.05),
     learning_rate=1.4e-2,
     batch_size=24,
     steps=2_400,
