@@ -84,15 +84,15 @@ def trained(quick_compilation):
 
 
 def halves(program):
-    runs, losses = program.advance(program.start(), 0, HALF)
+    runs, measured = program.advance(program.start(), 0, HALF)
     runs, *validation = program.validate(runs)
-    return Trained(program, [losses, *validation, program.save(runs)], second_half(program, runs))
+    return Trained(program, [measured, *validation, program.save(runs)], second_half(program, runs))
 
 
 def second_half(program, runs):
-    runs, losses = program.advance(runs, HALF, HALF)
+    runs, measured = program.advance(runs, HALF, HALF)
     runs, *validation = program.validate(runs)
-    return [losses, *validation, program.save(runs)]
+    return [measured, *validation, program.save(runs)]
 
 
 def near(found, expected, rtol=2e-6, atol=1e-6):

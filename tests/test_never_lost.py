@@ -298,6 +298,7 @@ def test_a_config_that_no_run_wrote_is_refused(text, refused, tmp_path):
         (["--precision", "bfloat16"], (), "precision float32, not bfloat16"),
         (["--title", "other"], (), "title 8x8 digits, not other"),
         (["--early-stopping", "2"], (), "patience None, not 2"),
+        (["--gradient-norms", "l1"], (), "gradient norms None, not l1"),
         ([], ("cosine",), "arms ['cosine', 'ema-long'], not ['cosine']"),
         ([], ("cosine", "polyak"), "arms ['cosine', 'ema-long'], not ['cosine', 'polyak']"),
         ([], ("ema-long", "cosine"), "arms ['cosine', 'ema-long'], not ['ema-long', 'cosine']"),
