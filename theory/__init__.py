@@ -3,4 +3,5 @@
 Functions of schedules and arrays. Each says in its documentation what it rests on and how far it can be trusted.
 """
 
+from theory.last_iterate import *
 from theory.refinement import *

@@ -27,13 +27,13 @@ class OfRates(Kind):
 Rates = TypeAliasType("Rates", Annotated[Schedule | float | Array | Callable[[Array], ArrayLike], OfRates()])
 
 
-def rates_of(owner: str, lr: Any, steps: int) -> Array:
-    """The rate of each update of a run, (steps,); of what `Rates` has made of an argument.
+def rates_of(owner: str, lr: Any, steps: int, name: str = "lr") -> Array:
+    """The rate of each update of a run, (steps,); of what `Rates` has made of the argument `name`.
 
     **Raises:** `ValueError` for an array of another length.
     """
     if not isinstance(lr, Array):
         return tabulate(lr, steps)
     if len(lr) != steps:
-        raise ValueError(f"{owner}: `lr` must hold as many rates as the run has updates, {steps}, got {len(lr)}")
+        raise ValueError(f"{owner}: `{name}` must hold as many rates as the run has updates, {steps}, got {len(lr)}")
     return lr
