@@ -104,7 +104,7 @@ def test_many_devices_give_the_numbers_of_one(count, trained):
     many, one = trained[count], trained[1]
     for each, laid in ((many, LAID[count]), (one, LAID[1])):
         assert tuple(each.program.placing.mesh.shape.values()) == laid
-        assert each.halfway[0].shape == (3, 3, HALF)
+        assert each.halfway[0].loss.shape == (3, 3, HALF)
     near(many.halfway, one.halfway)
     near(many.end, one.end, rtol=1e-5)
     # What was saved goes on, on as many devices as it came from bit by bit, and on others; all is compiled by now.

@@ -397,8 +397,8 @@ def test_runs_of_other_seeds_or_other_arms_are_merged():
 
 def cut(r, seeds=slice(None), arms=slice(None)):
     seeds, arms = (list(x) if isinstance(x, tuple) else x for x in (seeds, arms))
-    measured = {n: array for n, array in r.history._asdict().items() if n != "valid_steps" and array is not None}
-    return r.history._replace(**{n: array[arms][:, seeds] for n, array in measured.items()})
+    measured = {n: array[arms][:, seeds] for n, array in r.history.recorded().items() if n != "valid_steps"}
+    return r.history._replace(**measured)
 
 
 def of_arms(r, names):

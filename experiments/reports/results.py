@@ -33,6 +33,10 @@ class History(NamedTuple):
     valid_accuracy: np.ndarray  # (arms, seeds, evaluations)
     gradient_norm: np.ndarray | None = None  # (arms, seeds, records), means of `every`; None where it was not recorded
 
+    def recorded(self) -> dict[str, np.ndarray]:
+        """The arrays that there are, by name."""
+        return {name: array for name, array in self._asdict().items() if array is not None}
+
 
 Field = str | float
 
@@ -176,8 +180,7 @@ class Results:
         if self.changes:
             about["changes"] = self.changes
         file = io.BytesIO()
-        measured = {name: array for name, array in self.history._asdict().items() if array is not None}
-        np.savez_compressed(file, **by_arm, **about, **measured)  # type: ignore[arg-type]
+        np.savez_compressed(file, **by_arm, **about, **self.history.recorded())  # type: ignore[arg-type]
         write_bytes(path, file.getvalue())
 
     @classmethod
@@ -328,8 +331,7 @@ def merged(several: Sequence[Results]) -> Results:
         rows = [getattr(each.history, name)[[each.row(arm) for arm in arms]] for each in several]
         return np.concatenate(rows, axis=1)
 
-    recorded = [name for name, array in first.history._asdict().items() if array is not None]
-    measured = {name: joined(name) for name in recorded if name != "valid_steps"}
+    measured = {name: joined(name) for name in first.history.recorded() if name != "valid_steps"}
     return dataclasses.replace(
         first,
         study=" and ".join(dict.fromkeys(each.study for each in several)),
