@@ -1,7 +1,10 @@
 """The bound of the last iterate: against its double sum, closed forms, and what is known of schedules."""
 
+import json
 import math
+from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +27,7 @@ from schedules import (
 )
 from theory import best_peak, bound, compare, transfer
 
+ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
@@ -284,6 +288,19 @@ def test_a_decay_over_the_whole_run_has_the_factor_of_its_length():
     np.testing.assert_allclose(
         tabulate(found.lower, 2000), tabulate(linear(0.03 * expected, 0.0, 2000), 2000), rtol=1e-5
     )
+
+
+# Evidence ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_published_evidence_is_that_of_this_code(unrendered):
+    from experiments.evidence.last_iterate import LAST_ITERATE
+
+    published = json.loads((ROOT / "experiments/results/evidence/last-iterate/numbers.json").read_text())
+    found = LAST_ITERATE.measure().numbers
+    for what in ("agreement", "choice", "peaks", "powers"):
+        chex.assert_trees_all_close(found[what], published[what], rtol=1e-4)
 
 
 # Mistakes ---------------------------------------------------------------------------------------------

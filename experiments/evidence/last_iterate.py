@@ -1,0 +1,333 @@
+"""The bound of the last iterate against final losses: of a language model, and of the comparison on digits."""
+
+import csv
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.stats import pearsonr, spearmanr
+
+from experiments.evidence.evidence import Answer, Evidence
+from experiments.reports.figure import STYLE
+from experiments.reports.results import Loss, Results
+from experiments.reports.text import markdown
+from experiments.studies.policies import SCHEDULES
+from experiments.studies.published import BLUE, GREEN, ORANGE
+from schedules import Schedule, linear, one_minus_sqrt, warmup, warmup_cosine, wsd
+from theory import best_peak
+
+ROOT = Path(__file__).parents[2]
+LLAMA = ROOT / "tests/curves/llama_runs.csv"
+DIGITS = ROOT / "experiments/results/digits-policies/sweep/history.npz"
+LENGTHS = {15_000: GREEN, 25_000: ORANGE, 50_000: BLUE}  # of the runs of LLAMA
+
+
+@dataclass(frozen=True)
+class Point:
+    """A schedule of a run, with its final losses by peak, and what the bound says of it."""
+
+    name: str
+    steps: int
+    cooldown: int | None  # the percentage of the run that is a linear cooldown, if it is WSD with one
+    losses: Mapping[float, float]
+    bound: float  # at the best peak
+    bound_peak: float  # the best, up to a factor that is the same for all
+
+    @property
+    def loss(self) -> float:
+        """The lowest of all peaks."""
+        return min(self.losses.values())
+
+    @property
+    def peak(self) -> float | None:
+        """Where a parabola over the logarithm of the peak is least: through the best one tried and the two next to it.
+
+        None if they are fewer, or it is not between them.
+        """
+        tried = sorted(self.losses)
+        first = min(max(tried.index(min(tried, key=self.losses.__getitem__)) - 1, 0), len(tried) - 3)
+        if first < 0:
+            return None
+        near = tried[first : first + 3]
+        bend, slope, _ = np.polyfit(np.log(near), [self.losses[peak] for peak in near], 2)
+        peak = math.exp(-slope / (2 * bend))
+        return peak if near[0] <= peak <= near[-1] else None
+
+
+def point(name: str, steps: int, cooldown: int | None, losses: Mapping[float, float], lr: Schedule) -> Point:
+    best = best_peak(lr, steps)
+    return Point(name, steps, cooldown, losses, float(best.bound), float(best.peak))
+
+
+# What was trained -------------------------------------------------------------------------------------
+
+
+def llama() -> list[Point]:
+    """All schedules of LLAMA, but for runs that diverged or do not say to which rate or in which shape they decayed."""
+    losses: dict[tuple[int, str, str], dict[float, float]] = {}
+    with LLAMA.open() as file:
+        for row in csv.DictReader(file):
+            is_cosine = row["schedule"] == "cos"
+            kind, number = ("cosine", row["final_scale"]) if is_cosine else (row["decay"], row["cooldown"])
+            if kind and number and float(row["final_val_loss"]) < 4:
+                kind = kind if is_cosine or float(number) else "constant"
+                of_peak = losses.setdefault((int(row["steps"]), kind, number), {})
+                of_peak[float(row["peak"])] = float(row["final_val_loss"])
+    return [_llama(*key, of_peak) for key, of_peak in losses.items()]
+
+
+def _llama(steps: int, kind: str, number: str, losses: Mapping[float, float]) -> Point:
+    up, percent = 300, round(100 * float(number))
+    down = steps * percent // 100
+    flat = steps - up - down
+    match kind:
+        case "cosine":
+            name = f"cosine to {percent} %"
+            return point(name, steps, None, losses, warmup_cosine(1.0, up, steps - up, end=percent / 100))
+        case "constant":
+            return point(kind, steps, None, losses, warmup(1.0, up))
+        case "sqrt":
+            return point(f"1-sqrt, {percent} %", steps, None, losses, wsd(1.0, up, flat, down, shape=one_minus_sqrt))
+    return point(f"linear, {percent} %", steps, percent, losses, wsd(1.0, up, flat, down, shape=linear))
+
+
+def digits(of: Loss) -> list[Point]:
+    """Every schedule of Adam's rate in the sweep on digits, without averages."""
+    results = Results.load(DIGITS)
+    grid = results.grid()
+    return [
+        point(name, results.steps, None, _by_rate(results, grid[name], of), lr(1.0, results.steps))
+        for name, lr in SCHEDULES.items()
+    ]
+
+
+def _by_rate(results: Results, arms: Iterable[str], of: Loss) -> dict[float, float]:
+    return {results.arms[arm].rate: float(results.loss(arm, of).mean()) for arm in arms}
+
+
+# How they compare -------------------------------------------------------------------------------------
+
+
+def agreement(points: Sequence[Point]) -> dict[str, float]:
+    """Correlations of the bound and the lowest loss; `pairs`, and how many of them are in the same order."""
+    bounds, losses = [p.bound for p in points], [p.loss for p in points]
+    pairs = [*itertools.combinations(points, 2)]
+    return {
+        "n": len(points),
+        "spearman": float(spearmanr(bounds, losses).statistic),
+        "pearson": float(pearsonr(bounds, losses).statistic),
+        "pairs": len(pairs),
+        "same": sum((a.bound < b.bound) == (a.loss < b.loss) for a, b in pairs),
+    }
+
+
+def line(points: Sequence[Point]) -> tuple[float, float]:
+    """Slope and value at 0 of the loss over the bound, by least squares."""
+    slope, start = np.polyfit([p.bound for p in points], [p.loss for p in points], 1)
+    return float(slope), float(start)
+
+
+def known_peaks(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
+    """The best peaks by the bound and by the runs, of the points that have both; the first scaled to fit the second."""
+    bound, runs = np.array([(p.bound_peak, peak) for p in points if (peak := p.peak)]).T
+    return bound * np.exp(np.mean(np.log(runs / bound))), runs
+
+
+def peaks(points: Sequence[Point]) -> dict[str, float]:
+    """How well ratios of best peaks are predicted: the correlation of the logarithms, and the largest factor missed."""
+    bound, runs = np.log(known_peaks(points))
+    worst = float(np.exp(np.abs(bound - runs).max()))
+    return {"n": len(runs), "pearson": float(pearsonr(bound, runs).statistic), "worst": worst}
+
+
+def powers(points: Sequence[Point]) -> dict[str, float]:
+    """The power of the length of the run with which the best peak of a schedule goes: by the bound and by the runs."""
+    by_name: dict[str, list[tuple[float, float, float]]] = {}
+    for p in points:
+        if peak := p.peak:
+            by_name.setdefault(p.name, []).append((p.steps, p.bound_peak, peak))
+    several = [np.log(each) for each in by_name.values() if len(each) > 1]
+    steps, bound, runs = np.concatenate([each - each.mean(axis=0) for each in several]).T
+    variance = steps @ steps
+    return {"schedules": len(several), "bound": float(steps @ bound / variance), "runs": float(steps @ runs / variance)}
+
+
+def choice(cooldowns: Sequence[Point]) -> dict[str, float | int | None]:
+    """The length of cooldown that the bound prefers, in percent, that of the runs, and what the former costs."""
+    by_bound, by_runs = (min(cooldowns, key=lambda p: getattr(p, what)) for what in ("bound", "loss"))
+    return {"bound": by_bound.cooldown, "runs": by_runs.cooldown, "cost": by_bound.loss - by_runs.loss}
+
+
+PAIRS = [
+    ("linear, 10 %", "constant"),
+    ("linear, 20 %", "linear, 10 %"),
+    ("1-sqrt, 20 %", "linear, 20 %"),
+    ("cosine to 0 %", "cosine to 10 %"),
+    ("linear, 90 %", "cosine to 0 %"),
+    ("linear, 60 %", "linear, 90 %"),
+]
+
+
+def differences(points: Sequence[Point]) -> list[dict[str, str | int | float]]:
+    """Of the loss, and of the bound in percent, between the two of each of PAIRS after as many steps."""
+    by_name = {(p.name, p.steps): p for p in points}
+    both = [(by_name.get((a, steps)), by_name.get((b, steps))) for a, b in PAIRS for steps in LENGTHS]
+    return [
+        {"first": a.name, "second": b.name, "steps": a.steps, "loss": a.loss - b.loss, "bound": a.bound / b.bound - 1}
+        for a, b in both
+        if a and b
+    ]
+
+
+# The answer -------------------------------------------------------------------------------------------
+
+
+def measure() -> Answer:
+    runs, trained, validated = llama(), digits("training"), digits("validation")
+    of_length = {f"Llama, {steps:,} updates": [p for p in runs if p.steps == steps] for steps in LENGTHS}
+    cooldowns = {f"{name}, linear cooldowns": [p for p in at if p.cooldown] for name, at in of_length.items()}
+    digit = {"digits, training loss": trained, "digits, validation loss": validated}
+    numbers = {
+        "agreement": {name: agreement(at) for name, at in {**of_length, **cooldowns, **digit}.items()},
+        "choice": {name: choice(at) for name, at in cooldowns.items()},
+        "differences": differences(runs),
+        "peaks": {name: peaks(at) for name, at in {**of_length, **digit}.items()},
+        "powers": powers(runs),
+        "points": {name: [told(p) for p in at] for name, at in {**of_length, **digit}.items()},
+    }
+    return Answer(text(numbers), numbers, {"figure.png": figure(runs)})
+
+
+def told(p: Point) -> dict[str, str | float | None]:
+    return {"name": p.name, "loss": p.loss, "bound": p.bound, "peak": p.peak, "bound_peak": p.bound_peak}
+
+
+def text(numbers: Mapping[str, Any]) -> str:
+    """What the numbers say."""
+    agreements = [
+        [name, f"{a['n']}", f"{a['spearman']:.2f}", f"{a['pearson']:.3f}", f"{a['same']} of {a['pairs']}"]
+        for name, a in numbers["agreement"].items()
+    ]
+    pairs = [
+        [d["first"], d["second"], f"{d['steps']:,}", f"{d['loss']:+.4f}", f"{100 * d['bound']:+.1f} %"]
+        for d in numbers["differences"]
+    ]
+    best = [[name, f"{p['n']}", f"{p['pearson']:.2f}", f"{p['worst']:.2f}"] for name, p in numbers["peaks"].items()]
+    costs = [each["cost"] for each in numbers["choice"].values()]
+    chosen = next(iter(numbers["choice"].values()))
+    powers = numbers["powers"]
+    return f"""Yes where schedules differ much; no in how long a long cooldown should be. A schedule is judged by its
+bound at its own best peak (`best_peak`), and by the lowest final loss of all peaks that were tried.
+
+{markdown([["schedules of", "n", "Spearman", "Pearson", "pairs in the same order"], *agreements])}
+
+Llama: final validation losses of [published runs](../../../../tests/curves/README.md) of 124 million parameters, one
+seed each: the constant rate, cosine decay to 0 and to 10 %, and cooldowns from the constant rate. Digits: the 17
+schedules of Adam's rate in [the sweep](../../digits-policies/sweep/report.md), at seven peaks, with two seeds.
+
+## Where they agree, and where they do not
+
+Differences of the first schedule from the second, each at its best peak:
+
+{markdown([["first", "second", "updates", "loss", "bound"], *pairs], left=2)}
+
+- **They agree** that a cooldown is worth much, that 20 % of the run is better than 10 %, that 1-sqrt is better than
+  linear for a short cooldown, that a floor of 10 % hurts, and that a long linear decay is not worse than cosine decay.
+- **They disagree on the best length.** In the bound it is the whole run, of those tried the {chosen["bound"]} %. In the
+  runs it is {chosen["runs"]} % after each number of updates. Following the bound costs {min(costs):.4f} to
+  {max(costs):.4f} of the loss. So linear cooldowns alone correlate less in rank; Pearson's correlation stays
+  high since the short ones count most in it.
+- **Digits**: the bound ranks training losses well, and validation losses much less so.
+
+## The best peak
+
+That of the runs is where a parabola through the losses at the best peak and at the two next to it has its least value,
+over the logarithm of the peak, if this is between them. That of the bound has an unknown factor, D / G, which is fitted
+in each row:
+
+{markdown([["schedules of", "n", "Pearson, of logarithms", "largest factor missed"], *best])}
+
+- **Between schedules** the ratios are about right: a longer cooldown wants a higher peak.
+- **Between lengths of run** they are not. With T updates the best peak of a schedule goes as T to the power of
+  {powers["bound"]:.2f} in the bound, and of {powers["runs"]:.2f} in the runs (15,000 to 50,000 updates; n =
+  {powers["schedules"]} schedules).
+
+This is one model on one data set, with one seed, and with peaks that are a factor of 2 or more apart. With other seeds,
+schedules that differ by a few thousandths may change places.
+"""
+
+
+# The figure -------------------------------------------------------------------------------------------
+
+MARKERS = {"linear": "o", "1-sqrt": "^", "cosine": "s", "constant": "D"}
+
+
+def figure(points: Sequence[Point]) -> Figure:
+    with matplotlib.rc_context({**STYLE, "axes.titlesize": "medium"}):
+        made = Figure(figsize=(11, 4), layout="constrained")
+        lengths, ranks, best = made.subplots(1, 3)
+        _lengths(lengths, points)
+        _ranks(ranks, points)
+        _peaks(best, points)
+        return made
+
+
+def _lengths(ax: Axes, points: Sequence[Point]) -> None:
+    for steps, color in LENGTHS.items():
+        cooldowns = sorted((p for p in points if p.steps == steps and p.cooldown), key=lambda p: p.cooldown or 0)
+        slope, start = line(cooldowns)
+        lowest = min(p.loss for p in cooldowns)
+        shares = np.array([p.cooldown for p in cooldowns])
+        ax.plot(shares, [p.loss - lowest for p in cooldowns], "o-", color=color, label=f"{steps:,} updates")
+        ax.plot(shares, [start + slope * p.bound - lowest for p in cooldowns], "--", color=color)
+    ax.plot([], [], "--", color="#555555", label="the bound, scaled")
+    ax.set(xlabel="linear cooldown, % of the run", ylabel="final validation loss above the best")
+    ax.set_title("The longer, the better?", loc="left", fontweight="bold")
+    ax.legend(frameon=False)
+
+
+def _ranks(ax: Axes, points: Sequence[Point]) -> None:
+    for steps, color in LENGTHS.items():
+        at = [p for p in points if p.steps == steps]
+        least, lowest = min(p.bound for p in at), min(p.loss for p in at)
+        for p in at:
+            above, loss = 100 * (p.bound / least - 1), p.loss - lowest
+            if above < 20:
+                ax.plot(above, loss, _marker(p), color=color, markersize=6, alpha=0.8)
+            else:
+                ax.annotate(
+                    f"{p.name}: {above:.0f} %, {loss:.3f}", (1, 0.01), xycoords="axes fraction", ha="right", color=color
+                )
+    for kind in ("linear", "1-sqrt", "cosine"):
+        ax.plot([], [], MARKERS[kind], color="#555555", markersize=6, label=kind)
+    ax.set(xlabel="bound above the least, %", ylabel="final validation loss above the best")
+    ax.set_title("Are schedules in the same order?", loc="left", fontweight="bold")
+    ax.legend(frameon=False)
+
+
+def _peaks(ax: Axes, points: Sequence[Point]) -> None:
+    known = [p for p in points if p.peak]
+    for p, bound, runs in zip(known, *known_peaks(points), strict=True):
+        ax.plot(bound, runs, _marker(p), color=LENGTHS[p.steps], markersize=5)
+    ax.axline((1e-3, 1e-3), slope=1, color="#999999", linewidth=1, zorder=0)
+    ticks = [3e-4, 5e-4, 1e-3, 2e-3]
+    labels = [f"{tick:g}" for tick in ticks]
+    ax.set(xscale="log", yscale="log", xlabel="best peak by the bound, scaled", ylabel="best peak of the runs")
+    ax.set_xticks(ticks, labels, minor=False)
+    ax.set_yticks(ticks, labels, minor=False)
+    ax.minorticks_off()
+    ax.set_title("Is the best peak where it says?", loc="left", fontweight="bold")
+
+
+def _marker(p: Point) -> str:
+    return next(marker for kind, marker in MARKERS.items() if p.name.startswith(kind))
+
+
+LAST_ITERATE = Evidence("last-iterate", "Does the bound of the last iterate rank schedules as runs do?", measure)
