@@ -1,6 +1,8 @@
 """A schedule from gradient norms, and the best one for an objective."""
 
+import json
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ from schedules import cosine, exponential, linear, polynomial, tabulate, wsd
 from theory import optimize, refine
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
+ROOT = Path(__file__).parent.parent
 
 # A first run --------------------------------------------------------------------------------------------
 
@@ -181,8 +184,9 @@ def test_it_finds_the_same_twice():
     [
         ((0.0, 9, bound), "`lr` must hold a number other than 0 that is a value, or `pieces` be given, got constant(value=0.0)"),
         ((1.0, 0, bound), "`steps` must be a whole number from 1 to 2147483647, got 0"),
-        ((1.0, 9, lambda rates: rates), "`objective` must be a function to one number, which is finite at the rates of `lr`, got one to [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]"),
-        ((1.0, 9, lambda rates: jnp.log(rates[0] - 1)), "`objective` must be a function to one number, which is finite at the rates of `lr`, got one to -inf"),
+        ((1.0, 9, lambda rates: rates), "`objective` must be a function from the rates to one number, which is finite at those of `lr`, got one to [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]"),
+        ((1.0, 9, lambda rates: jnp.log(rates[0] - 1)), "`objective` must be a function from the rates to one number, which is finite at those of `lr`, got one to -inf"),
+        ((1.0, 9, 0.5), "`objective` must be a function from the rates to one number, got 0.5"),
         ((1.0, 9, bound, 10), "`pieces` must be at most the 9 updates, got 10"),
         ((1.0, 9, bound, 0), "`pieces` must be a whole number from 1 to 2147483647, got 0"),
         ((1.0, 9, bound, 3, -1.0), "`peak` must be a positive number, got -1.0"),
@@ -195,3 +199,21 @@ def test_it_finds_the_same_twice():
 def test_mistakes_of_optimize_are_told(given, told):
     with pytest.raises(ValueError, match=f"^optimize: {re.escape(told)}$"):
         optimize(*given)
+
+
+# Evidence -----------------------------------------------------------------------------------------------
+
+
+def test_the_report_on_digits_says_what_its_numbers_say():
+    from experiments.evidence.refinement import REFINEMENT, text
+
+    folder = ROOT / "experiments/results/evidence/refinement"
+    numbers = json.loads((folder / "numbers.json").read_text())
+    assert (folder / "report.md").read_text() == f"# {REFINEMENT.question}\n\n{text(numbers).rstrip()}\n"
+    for of_loss in (*numbers["peaks"].values(), numbers["best peak"]):
+        for ends in of_loss.values():
+            cosine = np.array(ends["cosine"]["losses"])
+            for end in ends.values():
+                above = np.array(end["losses"]) - cosine
+                np.testing.assert_allclose(end["above cosine"], above.mean(), rtol=1e-9)
+                np.testing.assert_allclose(end["error of that"], above.std(ddof=1) / np.sqrt(5), rtol=1e-9)
