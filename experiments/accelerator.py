@@ -209,7 +209,7 @@ class Suite:
         reference = Program(replace(plan, precision="float32"), cpu)
 
         def losses(program: Program) -> np.ndarray:
-            return program.advance(program.start(), 0, UPDATES)[1]
+            return program.advance(program.start(), 0, UPDATES)[1].loss
 
         with ThreadPoolExecutor() as both:
             ours, theirs = both.map(losses, (program, reference))

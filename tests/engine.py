@@ -25,7 +25,7 @@ from tqdm import tqdm
 from experiments.__main__ import main
 from experiments.engine import train
 from experiments.engine.plan import Plan
-from experiments.reports.results import History, Results
+from experiments.reports.results import Results
 from experiments.studies import published
 from experiments.tasks import digits
 from schedules.terminal import exit_status
@@ -79,8 +79,9 @@ def same(results, others, compare=np.testing.assert_array_equal, **tolerance):
         Results.load(each / "history.npz") if isinstance(each, Path) else each for each in (results, others)
     )
     assert ours.done == theirs.done
-    for name in History._fields:
-        compare(getattr(ours.history, name), getattr(theirs.history, name), err_msg=name, **tolerance)
+    assert ours.history.recorded().keys() == theirs.history.recorded().keys()
+    for name, array in ours.history.recorded().items():
+        compare(array, theirs.history.recorded()[name], err_msg=name, **tolerance)
 
 
 def logged(folder):

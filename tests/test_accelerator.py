@@ -297,9 +297,9 @@ def test_correctness_fails_where_devices_differ(settings, monkeypatch, tmp_path)
         """Another number, or none, on several devices."""
 
         def advance(self, runs, step, count):
-            runs, losses = super().advance(runs, step, count)
-            losses[3, 0, 7] *= self.factor if self.placing.mesh.size > 1 else 1.0
-            return runs, losses
+            runs, measured = super().advance(runs, step, count)
+            measured.loss[3, 0, 7] *= self.factor if self.placing.mesh.size > 1 else 1.0
+            return runs, measured
 
     monkeypatch.setattr(accelerator, "Program", Wrong)
     for factor, expected in ((1.0, 0.0), (1.1, 0.1), (np.nan, 1.0)):
@@ -319,7 +319,7 @@ def test_the_published_style_trains_as_the_program_does(settings):
     losses = [*loop.advance(3), *loop.advance(4)]
     one = dataclasses.replace(settings, arms=settings.arms[:1], precision="float32")
     program = Program(one, jax.devices()[:1])
-    np.testing.assert_allclose(losses, program.advance(program.start(), 0, 7)[1][0, 0], rtol=1e-5)
+    np.testing.assert_allclose(losses, program.advance(program.start(), 0, 7)[1].loss[0, 0], rtol=1e-5)
 
 
 def test_some_arms_with_some_seeds_are_one_program(settings, monkeypatch):

@@ -20,7 +20,7 @@ import test_experiments
 from experiments.__main__ import COMMANDS, main
 from experiments.commands import bench, compare
 from experiments.engine.program import LAST_SEED, Program
-from experiments.reports.results import History, Results
+from experiments.reports.results import Results
 from experiments.studies.policies import POLICIES, policies
 from experiments.studies.published import PUBLISHED
 from experiments.tasks import every_task
@@ -69,7 +69,7 @@ def trained(tmp_path_factory):
     (folder / "0" / "config.json").write_text(json.dumps(config))
     run = dataclasses.replace(Results.load(folder / "5" / "history.npz"), seeds=(0,))
     run.save(folder / "0" / "history.npz")
-    rows = {name: getattr(run.history, name)[:1] for name in History._fields if name != "valid_steps"}
+    rows = {name: array[:1] for name, array in run.history.recorded().items() if name != "valid_steps"}
     arms = {"cosine": run.arms["constant"]}
     shutil.copytree(folder / "0", folder / "cosine")
     dataclasses.replace(run, arms=arms, history=run.history._replace(**rows)).save(folder / "cosine" / "history.npz")

@@ -84,15 +84,15 @@ def trained(quick_compilation):
 
 
 def halves(program):
-    runs, losses = program.advance(program.start(), 0, HALF)
+    runs, measured = program.advance(program.start(), 0, HALF)
     runs, *validation = program.validate(runs)
-    return Trained(program, [losses, *validation, program.save(runs)], second_half(program, runs))
+    return Trained(program, [measured, *validation, program.save(runs)], second_half(program, runs))
 
 
 def second_half(program, runs):
-    runs, losses = program.advance(runs, HALF, HALF)
+    runs, measured = program.advance(runs, HALF, HALF)
     runs, *validation = program.validate(runs)
-    return [losses, *validation, program.save(runs)]
+    return [measured, *validation, program.save(runs)]
 
 
 def near(found, expected, rtol=2e-6, atol=1e-6):
@@ -104,7 +104,7 @@ def test_many_devices_give_the_numbers_of_one(count, trained):
     many, one = trained[count], trained[1]
     for each, laid in ((many, LAID[count]), (one, LAID[1])):
         assert tuple(each.program.placing.mesh.shape.values()) == laid
-        assert each.halfway[0].shape == (3, 3, HALF)
+        assert each.halfway[0].loss.shape == (3, 3, HALF)
     near(many.halfway, one.halfway)
     near(many.end, one.end, rtol=1e-5)
     # What was saved goes on, on as many devices as it came from bit by bit, and on others; all is compiled by now.

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from engine import Small, compiled, plan
+from engine import Small, compiled, plan, same
 
 from experiments.engine.plan import stalled, validated_after
-from experiments.engine.program import LAST_SEED, Program, as_floats, as_seeds, draw
+from experiments.engine.program import LAST_SEED, Program, as_floats, as_seeds, batch_loss, draw
+from experiments.engine.run import run
 from experiments.engine.train import beginning, train
-from experiments.reports.results import History
+from experiments.reports.results import History, Results
 from experiments.studies.published import PUBLISHED, decayed_adam, published
 from experiments.studies.study import Arm
 from experiments.tasks.cifar10 import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, cifar10
@@ -74,7 +75,7 @@ def pair():
 def of_arms(history, *names):
     """What a history of all arms has of some."""
     rows = [ARMS.index(name) for name in names]
-    return History(*(array if array.ndim == 1 else array[rows] for array in history))
+    return jax.tree.map(lambda array: array if array.ndim == 1 else array[rows], history)
 
 
 # The model ------------------------------------------------------------------------------------------------
@@ -178,7 +179,8 @@ def test_every_seed_has_a_key_of_its_own(x64):
 
 def test_seeds_together_are_each_alone(everything):
     names = ("cosine", "sf-ema")
-    for together, alone in zip(of_arms(everything, *names), finished(program(*names, seeds=1)), strict=True):
+    histories = of_arms(everything, *names), finished(program(*names, seeds=1))
+    for together, alone in zip(*map(jax.tree.leaves, histories), strict=True):
         if together.ndim == 3:
             np.testing.assert_allclose(together[:, :1], alone, rtol=5e-4)
     assert (everything.train_loss[:, 0] != everything.train_loss[:, 1]).all()
@@ -226,21 +228,62 @@ def test_an_arm_is_a_plain_training_loop(data, everything):
     assert abs(float(np.mean(logits.argmax(-1) == data.valid_labels)) - history.valid_accuracy[0, 0, -1]) < 0.01
 
 
+@pytest.mark.parametrize(("norm", "powered"), [("l1", np.abs), ("l2", np.square)])
+def test_gradient_norms_are_those_of_the_gradients(norm, powered, data):
+    """With a rate of 0 the parameters stay, so that every gradient is one at the first."""
+    arms = [
+        Arm(name, decayed_adam, {"learning_rate": rate, "b1": 0.9}, 21) for name, rate in [("on", 0.1), ("off", 0.0)]
+    ]
+    p = of(arms, seeds=[5], steps=21, gradient_norms=norm)
+    params = jax.tree.map(lambda array: array[0, 1], p.start()[0].params)
+
+    @jax.jit
+    def gradient(step):
+        batch, key = draw(np.uint32(5), step, 8, len(data.train_labels))
+        images, labels = as_floats(jnp.asarray(data.train_images)[batch]), jnp.asarray(data.train_labels)[batch]
+        return jax.grad(functools.partial(batch_loss, Small(), images, labels, key))(params)
+
+    sums = [sum(powered(np.float64(leaf)).sum() for leaf in jax.tree.leaves(gradient(step))) for step in range(21)]
+    found = finished(p).gradient_norm
+    np.testing.assert_allclose(found[1, 0], np.sqrt(sums) if norm == "l2" else sums, rtol=1e-5)
+    np.testing.assert_allclose(found[0, 0, 0], found[1, 0, 0], rtol=1e-5)
+    assert (found[0, 0, 1:] != found[1, 0, 1:]).all()
+
+
+def test_recording_gradient_norms_changes_nothing_else():
+    cosine = arms_by_name(steps=10_001)["cosine"]  # of which a record is the mean of 5 updates
+    (_, without), (_, with_norms) = (
+        (p := of([cosine], steps=10_001, gradient_norms=norm)).advance(p.start(), 0, 12) for norm in (None, "l2")
+    )
+    assert without.norm is None
+    assert with_norms.norm.shape == (1, 1, 12)
+    np.testing.assert_allclose(with_norms.loss, without.loss, rtol=1e-5)
+
+
+def test_gradient_norms_go_on_from_a_checkpoint(tmp_path):
+    planned = plan([arms_by_name()["cosine"]], steps=STEPS, gradient_norms="l1")
+    whole, stopped = run(planned, tmp_path / "whole"), run(planned, tmp_path / "parts", stopped=lambda: True)
+    assert 0 < stopped.done < STEPS
+    assert np.isnan(stopped.history.gradient_norm[..., stopped.done :]).all()
+    same(run(planned, tmp_path / "parts"), whole)
+    same(Results.load(tmp_path / "parts" / "history.npz"), whole)
+
+
 def test_pieces_of_any_length_and_other_seeds_give_the_same_runs_and_one_compilation(pair):
     p, history, names = pair
     assert names
     runs = p.start()
-    whole, losses = p.advance(runs, 0, STEPS)
+    whole, (losses, _) = p.advance(runs, 0, STEPS)
     broken, parts = p.start(), []
     for step, count in ((0, 7), (7, 1), (8, 32)):
         broken, part = p.advance(broken, step, count)
-        parts.append(part)
+        parts.append(part.loss)
     np.testing.assert_array_equal(np.concatenate(parts, axis=-1), losses)
     np.testing.assert_array_equal(history.train_loss, losses)
     jax.tree.map(np.testing.assert_array_equal, broken, whole)
     with compiled() as names:
         others = p.with_seeds((1, 7))
-        ended, theirs = others.advance(others.start(), 0, STEPS)
+        ended, (theirs, _) = others.advance(others.start(), 0, STEPS)
     assert names == []
     # The seed that both have has the same numbers, wherever it stands.
     np.testing.assert_array_equal(theirs[:, 0], losses[:, 1])
@@ -249,12 +292,12 @@ def test_pieces_of_any_length_and_other_seeds_give_the_same_runs_and_one_compila
 
 def test_long_runs_advance_in_rounds_and_by_single_updates_to_an_end_between():
     p = program("cosine", steps=10_001)  # a loss is kept of 5 updates
-    runs, losses = p.advance(p.start(), 0, 12)
+    runs, (losses, _) = p.advance(p.start(), 0, 12)
     assert losses.shape == (1, 2, 12)
     other, parts = p.start(), []
     for step, count in ((0, 5), (5, 1), (6, 6)):
         other, part = p.advance(other, step, count)
-        parts.append(part)
+        parts.append(part.loss)
     np.testing.assert_allclose(np.concatenate(parts, axis=-1), losses, rtol=1e-6)
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(other), jax.tree.leaves(runs), strict=True):
         # What is added to all keys changes no attention: its gradient is rounding, of which Adam makes whole steps.
@@ -265,8 +308,8 @@ def test_long_runs_advance_in_rounds_and_by_single_updates_to_an_end_between():
 def test_runs_one_after_the_other_are_those_that_run_together(monkeypatch, everything):
     monkeypatch.setattr("experiments.engine.program.CACHE", 0)
     names = ("linear-50", "sf-polyak")
-    for ours, theirs in zip(finished(program(*names)), of_arms(everything, *names), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=2e-4)
+    histories = finished(program(*names)), of_arms(everything, *names)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4), *histories)
 
 
 def test_history_is_measured_where_it_says(everything):
@@ -351,7 +394,7 @@ def test_precision_changes_the_products_and_nothing_else():
     """On a CPU tf32 is exact, and bfloat16 is emulated or not there; the losses are those of float32 up to its digits."""
     programs = [program("cosine", seeds=1, precision=precision) for precision in ("float32", "tf32", "bfloat16")]
     begun = programs[0].save(programs[0].start())
-    exact, tf32, bfloat16 = (p.advance(p.load(begun), 0, STEPS)[1] for p in programs)
+    exact, tf32, bfloat16 = (p.advance(p.load(begun), 0, STEPS)[1].loss for p in programs)
     np.testing.assert_array_equal(tf32, exact)
     np.testing.assert_allclose(bfloat16, exact, rtol=0.05)
 

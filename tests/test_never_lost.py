@@ -298,6 +298,7 @@ def test_a_config_that_no_run_wrote_is_refused(text, refused, tmp_path):
         (["--precision", "bfloat16"], (), "precision float32, not bfloat16"),
         (["--title", "other"], (), "title 8x8 digits, not other"),
         (["--early-stopping", "2"], (), "patience None, not 2"),
+        (["--gradient-norms", "l1"], (), "gradient norms None, not l1"),
         ([], ("cosine",), "arms ['cosine', 'ema-long'], not ['cosine']"),
         ([], ("cosine", "polyak"), "arms ['cosine', 'ema-long'], not ['cosine', 'polyak']"),
         ([], ("ema-long", "cosine"), "arms ['cosine', 'ema-long'], not ['ema-long', 'cosine']"),
@@ -657,7 +658,9 @@ def test_an_arm_that_diverges_is_marked_and_touches_no_other(cache, tmp_path, mo
     assert found["with"].done == found["without"].done == 40
     assert found["with"].diverged("step-25") == 2
     assert np.isnan(found["with"].history.valid_loss[0, :, -1]).all()
-    for measured_with, measured_without in zip(*(each.history for each in found.values()), strict=True):
+    for measured_with, measured_without in zip(
+        *(jax.tree.leaves(each.history) for each in found.values()), strict=True
+    ):
         if measured_with.ndim == 3:
             np.testing.assert_array_equal(measured_with[1:], measured_without[1:])
     assert "DIVERGED: step-25 (2 of 2 seeds)." in save(found["with"], tmp_path)

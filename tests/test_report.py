@@ -7,6 +7,7 @@ import random
 import re
 import zipfile
 
+import jax
 import matplotlib
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from experiments.reports.claims import parts, verdicts
 from experiments.reports.figure import LOOKS, Panel, moving_average, plot, plot_panels
 from experiments.reports.results import (
     LAYOUT,
+    OPTIONAL,
     History,
     Results,
     ResultsError,
@@ -224,10 +226,35 @@ def test_a_saved_history_is_all_there_is_to_know(tmp_path):
         if field.name != "history":
             assert getattr(again, field.name) == getattr(r, field.name)
     assert list(again.arms) == list(r.arms)
-    for ours, theirs in zip(again.history, r.history, strict=True):
-        np.testing.assert_array_equal(ours, theirs)
-        assert ours.dtype == theirs.dtype
+    jax.tree.map(np.testing.assert_array_equal, again.history, r.history)
+    assert jax.tree.map(lambda array: array.dtype, again.history) == jax.tree.map(lambda array: array.dtype, r.history)
     assert [p.name for p in tmp_path.iterdir()] == ["history.npz"]
+
+
+def with_norms(r):
+    """The same with gradient norms, other ones for each arm and seed."""
+    norms = 2 * r.history.train_loss + np.arange(len(r.seeds), dtype=np.float32)[:, None]
+    return dataclasses.replace(
+        r, plan={**r.plan, "gradient_norms": "l1"}, history=r.history._replace(gradient_norm=norms)
+    )
+
+
+def test_gradient_norms_are_kept_where_they_were_recorded(tmp_path):
+    r = with_norms(results({"cosine": [0.1, 0.2], "constant": [0.3, 0.5]}))
+    r.save(tmp_path / "history.npz")
+    again = Results.load(tmp_path / "history.npz").history.gradient_norm
+    np.testing.assert_array_equal(again, r.history.gradient_norm)
+    assert again.dtype == np.float32
+    for array in (again[None], again[:1], again[..., :9], again.astype(bool)):
+        np.savez(tmp_path / "odd.npz", **{**arrays_of(tmp_path / "history.npz"), "gradient_norm": array})
+        refused(tmp_path / "odd.npz", "its gradient_norm is an array")
+    assert_same(merged([of_arms(r, [name]) for name in r.arms]), r)
+    without = dataclasses.replace(of_arms(r, ["constant"]), plan={"title": "toy", "steps": 100, "batch_size": 8})
+    for several in ([of_arms(r, ["cosine"]), without], [without, of_arms(r, ["cosine"])]):
+        with pytest.raises(
+            ResultsError, match="^runs to merge must have one gradient_norms, got (l1 and None|None and l1)$"
+        ):
+            merged(several)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no history"])
@@ -282,7 +309,7 @@ def test_a_history_that_holds_too_much_is_not_read(tmp_path, monkeypatch):
     refused(tmp_path / "history.npz", "bytes, more than 1,000")
 
 
-@pytest.mark.parametrize("name", [name for name in LAYOUT if name != "changes"])
+@pytest.mark.parametrize("name", [name for name in LAYOUT if name not in OPTIONAL])
 def test_a_history_of_odd_arrays_is_one_sentence(name, tmp_path):
     path = tmp_path / "history.npz"
     results(AS_ONE_SEED).save(path)
@@ -370,7 +397,7 @@ def test_runs_of_other_seeds_or_other_arms_are_merged():
 
 def cut(r, seeds=slice(None), arms=slice(None)):
     seeds, arms = (list(x) if isinstance(x, tuple) else x for x in (seeds, arms))
-    measured = {n: getattr(r.history, n)[arms][:, seeds] for n in History._fields if n != "valid_steps"}
+    measured = {n: array[arms][:, seeds] for n, array in r.history.recorded().items() if n != "valid_steps"}
     return r.history._replace(**measured)
 
 

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from typing_extensions import TypeAliasType
 
 from optim.checks import Fraction, NotNegative
+from optim.lr_finder import FunctionOf
 from schedules import Schedule, ScheduleLike, as_schedule, interpolate, table, tabulate
 from schedules import warmup as warmed_up
 from schedules.arguments import built_as, checked
@@ -82,7 +83,7 @@ def refine(
     """
     if warmup >= (steps := len(gradient_norms) * every):
         raise ValueError(f"refine: `warmup` must be shorter than the run of {steps} updates, got {warmup}")
-    smooth = np.repeat(_median_filtered(np.asarray(gradient_norms), float(smoothing)), every)[warmup:]
+    smooth = np.repeat(median_filtered(np.asarray(gradient_norms), float(smoothing)), every)[warmup:]
     weights = (smooth / smooth.min()) ** POWERS[norm]
     # From the end, as a difference of sums would lose the digits of the small ones there.
     later = np.cumsum(np.append(weights, weights[-1])[::-1])[-2::-1]
@@ -90,7 +91,7 @@ def refine(
     return warmed_up(refined, warmup) if warmup else refined
 
 
-def _median_filtered(norms: np.ndarray, smoothing: float) -> np.ndarray:
+def median_filtered(norms: np.ndarray, smoothing: float) -> np.ndarray:
     """Medians of the 2 int(smoothing n / 2) + 1 norms around each."""
     from scipy.ndimage import median_filter  # not at the top: it takes longer to import than all else here
 
@@ -117,11 +118,16 @@ class Optimized(NamedTuple):
     converged: bool
 
 
+Objective = TypeAliasType(
+    "Objective", Annotated[Callable[[Array], ArrayLike], FunctionOf("a function from the rates to one number")]
+)
+
+
 @checked
 def optimize(
     lr: ScheduleLike,
     steps: Size,
-    objective: Callable[[Array], ArrayLike],
+    objective: Objective,
     pieces: int | None = None,
     peak: float | None = None,
     floor: NotNegative = 0.0,
@@ -149,9 +155,9 @@ def optimize(
     given; `floor`: the lowest rate allowed.
 
     All of it is one compiled program in float64: L-BFGS over w, until none of ten iterations has lowered the objective
-    by one part in 10^10, or for 2,000 of them. It finds the minimum that is
-    downhill from `lr`; an objective with several may have a lower one elsewhere. What it finds is the best for the
-    objective: what that leaves out, as the instability of a large rate, it does not know.
+    by one part in 10^10, or for 2,000 of them. It finds the minimum that is downhill from `lr`; an objective with
+    several may have a lower one elsewhere. What is best for the objective may not be best for the run: most objectives
+    do not know, for one, at which rate a run diverges.
 
     **Returns:** an `Optimized`. Its schedule is `lr` with other numbers, or an `interpolate`.
 
@@ -165,9 +171,10 @@ def optimize(
         build, weights = _own_numbers(start) if pieces is None else _falling(start, steps, pieces, peak, floor)
         before = np.asarray(jax.jit(lambda rates: objective(rates))(tabulate(start, steps)))
         if before.shape or not np.isfinite(before):
-            expected = "a function to one number, which is finite at the rates of `lr`"
+            expected = "a function from the rates to one number, which is finite at those of `lr`"
             raise ValueError(f"optimize: `objective` must be {expected}, got one to {shown(before.tolist())}")
-        least = _minimum(lambda weights: objective(tabulate(build(weights), steps)), weights)
+        minimum = functools.partial(_minimum, lambda weights: objective(tabulate(build(weights), steps)))
+        least = jax.jit(minimum)(weights)
         found, least = jax.device_get((build(least.point), least))
     # Of the dtype of the user's, and plain numbers where they were plain.
     schedule = jax.tree.map(lambda leaf: jnp.asarray(leaf) if np.ndim(leaf) else np.asarray(leaf).item(), found)
@@ -230,7 +237,6 @@ class Least(NamedTuple):
     since: Array
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def _minimum(function: Callable[[Any], ArrayLike], start: Any) -> Least:
     solver = optax.lbfgs(memory_size=20)
     value_and_grad = optax.value_and_grad_from_state(function)

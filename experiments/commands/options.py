@@ -11,6 +11,7 @@ import jax
 from experiments.engine.devices import require_cache, require_devices
 from experiments.engine.exact import ExactPlan
 from experiments.engine.plan import Plan, Precision
+from experiments.engine.plan import Norm, Plan, Precision
 from experiments.engine.processes import start_processes
 from experiments.engine.program import LAST_SEED
 from experiments.errors import UsageError, require_printable
@@ -84,6 +85,8 @@ class Running(Sampling):
     """Seconds between checkpoints; there is one at the end in any case."""
     early_stopping: int | None = None
     """End the run when no arm's validation loss has fallen in as many validations: 20 in a run, 4 in a short one."""
+    gradient_norms: Norm | None = None
+    """Record the L1 or the L2 norm of the gradients of every update, in history.npz."""
     tensorboard: bool = False
     """Write for TensorBoard as well, into the folder."""
     distributed: bool = False
@@ -143,6 +146,7 @@ def to_train(options: Running, study: Study, arms: Arms, count: int) -> Plan:
         steps=steps,
         precision=options.precision,
         patience=options.early_stopping,
+        gradient_norms=options.gradient_norms,
     )
 
 

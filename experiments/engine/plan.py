@@ -14,6 +14,7 @@ from experiments.studies.study import Arm
 from experiments.tasks.task import Dataset
 
 Precision = Literal["float32", "tf32", "bfloat16"]
+Norm = Literal["l1", "l2"]
 EVALUATIONS = 20  # of the validation set, evenly over the run: among them its quarters and its tenths
 
 
@@ -22,7 +23,7 @@ class Plan:
     """Arms of a study, the data and the model that they are trained on, and for how long.
 
     `precision`: of matrix products, as "float32", "tf32" (on devices that have it) or "bfloat16" with sums in float32;
-    `patience`: validations without progress of any arm, after which the run ends.
+    `patience`: validations without progress of any arm, after which the run ends; `gradient_norms`: which are recorded.
     """
 
     title: str
@@ -36,6 +37,7 @@ class Plan:
     steps: int = 0
     precision: Precision = "float32"
     patience: int | None = None
+    gradient_norms: Norm | None = None
 
     @property
     def evaluations(self) -> int:
@@ -51,7 +53,7 @@ class Plan:
     def common(self) -> dict[str, Any]:
         """What all arms and seeds have in common, as JSON."""
         images = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in self.data))
-        plain = ("title", "steps", "batch_size", "evaluations", "precision", "patience")
+        plain = ("title", "steps", "batch_size", "evaluations", "precision", "patience", "gradient_norms")
         return {
             **{name: getattr(self, name) for name in plain},
             "model": repr(self.model),

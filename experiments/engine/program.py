@@ -21,7 +21,7 @@ from flax import linen as nn
 from jax import Array
 
 from experiments.engine.placing import BY_ARM, BY_BATCH, BY_RUN, BY_SEED, BY_STEP_AND_RUN, REPLICATED, Placing
-from experiments.engine.plan import Plan, Precision
+from experiments.engine.plan import Norm, Plan, Precision
 from experiments.reports.results import record_length
 from experiments.studies.study import Optimizer
 from optim import eval_params
@@ -30,6 +30,7 @@ from schedules import tabulate
 
 Numbers = dict[str, Array]  # hyperparameters by name, each (arms, steps): schedules of any shape are rows of a table
 
+ORDERS: dict[Norm, int] = {"l1": 1, "l2": 2}
 MATMULS: dict[Precision, str] = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "BF16_BF16_F32"}
 
 
@@ -39,6 +40,13 @@ class Run(NamedTuple):
     params: Any
     opt_state: Any
     valid_loss: Array  # at the last validation, infinite before the first: what a plateau rule listens to
+
+
+class Measured(NamedTuple):
+    """Before each update; `norm`: of its gradient, where it is recorded. In a program there is one of these a group."""
+
+    loss: Any
+    norm: Any
 
 
 LAST_SEED = 2**32 - 1  # of which the keys of JAX have all bits; with 64-bit types disabled they would drop those above
@@ -68,9 +76,10 @@ def update(
     numbers: Sequence[Numbers],
     loss: Callable[[Any], Array],
     over: Callable[[Callable[[Any], Any]], Callable[[Any], Any]],
+    norm: Norm | None,
     runs: Sequence[Run],
-) -> tuple[list[Run], list[Array]]:
-    """One update of all groups of arms on one batch. Returns the new runs and the losses before it.
+) -> tuple[list[Run], list[Measured]]:
+    """One update of all groups of arms on one batch. Returns the new runs, and what was measured before it.
 
     `over` maps a function over arms: `jax.vmap` or `one_by_one`.
 
@@ -86,7 +95,9 @@ def update(
         for i, value in zip(averaged, _split(over(loss)(_joined(elsewhere)), elsewhere), strict=True):
             values[i] = value
     steps = [jax.vmap(functools.partial(_step, optimizer)) for optimizer in optimizers]
-    return [step(*group) for step, *group in zip(steps, numbers, runs, grads, strict=True)], values
+    size = jax.vmap(functools.partial(optax.tree.norm, ord=ORDERS[norm])) if norm else lambda _: None
+    measured = [Measured(value, size(each)) for value, each in zip(values, grads, strict=True)]
+    return [step(*group) for step, *group in zip(steps, numbers, runs, grads, strict=True)], measured
 
 
 def one_by_one(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -183,19 +194,21 @@ class Program:
     def start(self) -> list[Run]:
         return self._start(self.numbers, self.data, self.seeds)
 
-    def advance(self, runs: list[Run], step: int, count: int) -> tuple[list[Run], np.ndarray]:
+    def advance(self, runs: list[Run], step: int, count: int) -> tuple[list[Run], Measured]:
         """`count` more updates after `step` of them, at most `longest`.
 
-        **Returns:** the runs, and the losses (arms, seeds, count)."""
+        **Returns:** the runs, and what was measured, (arms, seeds, count)."""
         rest, measured = count % self.inner, []
         for inner, part in ((self.inner, count - rest), (1, rest)):
             if part:
                 some = np.int32(step), np.int32(part)
-                runs, losses = self._advance(inner)(self.numbers, self.data, self.seeds, runs, *some)
-                by_run = [np.moveaxis(array, 0, -1) for array in self.placing.host(losses)]
-                measured.append(self.placing.in_order(by_run)[..., :part])
+                runs, found = self._advance(inner)(self.numbers, self.data, self.seeds, runs, *some)
+                measured.append(jax.tree.map(functools.partial(self._by_run, part), *self.placing.host(found)))
                 step += part
-        return runs, np.concatenate(measured, axis=-1)
+        return runs, jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *measured)
+
+    def _by_run(self, count: int, *of_groups: np.ndarray) -> np.ndarray:
+        return self.placing.in_order([np.moveaxis(array, 0, -1) for array in of_groups])[..., :count]
 
     def lowered(self, platform: str) -> list[jax.stages.Lowered]:
         """What is compiled to start, to advance and to validate, as it is lowered for "cuda" or "tpu", say."""
@@ -255,16 +268,18 @@ class Program:
 
     def _advance_some(
         self, inner: int, numbers: list[Numbers], data: Any, seeds: Array, runs: list[Run], step: Array, count: Array
-    ) -> tuple[list[Run], list[Array]]:
-        def one_seed(step: Array, seed_and_runs: tuple[Array, list[Run]]) -> tuple[list[Run], list[Array]]:
+    ) -> tuple[list[Run], list[Measured]]:
+        norm = self.plan.gradient_norms
+
+        def one_seed(step: Array, seed_and_runs: tuple[Array, list[Run]]) -> tuple[list[Run], list[Measured]]:
             seed, runs = seed_and_runs
             # Outside the map over arms: one batch, and one set of dropout masks, serves them all.
-            return update(self.optimizers, numbers, self._loss(data, seed, step), over, runs)
+            return update(self.optimizers, numbers, self._loss(data, seed, step), over, norm, runs)
 
         def one_step(i: Array, carry: Any) -> Any:
-            runs, losses = carry
+            runs, measured = carry
             runs, now = over(functools.partial(one_seed, step + i))((seeds, runs))
-            return runs, [array.at[i].set(loss) for array, loss in zip(losses, now, strict=True)]
+            return runs, jax.tree.map(lambda array, value: array.at[i].set(value), measured, now)
 
         def some_steps(i: Array, carry: Any) -> Any:
             return jax.lax.fori_loop(0, inner, lambda j, carry: one_step(inner * i + j, carry), carry)
@@ -272,9 +287,10 @@ class Program:
         over = one_by_one if self._is_large(data, seeds, step, runs) else jax.vmap
         # The outer loop has a length known at run time, as the pieces between two validations are not alike. An
         # accelerator asks the host about such a loop in every round; the inner loop has a length known beforehand.
-        losses = [jnp.full((self.longest, *run.valid_loss.shape), jnp.nan) for run in runs]
+        nothing = [jnp.full((self.longest, *run.valid_loss.shape), jnp.nan) for run in runs]
+        measured = [Measured(each, each if norm else None) for each in nothing]
         with jax.default_matmul_precision(MATMULS[self.plan.precision]):
-            return jax.lax.fori_loop(0, count // inner, some_steps, (runs, losses))
+            return jax.lax.fori_loop(0, count // inner, some_steps, (runs, measured))
 
     def _loss(self, data: Any, seed: Array, step: Array) -> Callable[[Any], Array]:
         """That of a step, as a function of the parameters: on its batch, with its dropout masks."""

@@ -39,7 +39,8 @@ def unmeasured(plan: Plan) -> History:
         return np.full((*runs, count), np.nan, np.float32)
 
     records = -(-plan.steps // record_length(plan.steps))
-    return History(nothing(records), stops, nothing(len(stops)), nothing(len(stops)))
+    norms = nothing(records) if plan.gradient_norms else None
+    return History(nothing(records), stops, nothing(len(stops)), nothing(len(stops)), norms)
 
 
 def train(program: Program, progress: Progress, stopped: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
@@ -65,11 +66,13 @@ def train(program: Program, progress: Progress, stopped: Callable[[], bool] = la
 
 
 def _advance(program: Program, progress: Progress, count: int) -> None:
-    """`count` updates: whole records of the training loss, so that these do not depend on the pieces."""
-    every = record_length(program.plan.steps)
-    progress.runs, losses = program.advance(progress.runs, progress.step, count)
+    """`count` updates: whole records, so that these do not depend on the pieces."""
+    every, history = record_length(program.plan.steps), progress.history
+    progress.runs, measured = program.advance(progress.runs, progress.step, count)
     first = progress.step // every
     for i in range(-(-count // every)):
-        record = losses[..., i * every : (i + 1) * every]
-        progress.history.train_loss[..., first + i] = record.mean(axis=-1, dtype=np.float64)
+        part = slice(i * every, (i + 1) * every)
+        history.train_loss[..., first + i] = measured.loss[..., part].mean(axis=-1, dtype=np.float64)
+        if history.gradient_norm is not None:
+            history.gradient_norm[..., first + i] = measured.norm[..., part].mean(axis=-1, dtype=np.float64)
     progress.step += count

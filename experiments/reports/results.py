@@ -32,6 +32,11 @@ class History(NamedTuple):
     valid_steps: np.ndarray  # (evaluations,): after how many updates
     valid_loss: np.ndarray  # (arms, seeds, evaluations)
     valid_accuracy: np.ndarray  # (arms, seeds, evaluations)
+    gradient_norm: np.ndarray | None = None  # (arms, seeds, records), means of `every`; None where it was not recorded
+
+    def recorded(self) -> dict[str, np.ndarray]:
+        """The arrays that there are, by name."""
+        return {name: array for name, array in self._asdict().items() if array is not None}
 
 
 Field = str | float
@@ -194,7 +199,7 @@ class Results:
         if self.changes:
             about["changes"] = self.changes
         file = io.BytesIO()
-        np.savez_compressed(file, **by_arm, **about, **self.history._asdict())  # type: ignore[arg-type]
+        np.savez_compressed(file, **by_arm, **about, **self.history.recorded())  # type: ignore[arg-type]
         write_bytes(path, file.getvalue())
 
     @classmethod
@@ -223,7 +228,9 @@ LAYOUT = {
     "valid_loss": ("f", ("arms", "seeds", "validations")),
     "valid_accuracy": ("f", ("arms", "seeds", "validations")),
     "changes": ("U", ("changes",)),
+    "gradient_norm": ("f", ("arms", "seeds", "records")),
 }
+OPTIONAL = ("changes", "gradient_norm")  # which not every run has
 
 
 def _fields(read: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -252,7 +259,7 @@ def _fields(read: dict[str, np.ndarray]) -> dict[str, Any]:
     said = [value for each in fields for value in each.values() if isinstance(value, str)]
     "".join([told["study"], told["title"], *arms, *said, *told["changes"]]).encode()  # which the report will be
     trained = {name: Trained(*about) for name, *about in zip(arms, horizons, rates, fields, strict=True)}
-    history = History(*(read[name] for name in History._fields))
+    history = History(**{name: read[name] for name in History._fields if name in read})
     return {
         **told,
         "arms": trained,
@@ -279,6 +286,8 @@ def _is_number(value: Any) -> bool:
 def _require_layout(read: Mapping[str, np.ndarray]) -> None:
     sizes: dict[str, int] = {}
     for name, (kinds, axes) in LAYOUT.items():
+        if name not in read and name in OPTIONAL:
+            continue
         if name not in read:
             raise ValueError(f"it holds no {name}")
         array = read[name]
@@ -319,9 +328,9 @@ def merged(several: Sequence[Results]) -> Results:
         return first
     for each in several:
         told, expected = ({**r.plan, "done": r.done} for r in (each, first))
-        if differs := [key for key in expected if told.get(key) != expected[key]]:
+        if differs := [key for key in {**expected, **told} if told.get(key) != expected.get(key)]:
             key = differs[0]
-            raise ResultsError(f"runs to merge must have one {key}, got {expected[key]} and {told.get(key)}")
+            raise ResultsError(f"runs to merge must have one {key}, got {expected.get(key)} and {told.get(key)}")
     if any(not np.array_equal(each.history.valid_steps, first.history.valid_steps) for each in several):
         raise ResultsError("runs to merge must have been validated after the same updates")
     _require_one_rate(several)
@@ -341,7 +350,7 @@ def merged(several: Sequence[Results]) -> Results:
         rows = [getattr(each.history, name)[[each.row(arm) for arm in arms]] for each in several]
         return np.concatenate(rows, axis=1)
 
-    measured = {name: joined(name) for name in History._fields if name != "valid_steps"}
+    measured = {name: joined(name) for name in first.history.recorded() if name != "valid_steps"}
     return dataclasses.replace(
         first,
         study=" and ".join(dict.fromkeys(each.study for each in several)),
