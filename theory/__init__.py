@@ -4,5 +4,5 @@ Functions of schedules and arrays. Each says in its documentation what it rests 
 """
 
 from theory.last_iterate import *
-from theory.refinement import *
 from theory.quadratics import *
+from theory.refinement import *

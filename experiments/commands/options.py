@@ -10,7 +10,6 @@ import jax
 
 from experiments.engine.devices import require_cache, require_devices
 from experiments.engine.exact import ExactPlan
-from experiments.engine.plan import Plan, Precision
 from experiments.engine.plan import Norm, Plan, Precision
 from experiments.engine.processes import start_processes
 from experiments.engine.program import LAST_SEED

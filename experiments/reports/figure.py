@@ -124,8 +124,7 @@ def _ends(ax: Axes, results: Results, of: Loss) -> None:
     ax.set_xlim(left=_floor(shown, np.max(shown, initial=0.0, where=np.isfinite(shown))))
     ax.grid(axis="x", color="#dddddd")
     ax.set_axisbelow(True)
-    ax.set_xlabel(f"{of} loss at the end\n(mean, middle half, range)")
-    spread = "" if results.exact else " (mean, middle half, range)"
+    spread = "" if results.exact else "\n(mean, middle half, range)"
     ax.set_xlabel(f"{results.named(of)} at the end{spread}")
     ax.set_title("Where each arm ends", loc="left", fontweight="bold")
 
