@@ -1,4 +1,7 @@
-"""`python -m schedules EXPR --steps N`: what a schedule does, in words, as warnings and as a picture."""
+"""`python -m schedules EXPR --steps N`: what a schedule does, in words, as warnings and as a picture.
+
+`python -m schedules list` names them all, and `python -m schedules advise` says which one a run may want.
+"""
 
 import argparse
 import inspect
@@ -15,7 +18,12 @@ from schedules.terminal import exit_status
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else [*arguments]
+    if words[:1] == ["advise"]:
+        from theory.command import main as advise  # which needs more than schedules do
+
+        return advise(words[1:])
+    options = _parser().parse_args(words)
     if options.expression == ["list"]:
         print(vocabulary())
         return 0
@@ -66,7 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "expression",
         nargs="+",
-        help='one schedule or more, of names, numbers, lists, keywords, + and *; or "list" for the names',
+        help='one schedule or more, of names, numbers, lists, keywords, + and *; or "list" for the names; or "advise", '
+        "a command of its own",
     )
     parser.add_argument("--steps", type=int, help="how many updates the run has")
     parser.add_argument("--plot", metavar="FILE", help="also draw them, in one picture (png, svg, pdf)")

@@ -3,6 +3,8 @@
 Functions of schedules and arrays. Each says in its documentation what it rests on and how far it can be trusted.
 """
 
+from theory.advice import *
 from theory.last_iterate import *
+from theory.loss_laws import *
 from theory.quadratics import *
 from theory.refinement import *

@@ -1,0 +1,84 @@
+"""`python -m schedules advise`: what theory recommends for a run, in a paragraph."""
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from schedules import parse
+from schedules.sentences import shortened
+from theory.advice import advise
+from theory.loss_laws import Curve
+
+COLUMNS = ("step", "lr", "loss")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        after = None if options.after is None else parse(options.after)
+        curves = [read_curve(file) for file in options.curve]
+        print(advise(options.steps, after=after, at=options.at, curves=curves))
+    except OSError as error:
+        if error.filename is None:  # of the output
+            raise
+        told = f"{error.filename} cannot be read ({error.strerror})"
+    except ValueError as error:
+        told = str(error)
+    except RuntimeError as error:  # of JAX, which finds no device
+        told = str(error).partition("\n")[0]
+    else:
+        return 0
+    print(f"python -m schedules: {shortened(told, 2000)}", file=sys.stderr)
+    return 2
+
+
+def read_curve(file: Path) -> Curve:
+    """The curve of a run from a CSV file with the columns step, lr and loss, in the order of the steps.
+
+    `loss` is that after so many updates, or empty; `lr` the rate there. Rates between two rows lie on a line.
+
+    **Raises:** `ValueError` if the file is no such table, or does not begin at step 0 or 1.
+    """
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = [[row[column] for column in COLUMNS] for row in csv.DictReader(lines)]
+        steps = np.array([int(step) for step, _, _ in rows])
+        rates = np.array([float(rate) for _, rate, _ in rows])
+        losses = np.array([float(loss) if loss.strip() else np.nan for *_, loss in rows])
+    except (KeyError, TypeError, AttributeError, ValueError, csv.Error) as error:
+        raise ValueError(f"{file} cannot be read as a table with the columns {', '.join(COLUMNS)} ({error})") from None
+    if not len(rows) or steps[0] not in (0, 1) or np.any(np.diff(steps) <= 0):
+        raise ValueError(
+            f"{file} must begin at step 0 or 1 and go on in the order of the steps, since a law needs all rates; the "
+            "loss may be left empty where only the rate is known"
+        )
+    measured = ~np.isnan(losses) & (steps > 0)
+    every = np.interp(np.arange(steps[-1]), steps, rates)
+    return Curve(jnp.asarray(every, float), steps[measured], losses[measured])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m schedules advise",
+        description="Recommends a schedule for a run, with the numbers that it follows from and how far to trust them. "
+        "Without --steps: for a run of unknown length.",
+        epilog='Example: python -m schedules advise --steps 20000 --from "wsd(3e-4, 500, 7500, 2000)" --at 8000',
+    )
+    parser.add_argument("--steps", type=int, help="how many updates the run has, or is to have in all")
+    parser.add_argument("--from", dest="after", metavar="EXPR", help="the schedule of a run that is to be extended")
+    parser.add_argument("--at", type=int, default=0, metavar="STEP", help="how many updates that run has made")
+    parser.add_argument(
+        "--curve",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a run that was made, as CSV with the columns step, lr, loss; several times for several",
+    )
+    return parser
