@@ -2,3 +2,6 @@
 
 Functions of schedules and arrays. Each says in its documentation what it rests on and how far it can be trusted.
 """
+
+from theory.loss_fit import *
+from theory.loss_laws import *
