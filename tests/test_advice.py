@@ -13,7 +13,6 @@ from schedules import (
     constant,
     cooldown,
     cosine,
-    exponential,
     linear,
     one_minus_sqrt,
     parse,
@@ -71,7 +70,9 @@ def test_the_numbers_for_a_horizon_are_those_of_the_bound():
     found = numbers(by)
     np.testing.assert_allclose([*found[:3], *found[4:]], above, atol=0.051, rtol=0.01)  # but for the 1 of "1 - sqrt"
     assert numbers(what)[:4] == [steps, 0, advice.lr.steps, round(100 * advice.lr.steps / steps)]
-    peak = {name: float(best_peak(lr, steps).peak) for name, lr in {**shapes, "linear": linear(1.0, 0.0, steps)}.items()}
+    peak = {
+        name: float(best_peak(lr, steps).peak) for name, lr in {**shapes, "linear": linear(1.0, 0.0, steps)}.items()
+    }
     np.testing.assert_allclose(
         numbers(peaks), [peak["this"] / peak[name] for name in ("cosine", "linear", "constant")], atol=0.0051
     )
@@ -138,13 +139,17 @@ def test_after_the_cooldown_has_begun_the_rate_is_that_with_the_least_bound():
     before = tabulate(OLD, at)
 
     def on_from(rate):
-        return float(bound(jnp.append(before, tabulate(linear(rate, 0.0, steps - at), steps - at)), steps, distance=distance))
+        return float(
+            bound(jnp.append(before, tabulate(linear(rate, 0.0, steps - at), steps - at)), steps, distance=distance)
+        )
 
     chosen = float(advice.lr(at))
     assert on_from(chosen) < min(on_from(0.9 * chosen), on_from(1.1 * chosen))
     percent, now = numbers(advice.sentences[0])[2:4]
     assert (percent, now) == (round(100 * chosen / 3e-4), 50)
-    assert numbers(advice.sentences[1]) == [pytest.approx(100 * (on_from(float(OLD(at))) / on_from(chosen) - 1), abs=0.06)]
+    assert numbers(advice.sentences[1]) == [
+        pytest.approx(100 * (on_from(float(OLD(at))) / on_from(chosen) - 1), abs=0.06)
+    ]
 
 
 def test_a_decay_over_the_whole_run_is_best_gone_back_before():
@@ -226,7 +231,10 @@ def test_what_is_said_of_trust_is_what_was_published():
             {"after": OLD, "at": 100},
             "advise: `at` must be a step from 1 to below `steps` if `after` is given, without `curves`, and 0 if not, got 100",
         ),
-        ({"steps": 900, "after": OLD, "at": 100}, "advise: `steps` must be above the 1000 updates that `after` lasts, got 900"),
+        (
+            {"steps": 900, "after": OLD, "at": 100},
+            "advise: `steps` must be above the 1000 updates that `after` lasts, got 900",
+        ),
         (
             {"curves": [Curve(0.1, [1, 2], [1.0, 1.0])]},
             "advise: `curves` must hold one whose rate falls after its peak, got none",

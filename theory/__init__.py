@@ -5,6 +5,7 @@ Functions of schedules and arrays. Each says in its documentation what it rests 
 
 from theory.advice import *
 from theory.last_iterate import *
+from theory.loss_fit import *
 from theory.loss_laws import *
 from theory.quadratics import *
 from theory.refinement import *

@@ -33,7 +33,7 @@ from schedules.arguments import built_as, checked
 from schedules.kinds import Fixed, Length
 from schedules.numerics import MAX_STEPS
 from theory.last_iterate import Transfer, best_peak, bound, compare, transfer
-from theory.loss_laws import Curve, fit
+from theory.loss_fit import Curve, fit
 
 __all__ = ["advise", "Advice"]
 

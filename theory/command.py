@@ -12,7 +12,7 @@ import numpy as np
 from schedules import parse
 from schedules.sentences import shortened
 from theory.advice import advise
-from theory.loss_laws import Curve
+from theory.loss_fit import Curve
 
 COLUMNS = ("step", "lr", "loss")
 
