@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from optim import (
+    average_like,
     ema,
     ema_relative,
     ema_warmed,
@@ -338,6 +339,8 @@ TABLE: list[Row] = [
     *(Row(f"ema-{d}", ema(float(d)), lambda t, d=d: ema_at(t, d)) for d in ("0.5", "0.9", "0.9999", "0.999999")),
     Row("exponential_average-of-one", exponential_average(1.0), lambda t: 1.0),
     Row("tail", tail(50), lambda t: 1 / (max(t - 50, 0) + 1), (50,)),
+    # Of numbers that float32 holds exactly: the coefficient is a difference of nearly equal ones.
+    Row("average_like", average_like(linear(1.0, 0.0, 1_024), 1_024, of=1.0), lambda t: 1 / (t + 1) if t < 1_024 else 0.0, (1_024,)),
     Row("swa", swa(50, 7), lambda t: 1.0 if t < 50 else 0.0 if (t - 50) % 7 else 1 / ((t - 50) // 7 + 1), (50, 57, 64)),
     Row("sampled", sampled(ema(0.9), 3), lambda t: 0.0 if t % 3 else ema_at(t // 3, "0.9"), (3, 6)),
     Row("polynomial_average", polynomial_average(8.0), lambda t: 9 / (t + 9)),

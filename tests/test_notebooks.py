@@ -26,6 +26,7 @@ recorded, task, steps, seeds, out = None, "digits", 20, 2, tempfile.mkdtemp()
     "4_finding_a_rate": "steps, seeds = 32, 4",
     "5_averaging": "steps, seeds, updates = 150, 2, 200",
     "6_averaging_is_decay": "steps, seeds, cooldowns = 200, 2, [40, 200]",
+    "7_how_long_a_cooldown": "resamples, every = 2, 8",
 }
 # What one notebook leaves behind is not seen by the next. What is pending is the kernel's own, at its end.
 FRESH = """
@@ -55,7 +56,7 @@ def path(request) -> Path:
 
 
 def test_there_are_notebooks_and_toy_sizes_for_them():
-    assert len(NOTEBOOKS) == 6
+    assert len(NOTEBOOKS) == 7
     assert TOY.keys() <= {path.stem for path in NOTEBOOKS}
 
 
