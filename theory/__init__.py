@@ -4,4 +4,6 @@ Functions of schedules and arrays. Each says in its documentation what it rests 
 """
 
 from theory.last_iterate import *
+from theory.loss_fit import *
+from theory.loss_laws import *
 from theory.refinement import *

@@ -1,0 +1,250 @@
+"""Fitting a law to the loss curves of a few runs."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from typing_extensions import TypeAliasType
+
+from schedules.arguments import built_as, checked
+from schedules.kinds import Fixed, Index, Kind, Number, require
+from schedules.numerics import MAX_STEPS
+from schedules.sentences import shown
+from theory.loss_laws import LossLaw, MultiPower, OfUpdates, Updates, losses_after, read_rates
+from theory.rate_changes import Changes, grouped, joined
+from theory.rates import OfRates, Rates
+
+__all__ = ["fit", "Fit", "Curve"]
+
+TO_FIT = 0.3  # the width within which changes of the rate are grouped
+DELTA = 1e-3  # the residual, a difference of logarithms, from which on its Huber loss is a line
+LEAST = 1e-9  # in place of a predicted loss that is not positive
+BLOCKS = 10  # into which a curve is cut to be resampled
+
+
+class OfSteps(OfUpdates):
+    expected = f"an array of numbers of updates from 1 to {MAX_STEPS} that increase"
+
+    def build(self, value: Any) -> np.ndarray:
+        steps = super().build(value)
+        return require(steps, steps.ndim == 1 and bool(np.all(np.diff(steps) > 0)))
+
+
+class OfLosses(Kind):
+    expected = "an array of positive, finite numbers"
+
+    def build(self, value: Any) -> np.ndarray:
+        require(value, not isinstance(value, jax.core.Tracer))
+        losses = np.asarray(value, float)
+        return require(losses, losses.ndim == 1 and bool(np.all(_usable(losses))))
+
+    def got(self, value: Any) -> str:
+        try:
+            losses = np.asarray(value, float)
+        except (TypeError, ValueError):
+            return shown(value)
+        return str(losses[~_usable(losses)][0]) if losses.ndim == 1 else f"an array of shape {losses.shape}"
+
+
+def _usable(losses: np.ndarray) -> np.ndarray:
+    return np.isfinite(losses) & (losses > 0)
+
+
+Shrinkage = TypeAliasType("Shrinkage", Annotated[float, Number(float, least=0)])
+Resamples = TypeAliasType("Resamples", Annotated[int, Fixed(int, least=2)])
+
+
+class Curve(NamedTuple):
+    """The losses of one run: `losses[i]` was measured after `steps[i]` updates at the rates of `lr`.
+
+    `lr`: a schedule, or an array with the rate of each update from the first on, warm-up included; `steps`: from 1 on,
+    in ascending order. A loss that is the mean over some updates belongs to the middle of them.
+    """
+
+    lr: Any
+    steps: Any
+    losses: Any
+
+
+class Fit(NamedTuple):
+    """A law fitted to curves, and how well it is known."""
+
+    law: LossLaw
+    resampled: LossLaw  # fitted to resampled curves: each parameter is an array
+    misfit: float  # the root mean square of the relative errors on the curves
+
+    def predict(self, lr: Rates, steps: Updates) -> Array:
+        """The loss after so many updates: `predict` of the law."""
+        return self.law.predict(lr, steps)
+
+    @checked
+    def standard_error(self, lr: Rates, steps: Updates) -> Array:
+        """The standard error of what `predict` returns: the standard deviation over the resampled laws.
+
+        It says how well the curves determine the parameters, and nothing of where the law itself is wrong:
+        predictions for a run unlike those of the curves can be off by more.
+
+        **Raises:** as `predict` does.
+        """
+        dtype = jnp.result_type(float)
+        with jax.enable_x64(True):
+            laws = jax.tree.map(jnp.asarray, self.resampled)
+            each = jax.vmap(lambda law: losses_after(law, lr, np.asarray(steps)))(laws)
+            return jnp.std(each, axis=0, ddof=1).astype(dtype)
+
+
+@checked
+def fit(
+    curves: Sequence[Curve],
+    law: type[LossLaw] = MultiPower,
+    shrinkage: Shrinkage = 1.0,
+    resamples: Resamples = 20,
+    seed: Index = 0,
+) -> Fit:
+    r"""The law that fits the loss curves of a few runs, to predict those of other schedules.
+
+    $$\sum_{\text{curves}} \int \frac{H(\log L - \log \hat L)}{\delta^2}\, d\log S
+      + \frac{\mathrm{shrinkage}}{2} \big(\log^2 2\beta + \log^2 2\gamma\big) \to \min$$
+
+    H is the Huber loss with δ = 0.001 and S the sum of the rates so far. The integral makes a curve count by how far it
+    goes on the axis of the law, and not by how often it was recorded. A few curves hardly tell the exponents β and γ
+    of the multi-power law, which trade off against C: without `shrinkage`, fits to them are closer and predictions for
+    other schedules worse. It holds them to one half, with one standard deviation a factor of e. `Annealing` has no
+    such exponents.
+
+    L-BFGS in float64 on the logarithms of the parameters, from three starts that differ in how soon a drop of the rate
+    pays; the best is kept. The uncertainty is from a bootstrap: each curve is cut into ten blocks of equal numbers of
+    losses, as many are drawn with replacement, and the law is fitted again.
+
+    Take curves with different decays, one of them with a constant rate, from the end of their warm-ups on; average
+    noisy losses over windows first. A few hundred losses in all are enough, and take seconds.
+
+    **Arguments:** `curves`: a list of `Curve`; `law`: `MultiPower` or `Annealing`; `shrinkage`: 0 for none;
+    `resamples`: how many laws are fitted for the uncertainty; `seed`: of the draws.
+
+    **Returns:** a `Fit`, whose parameters are Python floats. The unit of the rate does not matter to what it predicts.
+
+    **Raises:** `ValueError` if a curve's `lr`, `steps` or `losses` are not what `Curve` says, losses are not positive
+    and finite, there are fewer of them than the law has parameters, or no rate ever changes.
+
+    Source: Luo et al., arXiv:2503.12811, for the Huber loss; weights and shrinkage are our own.
+    """
+    curves = _checked_curves(curves, law)
+    with jax.enable_x64(True):
+        records = _records(curves)
+        minimum = _minimizer(law, shrinkage)
+        longest = max(curves, key=lambda curve: curve.steps[-1])
+        area = float(np.max(records.changes.area))
+        starts = [_with_linear(start, records) for start in law.starts(area, int(longest.steps[-1]))]
+        best = min((minimum(start, records) for start in starts), key=lambda found: found.fun).x
+        random = np.random.default_rng(seed)
+        draws = [np.concatenate([_drawn(len(curve.steps), random) for curve in curves]) for _ in range(resamples)]
+        again = [minimum(best, records._replace(weights=records.weights * draw), 1e-7).x for draw in draws]
+        fitted = law(*np.exp(best).tolist())
+        ratios = fitted.loss(records.changes) / np.exp(records.log_losses)
+        misfit = np.sqrt(np.average((np.asarray(ratios) - 1) ** 2, weights=records.weights))
+    return Fit(fitted, law(*np.exp(np.reshape(again, (resamples, -1))).T), float(misfit))
+
+
+class Records(NamedTuple):
+    """The losses of all curves, one after another."""
+
+    changes: Changes
+    log_losses: np.ndarray
+    weights: np.ndarray
+
+
+def _records(curves: Sequence[Curve]) -> Records:
+    changes = []
+    for curve in curves:
+        rates = np.asarray(read_rates("fit", curve.lr, int(curve.steps[-1])))
+        changes.append(grouped(rates, curve.steps, TO_FIT))
+    weights = [_lengths(np.log(each.area)) for each in changes]
+    log_losses = np.concatenate([np.log(curve.losses) for curve in curves])
+    records = Records(joined(changes), log_losses, np.concatenate(weights))
+    if not np.any(records.changes.drop):
+        raise ValueError("fit: `curves` must have rates that change, of which the law is to tell what they do")
+    return records
+
+
+def _lengths(x: np.ndarray) -> np.ndarray:
+    """Of which a point stands for: to the middles between it and its neighbours."""
+    gaps = np.diff(x)
+    return np.concatenate([gaps, gaps[-1:]]) / 2 + np.concatenate([gaps[:1], gaps]) / 2 if len(gaps) else np.ones(1)
+
+
+def _drawn(count: int, random: np.random.Generator) -> np.ndarray:
+    """How often each record of a curve is drawn, with its block."""
+    times = random.multinomial(BLOCKS, np.full(BLOCKS, 1 / BLOCKS))
+    return times[np.arange(count) * BLOCKS // count]
+
+
+def _minimizer(law: type[LossLaw], shrinkage: float) -> Callable[..., Any]:
+    """Of the objective of `fit`, from the logarithms of the parameters on."""
+    from scipy.optimize import minimize  # which takes a while to import
+
+    names = [field.name for field in dataclasses.fields(law)]
+    shrunk = np.array([names.index(name) for name in law.shrunk], int)
+
+    @jax.jit
+    @jax.value_and_grad
+    def objective(logs: Array, records: Records) -> Array:
+        predicted = law(*jnp.exp(logs)).loss(records.changes)
+        residuals = (records.log_losses - jnp.log(jnp.maximum(predicted, LEAST))) / DELTA
+        size = jnp.abs(residuals)
+        huber = jnp.where(size < 1, size**2 / 2, size - 0.5)
+        return jnp.sum(records.weights * huber) + shrinkage / 2 * jnp.sum((logs[shrunk] + np.log(2)) ** 2)
+
+    def minimum(start: np.ndarray, records: Records, precision: float = 1e-11) -> Any:
+        records = jax.device_put(records)
+
+        def evaluated(logs: np.ndarray) -> tuple[float, np.ndarray]:
+            value, gradient = objective(logs, records)
+            # A step too far overflows: the line search comes back from a large value, and not from NaN.
+            return float(jnp.nan_to_num(value, nan=1e30)), np.nan_to_num(gradient)
+
+        options = {"maxiter": 1_000, "maxfun": 2_000, "maxcor": 20, "ftol": precision, "gtol": 1e-7}
+        return minimize(evaluated, start, jac=True, method="L-BFGS-B", options=options)
+
+    return minimum
+
+
+def _with_linear(start: LossLaw, records: Records) -> np.ndarray:
+    """The logarithms of the parameters of a start, with the linear ones that fit best."""
+    from scipy.optimize import nnls
+
+    zeros = dict.fromkeys(start.linear, 0.0)
+    columns = [dataclasses.replace(start, **zeros | {name: 1.0}).loss(records.changes) for name in start.linear]
+    scale = np.sqrt(records.weights) * np.exp(-records.log_losses)
+    matrix = np.stack([np.asarray(column) * scale for column in columns], axis=1)
+    units = np.abs(matrix).max(axis=0)
+    solved = nnls(matrix / units, np.sqrt(records.weights))[0]
+    # None may be 0, which has no logarithm.
+    found = np.maximum(solved, 1e-3 * solved.max()) / units
+    start = dataclasses.replace(start, **dict(zip(start.linear, found.tolist(), strict=True)))
+    return np.log(dataclasses.astuple(start))
+
+
+def _checked_curves(curves: Any, law: Any) -> list[Curve]:
+    if not (isinstance(law, type) and issubclass(law, LossLaw) and law is not LossLaw):
+        raise ValueError(f"fit: `law` must be a law of loss curves, such as MultiPower, got {shown(law)}")
+    if not isinstance(curves, Sequence) or not curves or not all(isinstance(curve, Curve) for curve in curves):
+        raise ValueError(f"fit: `curves` must be one Curve or more in a list, got {shown(curves)}")
+    built = [_checked_curve(i, curve) for i, curve in enumerate(curves)]
+    count, parameters = sum(len(curve.steps) for curve in built), len(dataclasses.fields(law))
+    if count < parameters:
+        raise ValueError(f"fit: `curves` must have a loss for each parameter of the law, {parameters}, got {count}")
+    return built
+
+
+def _checked_curve(i: int, curve: Curve) -> Curve:
+    lr = built_as(OfRates(), "fit", f"curves[{i}].lr", curve.lr)
+    steps = built_as(OfSteps(), "fit", f"curves[{i}].steps", curve.steps)
+    losses = built_as(OfLosses(), "fit", f"curves[{i}].losses", curve.losses)
+    if len(steps) != len(losses):
+        raise ValueError(f"fit: `curves[{i}].losses` must be one for each of {len(steps)} steps, got {len(losses)}")
+    return Curve(lr, steps, losses)

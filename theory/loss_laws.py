@@ -1,0 +1,171 @@
+"""Laws of a loss curve: how the loss depends on all rates so far."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from typing_extensions import TypeAliasType
+
+from schedules.arguments import checked
+from schedules.kinds import Kind, require
+from schedules.numerics import MAX_STEPS
+from theory.rate_changes import Changes, every_change, grouped
+from theory.rates import Rates, rates_of
+
+__all__ = ["LossLaw", "MultiPower", "Annealing"]
+
+TO_PREDICT = 0.03  # the width within which changes of the rate are grouped
+
+
+class OfUpdates(Kind):
+    """Numbers of updates: one, or many in an array."""
+
+    expected = f"a number of updates from 1 to {MAX_STEPS}, or an array of them"
+
+    def build(self, value: Any) -> np.ndarray:
+        require(value, not isinstance(value, jax.core.Tracer))
+        updates = np.asarray(value)
+        require(value, updates.size > 0 and updates.ndim < 2 and np.issubdtype(updates.dtype, np.integer))
+        require(value, updates.min() >= 1 and updates.max() <= MAX_STEPS)
+        return updates.astype(np.int64)
+
+
+Updates = TypeAliasType("Updates", Annotated[int | Sequence[int] | np.ndarray | Array, OfUpdates()])
+
+
+@dataclasses.dataclass(frozen=True)
+class LossLaw:
+    """What the laws have in common: all parameters are positive numbers, and a pytree's leaves.
+
+    A law is linear in those named by `linear`. Its exponents named by `shrunk` are poorly known from a few curves.
+    """
+
+    linear: ClassVar[tuple[str, ...]]
+    shrunk: ClassVar[tuple[str, ...]] = ()
+
+    def loss(self, changes: Changes) -> Array:
+        raise NotImplementedError
+
+    @classmethod
+    def starts(cls, area: float, updates: int) -> list[Self]:
+        """Laws to begin a fit from, of a run of so many updates with this sum of rates.
+
+        Their linear parameters do not matter.
+        """
+        raise NotImplementedError
+
+    @checked
+    def predict(self, lr: Rates, steps: Updates) -> Array:
+        """The loss after so many updates at the rates of `lr`, or after each of an array of numbers of updates.
+
+        To 1e-6. Differentiable in the numbers of a schedule, in an array of rates and in the law, also when they are
+        traced: then each number of updates takes time in proportion to itself.
+
+        **Arguments:** `lr`: a schedule, or an array of the rates from the first update on; `steps`: numbers of
+        updates, from 1 on.
+
+        **Returns:** an array of the default dtype, of the shape of `steps`; formed in float64.
+
+        **Raises:** `ValueError` if `lr` is neither, `steps` are no such numbers, or there is no rate for the last.
+        """
+        dtype = jnp.result_type(float)
+        with jax.enable_x64(True):
+            return losses_after(self, lr, np.asarray(steps)).astype(dtype)
+
+
+@functools.partial(jax.tree_util.register_dataclass)
+@dataclasses.dataclass(frozen=True)
+class MultiPower(LossLaw):
+    r"""The multi-power law of loss curves.
+
+    $$L(t) = L_0 + A\, S(t)^{-\alpha}
+      - B \sum_{k=1}^{t} (\eta_{k-1} - \eta_k) \Big(1 - \big(1 + C\, \eta_k^{-\gamma} S_k(t)\big)^{-\beta}\Big)$$
+
+    $S(t)$ is the sum of all rates so far and $S_k(t)$ of those from update k on, with the latest in both. Each drop of
+    the rate lowers the loss, by a power of what has been trained since. A warm-up's rises count as drops below 0, so
+    that parameters from runs with a warm-up describe runs with a warm-up.
+
+    Units: $L_0$ and $A$ are losses; B is a loss by rate; $A$ and $C$ depend on the unit of the rate.
+
+    Source: Luo et al., *A multi-power law for loss curve prediction across learning rate schedules*, arXiv:2503.12811.
+    """
+
+    L0: float
+    A: float
+    alpha: float
+    B: float
+    C: float
+    beta: float
+    gamma: float
+
+    linear: ClassVar = ("L0", "A", "B")
+    shrunk: ClassVar = ("beta", "gamma")
+
+    def loss(self, changes: Changes) -> Array:
+        growth = self.C * changes.rate**-self.gamma * changes.area_since
+        gained = -jnp.expm1(-self.beta * jnp.log1p(growth))
+        return self.L0 + self.A * changes.area**-self.alpha - self.B * jnp.sum(changes.drop * gained, axis=-1)
+
+    @classmethod
+    def starts(cls, area: float, updates: int) -> list[Self]:
+        # A drop has gained 1 - 1 / sqrt(2) of what it can after so large a share of the run.
+        shares = (1e-3, 1e-2, 1e-1)
+        return [cls(1.0, 1.0, 0.5, 1.0, (area / updates) ** 0.5 / (share * area), 0.5, 0.5) for share in shares]
+
+
+@functools.partial(jax.tree_util.register_dataclass)
+@dataclasses.dataclass(frozen=True)
+class Annealing(LossLaw):
+    r"""The law of loss curves with annealing.
+
+    $$L(t) = L_0 + A\, S(t)^{-\alpha} - C \sum_{i=1}^{t} \sum_{k=1}^{i} (\eta_{k-1} - \eta_k)\, \lambda^{i-k},
+      \qquad \lambda = e^{-1 / \mathrm{window}}$$
+
+    $S(t)$ is the sum of all rates so far. What a drop of the rate gains comes in within about `window` updates. A
+    warm-up's rises count as drops below 0; the authors take the rate to be at its peak from the first update on.
+
+    Units: $L_0$ and $A$ are losses; C is a loss by rate and update; `window` is a number of updates.
+
+    Source: Tissue et al., *Scaling law with learning rate annealing*, arXiv:2408.11029.
+    """
+
+    L0: float
+    A: float
+    alpha: float
+    C: float
+    window: float
+
+    linear: ClassVar = ("L0", "A", "C")
+
+    def loss(self, changes: Changes) -> Array:
+        gained = jnp.expm1(-changes.updates_since / self.window) / jnp.expm1(-1 / self.window)
+        return self.L0 + self.A * changes.area**-self.alpha - self.C * jnp.sum(changes.drop * gained, axis=-1)
+
+    @classmethod
+    def starts(cls, area: float, updates: int) -> list[Self]:
+        return [cls(1.0, 1.0, 0.5, 1.0, share * updates) for share in (1e-2, 3e-2, 1e-1)]
+
+
+def losses_after(law: LossLaw, lr: Any, steps: np.ndarray) -> Array:
+    """What a law says of the changes of the rate before each of `steps`."""
+    rates = read_rates("predict", lr, int(steps.max()))
+    if isinstance(rates, jax.core.Tracer):
+        return jax.lax.map(lambda t: law.loss(every_change(rates, t)), jnp.ravel(steps)).reshape(steps.shape)
+    return _loss(law, grouped(np.asarray(rates), np.ravel(steps), TO_PREDICT)).reshape(steps.shape)
+
+
+@jax.jit
+def _loss(law: LossLaw, changes: Changes) -> Array:
+    return law.loss(changes)
+
+
+def read_rates(owner: str, lr: Any, steps: int) -> Array:
+    """In float64."""
+    if isinstance(lr, Array) and len(lr) < steps:
+        raise ValueError(f"{owner}: `steps` must be at most the {len(lr)} updates that `lr` has rates for, got {steps}")
+    return rates_of(owner, lr[:steps] if isinstance(lr, Array) else lr, steps).astype(float)

@@ -1,0 +1,116 @@
+"""How a rate has changed before each of some updates: all that the laws of loss curves know of a schedule."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+SMALLEST = 1e-30  # in place of a rate of 0, whose negative powers are infinite
+AT_ONCE = 2**22  # numbers in an array, so that many updates of an irregular schedule do not fill the memory
+
+
+class Changes(NamedTuple):
+    """The changes before one point of a run, or before each of many, (..., changes)."""
+
+    area: Any  # (...): the sum of the rates so far
+    drop: Any  # by how much the rate fell: negative where it rose
+    rate: Any  # what it fell to
+    area_since: Any  # the sum of the rates from then on
+    updates_since: Any  # how many there were
+
+
+def every_change(rates: Array, updates: Array) -> Changes:
+    """Each change before one point, one for each rate; differentiable in the rates."""
+    k = jnp.arange(len(rates))
+    before = jnp.cumsum(rates) - rates
+    area = jnp.sum(jnp.where(k < updates, rates, 0.0))
+    drop = jnp.where(k < updates, jnp.concatenate([rates[:1], rates[:-1]]) - rates, 0.0)
+    area_since = jnp.where(k < updates, area - before, 0.0)
+    return Changes(area, drop, jnp.maximum(rates, SMALLEST), area_since, jnp.maximum(updates - k, 0))
+
+
+def grouped(rates: np.ndarray, updates: np.ndarray, width: float) -> Changes:
+    """The changes before each point, of which those that are alike count as one, at their mean.
+
+    Alike are changes in one direction that follow one another, to rates within a factor of about 1 + `width`, and as
+    long ago within that factor, in updates and in area. What a law makes of them is off by about width² / 24 of it.
+    """
+    rates = np.asarray(rates, np.float64)
+    drop = np.concatenate([[0.0], rates[:-1] - rates[1:]])
+    before = np.concatenate([[0.0], np.cumsum(rates)])
+    moments = [np.concatenate([[0.0], np.cumsum(drop * x)]) for x in (1.0, rates, before[:-1], np.arange(len(rates)))]
+    always = _edges_of_rates(rates, drop, width)
+    pieces = -(-len(updates) * (len(always) + 1_000) // AT_ONCE)
+    return joined([_grouped(rates, before, moments, always, t, width) for t in np.array_split(updates, pieces)])
+
+
+def joined(parts: Sequence[Changes]) -> Changes:
+    """Points of several runs, or of one, as one array; what is short of changes gets some of 0."""
+    most = max(part.drop.shape[1] for part in parts)
+
+    def filled(array: np.ndarray, fill: float) -> np.ndarray:
+        return np.pad(array, [(0, 0), (0, most - array.shape[1])], constant_values=fill)
+
+    area, *fields = zip(*parts, strict=True)
+    fills = zip(fields, (0.0, 1.0, 1.0, 1.0), strict=True)
+    return Changes(np.concatenate(area), *(np.concatenate([filled(x, fill) for x in field]) for field, fill in fills))
+
+
+def _edges_of_rates(rates: np.ndarray, drop: np.ndarray, width: float) -> np.ndarray:
+    """Where the rate enters another band of its logarithm, or begins to move the other way."""
+    band = np.floor(np.log(np.maximum(rates, SMALLEST)) / width)
+    moves = np.flatnonzero(drop)
+    turns = moves[1:][np.diff(np.sign(drop[moves])) != 0]
+    return np.union1d(np.flatnonzero(np.diff(band)) + 1, turns)
+
+
+def _grouped(
+    rates: np.ndarray,
+    before: np.ndarray,
+    moments: list[np.ndarray],
+    always: np.ndarray,
+    updates: np.ndarray,
+    width: float,
+) -> Changes:
+    t, area = updates[:, None], before[updates]
+    each = np.arange(int(2 / width) + 1)
+    ago = np.unique(np.concatenate([each, _grid(each[-1] + 1, len(rates), width).astype(int)]))
+    smallest = max(rates[rates > 0].min(initial=np.inf), before[-1] * 1e-9)
+    areas = area[:, None] - _grid(smallest, before[-1], width)
+    edges = np.concatenate(
+        [
+            np.broadcast_to(always, (len(updates), len(always))),
+            t - ago,
+            np.searchsorted(before, areas),
+            np.zeros_like(t),
+        ],
+        axis=1,
+    )
+    edges = np.sort(np.clip(edges, 0, t), axis=1)
+    edges = _without_repeats(edges, t)
+    low, high = edges[:, :-1], np.maximum(edges[:, 1:], edges[:, :-1] + 1)
+    weight, *sums = (moment[edges[:, 1:]] - moment[edges[:, :-1]] for moment in moments)
+    divisor = np.where(weight == 0, 1.0, weight)
+    last = np.minimum(high, len(rates)) - 1
+    low = np.minimum(low, last)
+    rate, area_before, step = (
+        np.clip(total / divisor, np.minimum(a, b), np.maximum(a, b))
+        for total, a, b in zip(sums, (rates[low], before[low], low), (rates[last], before[last], last), strict=True)
+    )
+    return Changes(area, weight, np.maximum(rate, SMALLEST), area[:, None] - area_before, t - step)
+
+
+def _grid(first: float, last: float, width: float) -> np.ndarray:
+    """From `first` to beyond `last` by factors of 1 + `width`."""
+    count = int(np.log(max(last / first, 1.0)) / np.log1p(width)) + 2
+    return first * (1 + width) ** np.arange(count)
+
+
+def _without_repeats(edges: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Sorted rows, each thing once, filled up with `end`."""
+    repeated = np.concatenate([np.zeros_like(end, bool), np.diff(edges) == 0], axis=1)
+    edges = np.sort(np.where(repeated, end, edges), axis=1)
+    unlike = np.diff(edges) > 0
+    return edges[:, : unlike.sum(axis=1).max(initial=0) + 1]
