@@ -194,9 +194,9 @@ def text(numbers: Mapping[str, Any]) -> str:
     rows = [["schedule", "bound", "above linear"]]
     rows += [[name, f"{value:.6f}", f"{100 * (value / linear - 1):+.2f} %"] for name, value in bounds.items()]
     return f"""It depends on the model of training that one believes. For the convex bound it is linear decay over the
-whole run. For the law that was fitted to a language model it is flat for {percent(supported["flat"])} of the run and then
-falls as a power of what remains; it is predicted to end {supported["gain"]:.4f} lower than the best named schedule, and
-{whole(supported) - supported["found"]:.3f} lower than linear decay over the whole run.
+whole run. For the law that was fitted to a language model it is flat for {percent(supported["flat"])} of the run and
+then falls as a power of what remains; it is predicted to end {supported["gain"]:.4f} below the best named schedule,
+and {whole(supported) - supported["found"]:.3f} below linear decay over the whole run.
 
 ## The bound of the last iterate
 
@@ -251,9 +251,9 @@ def of_each(floors: Mapping[str, Any]) -> list[list[str]]:
 def told(floor: Mapping[str, Any]) -> str:
     best, power = floor["best"], floor["power"]
     return f"""the best named schedule is a {best["shape"]} cooldown over {best["share"]} %. What `optimize` found is
-  {floor["gain"]:.5f} ± {floor["error of gain"]:.5f} below it, and flat for {percent(floor["flat"])} of the updates after
-  the warm-up. The nearest to it in few numbers is flat and then, over the last {percent(power["share"])}, the power
-  {power["exponent"]:.1f} of what remains."""
+  {floor["gain"]:.5f} ± {floor["error of gain"]:.5f} below it, and flat for {percent(floor["flat"])} of the updates
+  after the warm-up. The nearest to it in few numbers is flat and then, over the last {percent(power["share"])}, the
+  power {power["exponent"]:.1f} of what remains."""
 
 
 def percent(share: float) -> str:
