@@ -25,7 +25,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 @pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
 def test_an_example_of_the_readme_runs_and_prints_what_it_says(example, capsys):
     namespace = {"__name__": "__main__"}
-    for module, names in re.findall(r"^from (schedules|optim) import (.*)$", README, re.MULTILINE):
+    for module, names in re.findall(r"^from (schedules|optim|theory) import (.*)$", README, re.MULTILINE):
         exec(f"from {module} import {names}", namespace)
     exec(compile(example, "README.md", "exec"), namespace)
     printed = capsys.readouterr().out.splitlines()
@@ -34,7 +34,7 @@ def test_an_example_of_the_readme_runs_and_prints_what_it_says(example, capsys):
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) == 3
+    assert len(EXAMPLES) == 4
 
 
 PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "```python" in page.read_text()]

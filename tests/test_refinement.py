@@ -197,12 +197,29 @@ def test_mistakes_of_optimize_are_told(given, told):
 # Evidence -----------------------------------------------------------------------------------------------
 
 
-def test_the_report_on_digits_says_what_its_numbers_say():
-    from experiments.evidence.refinement import REFINEMENT, text
+def published(evidence):
+    return json.loads((ROOT / "experiments/results/evidence" / evidence / "numbers.json").read_text())
 
-    folder = ROOT / "experiments/results/evidence/refinement"
-    numbers = json.loads((folder / "numbers.json").read_text())
-    assert (folder / "report.md").read_text() == f"# {REFINEMENT.question}\n\n{text(numbers).rstrip()}\n"
+
+def test_reports_say_what_their_numbers_say():
+    from experiments.evidence import optimal, refinement
+
+    for module, about in ((optimal, optimal.OPTIMAL), (refinement, refinement.REFINEMENT)):
+        report = (ROOT / "experiments/results/evidence" / about.name / "report.md").read_text()
+        assert report == f"# {about.question}\n\n{module.text(published(about.name)).rstrip()}\n"
+
+
+def test_the_best_schedules_are_below_the_named_ones():
+    numbers = published("optimal")
+    assert numbers["bound"]["free"] < min(numbers["bound"]["named"].values())
+    for floor in numbers["floors"].values():
+        assert floor["found"] < floor["power"]["end"] < max(each["end"] for each in floor["named"])
+        assert floor["best"] == min(floor["named"], key=lambda each: each["end"])
+        assert floor["gain"] == pytest.approx(floor["best"]["end"] - floor["found"], abs=1e-6)
+
+
+def test_losses_on_digits_are_compared_by_seed():
+    numbers = published("refinement")
     for of_loss in (*numbers["peaks"].values(), numbers["best peak"]):
         for ends in of_loss.values():
             cosine = np.array(ends["cosine"]["losses"])

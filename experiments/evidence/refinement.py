@@ -127,8 +127,9 @@ def text(numbers: Mapping[str, Any]) -> str:
     return f"""{verdict(numbers)}
 
 A first run with Adam recorded the L1 norms of its gradients, with a constant rate and with cosine decay, {len(FIRST)}
-seeds each. `refine` made a schedule of the means of either, with a median over {SMOOTHING:.0%} of the run. The second
-run has {len(SECOND)} other seeds. Losses are those at the end, ± standard error; "above cosine" is paired by seed.
+seeds each. `refine` made a schedule of the means of either, with a median over {100 * SMOOTHING:.0f} % of the run. The
+second run has {len(SECOND)} other seeds. Losses are those at the end, ± standard error; "above cosine" is paired by
+seed.
 
 ## Each at the best of {len(FACTORS)} peaks
 

@@ -1,0 +1,320 @@
+"""The best schedules for two models of training: the bound of the last iterate, and a law fitted to loss curves."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+import numpy as np
+from jax import Array
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.evidence.evidence import Answer, Evidence
+from experiments.reports.figure import DASHES, DOTS, STYLE, Look
+from experiments.reports.text import markdown
+from experiments.studies.published import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION
+from schedules import (
+    Schedule,
+    Shape,
+    constant,
+    cosine,
+    exponential,
+    linear,
+    multistep,
+    one_minus_sqrt,
+    polynomial,
+    tabulate,
+    warmup,
+    warmup_cosine,
+    wsd,
+)
+from theory import Curve, Fit, best_peak, bound, fit, optimize
+
+CURVES = Path(__file__).parents[2] / "tests/curves/mpl_100m.json"
+PEAK, LOWEST, WARMUP, STEPS = 3e-4, 3e-5, 2_160, 24_000  # of the published runs
+DECAYING = STEPS - WARMUP
+PIECES = 100
+FLOORS = {"to 3e-5": LOWEST, "to 0": 0.0}
+OF_BOUND = 10_000  # updates
+
+
+def measure() -> Answer:
+    fitted = fit(published())
+    numbers = {
+        "bound": of_bound(),
+        "law": dataclasses.asdict(fitted.law),
+        "ends": ends(fitted),
+        "floors": {name: of_law(fitted, floor) for name, floor in FLOORS.items()},
+    }
+    return Answer(text(numbers), numbers, {"figure.png": figure(numbers)})
+
+
+# The bound --------------------------------------------------------------------------------------------
+
+
+def of_bound() -> dict[str, Any]:
+    """Bounds at the best peak by schedule, and what `optimize` makes of two bad beginnings."""
+    named = {
+        "constant": constant(1.0),
+        "linear cooldown over 20 %": wsd(1.0, 0, OF_BOUND * 8 // 10, OF_BOUND * 2 // 10),
+        "cosine": cosine(1.0, 0.0, OF_BOUND),
+        "linear": linear(1.0, 0.0, OF_BOUND),
+    }
+
+    def objective(rates: Array) -> Array:
+        return bound(rates, OF_BOUND)
+
+    free = optimize(1.0, OF_BOUND, objective, PIECES)
+    numbers = optimize(polynomial(1.0, 0.1, OF_BOUND, 3.0), OF_BOUND, objective)
+    rates = np.asarray(tabulate(free.schedule, OF_BOUND))
+    return {
+        "named": {name: float(best_peak(lr, OF_BOUND).bound) for name, lr in named.items()},
+        "free": free.after,
+        "polynomial": numbers.after,
+        "exponent": numbers.schedule.exponent,
+        "from linear": float(np.abs(rates / rates[0] - tabulate(named["linear"], OF_BOUND)).max()),
+        "rates": (rates / rates[0])[:: OF_BOUND // PIECES].tolist(),
+    }
+
+
+# The law ----------------------------------------------------------------------------------------------
+
+
+def published() -> list[Curve]:
+    """The three curves that the published law was fitted on."""
+    schedules = {
+        "constant_24000": warmup(PEAK, WARMUP),
+        "cosine_24000": warmup_cosine(PEAK, WARMUP, DECAYING, end=LOWEST),
+        "wsdcon_9": warmup(multistep(PEAK, [8_000 - WARMUP], 0.3), WARMUP),
+    }
+    curves = json.loads(CURVES.read_text())["curves"]
+    return [Curve(lr, curves[name]["step"], curves[name]["loss"]) for name, lr in schedules.items()]
+
+
+def ends(fitted: Fit) -> dict[str, dict[str, float]]:
+    """Means of the last five losses, as predicted and as published: of a decay over the whole run, and of two cooldowns
+    that the law was not fitted to."""
+    curves = json.loads(CURVES.read_text())["curves"]
+    flat = 20_000 - WARMUP, STEPS - 20_000
+    schedules = {
+        "cosine_24000": warmup_cosine(PEAK, WARMUP, DECAYING, end=LOWEST),
+        "wsd_20000_24000": wsd(PEAK, WARMUP, *flat, LOWEST, exponential),
+        "wsdld_20000_24000": wsd(PEAK, WARMUP, *flat, LOWEST, linear),
+    }
+    found = {}
+    for name, lr in schedules.items():
+        steps, losses = (np.array(curves[name][what][-5:]) for what in ("step", "loss"))
+        found[name] = {"predicted": float(np.mean(fitted.predict(lr, steps))), "published": float(np.mean(losses))}
+    return found
+
+
+SHAPES: Mapping[str, Shape] = {"linear": linear, "cosine": cosine, "1-sqrt": one_minus_sqrt}
+SHARES = range(5, 101, 5)  # percent of the updates after the warm-up
+
+
+def of_law(fitted: Fit, floor: float) -> dict[str, Any]:
+    """Where cooldowns to `floor` are predicted to end, and the best of all schedules that never grow."""
+    cooldowns = {
+        (shape, share): wsd(PEAK, WARMUP, DECAYING - length, length, floor, SHAPES[shape])
+        for shape in SHAPES
+        for share in SHARES
+        if (length := DECAYING * share // 100)
+    }
+    named = {("constant", 0): warmup(PEAK, WARMUP), **cooldowns}
+    ends = {name: float(fitted.predict(lr, STEPS)) for name, lr in named.items()}
+    best = min(ends, key=ends.__getitem__)
+    begun = linear(PEAK, floor, DECAYING)
+    found = warmup(optimize(begun, DECAYING, Ended(fitted), PIECES, PEAK, floor).schedule, WARMUP)
+    rates = np.asarray(tabulate(found, STEPS))[WARMUP:]
+    gain, error = gained(fitted, named[best], found)
+    return {
+        "named": [{"shape": shape, "share": share, "end": end} for (shape, share), end in ends.items()],
+        "best": {"shape": best[0], "share": best[1], "end": ends[best]},
+        "found": float(fitted.predict(found, STEPS)),
+        "gain": gain,
+        "error of gain": error,
+        "flat": round(float(np.mean(rates > 0.99 * PEAK)), 3),
+        "power": best_power(fitted, floor),
+        "rates": (rates / PEAK)[:: DECAYING // PIECES].tolist(),
+    }
+
+
+class Ended:
+    """The predicted loss at the end of a run, as a function of the rates after the warm-up."""
+
+    def __init__(self, fitted: Fit):
+        self.law = fitted.law
+
+    def __call__(self, rates: Array) -> Array:
+        before = jnp.arange(WARMUP) * (PEAK / WARMUP)
+        return self.law.predict(jnp.concatenate([before, rates]), STEPS)
+
+
+def gained(fitted: Fit, first: Schedule, second: Schedule) -> tuple[float, float]:
+    """By how much the second is predicted to end lower, and the standard error: over the laws of resampled curves."""
+    count = len(jax.tree.leaves(fitted.resampled)[0])
+    laws = [fitted.law, *(jax.tree.map(lambda array, i=i: float(array[i]), fitted.resampled) for i in range(count))]
+    gains = [float(law.predict(first, STEPS) - law.predict(second, STEPS)) for law in laws]
+    return gains[0], float(np.std(gains[1:], ddof=1))
+
+
+def best_power(fitted: Fit, floor: float) -> dict[str, float]:
+    """The best schedule that is flat and then falls as a power of what remains, on a grid."""
+    with jax.enable_x64(True):
+        shares, exponents = jnp.arange(2, 41) / 40, jnp.arange(5, 31) / 10
+        pairs = jnp.stack([each.ravel() for each in jnp.meshgrid(shares, exponents)], axis=1)
+        remains = 1 - jnp.arange(DECAYING) / DECAYING
+        end = Ended(fitted)
+
+        def of(pair: Array) -> Array:
+            return end(floor + (PEAK - floor) * jnp.minimum(remains / pair[0], 1.0) ** pair[1])
+
+        ends = jax.jit(lambda pairs: jax.lax.map(of, pairs))(pairs)
+        (share, exponent), least = pairs[ends.argmin()].tolist(), ends.min().item()
+    return {"share": share, "exponent": exponent, "end": least}
+
+
+# The answer -------------------------------------------------------------------------------------------
+
+
+def text(numbers: Mapping[str, Any]) -> str:
+    of_bound = numbers["bound"]
+    supported, beyond = (numbers["floors"][name] for name in FLOORS)
+    bounds = {
+        **of_bound["named"],
+        "`optimize`: the numbers of a polynomial": of_bound["polynomial"],
+        f"`optimize`: any that never grows, {PIECES} pieces": of_bound["free"],
+    }
+    linear = of_bound["named"]["linear"]
+    rows = [["schedule", "bound", "above linear"]]
+    rows += [[name, f"{value:.6f}", f"{100 * (value / linear - 1):+.2f} %"] for name, value in bounds.items()]
+    return f"""It depends on the model of training that one believes. For the convex bound it is linear decay over the
+whole run. For the law that was fitted to a language model it is flat for {percent(supported["flat"])} of the run and
+then falls as a power of what remains; it is predicted to end {supported["gain"]:.4f} below the best named schedule,
+and {whole(supported) - supported["found"]:.3f} below linear decay over the whole run.
+
+## The bound of the last iterate
+
+{OF_BOUND:,} updates, gradients of norm 1, a distance of 1, each schedule at its best peak. `optimize` began with a
+constant rate of 1, 100 times too large, and with `polynomial(1.0, 0.1, {OF_BOUND}, 3.0)`.
+
+{markdown(rows)}
+
+The free schedule is within {of_bound["from linear"]:.3f} of linear decay everywhere, over its peak, and the polynomial
+has come to an exponent of {of_bound["exponent"]:.3f}. Nothing is left to gain on linear decay.
+
+## The law of the 100M model
+
+The multi-power law, fitted to the three [published curves](../../../../tests/curves/README.md) that its authors fitted
+it to. {STEPS:,} updates, of which {WARMUP:,} are the warm-up, and a peak of {PEAK:g}. Predicted losses at the end; a
+share is that of the updates after the warm-up:
+
+{markdown([["", *FLOORS], *of_each(numbers["floors"])])}
+
+- **To 3e-5**, where the curves end: {told(supported)}
+- **To 0**, which none of the curves came near: {told(beyond)}
+- The peak is that of the runs: the law has seen no other, and does not know at which one a run diverges.
+
+## How far to trust it
+
+The standard errors are over laws fitted to resampled curves, and do not know where the law itself is wrong. Two
+published runs, to which it was not fitted, have a cooldown over the last 4,000 updates. Means of the last five losses:
+
+{markdown([["run", "predicted", "published"], *compared(numbers["ends"])])}
+
+So the law promises too much of a short cooldown, by more than all that is gained here over the best named schedule.
+That a short cooldown ends lower than a decay over the whole run is true of the runs as well.
+"""
+
+
+def of_each(floors: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of a table: predicted ends, by floor."""
+    constant = next(iter(floors.values()))["named"][0]["end"]
+    rows = [["constant", *[f"{constant:.4f}"] * len(floors)]]
+    for shape in SHAPES:
+        of_shape = [[each for each in floor["named"] if each["shape"] == shape] for floor in floors.values()]
+        shortest = [min(each, key=lambda cooldown: cooldown["end"]) for each in of_shape]
+        rows.append([f"{shape}, all of the run", *(f"{each[-1]['end']:.4f}" for each in of_shape)])
+        rows.append([f"{shape}, its best share", *(f"{each['end']:.4f} ({each['share']} %)" for each in shortest)])
+    powers = [floor["power"] for floor in floors.values()]
+    rows.append(
+        ["flat, then a power", *(f"{p['end']:.4f} ({percent(p['share'])}, {p['exponent']:.1f})" for p in powers)]
+    )
+    return [*rows, ["`optimize`", *(f"{floor['found']:.4f}" for floor in floors.values())]]
+
+
+def told(floor: Mapping[str, Any]) -> str:
+    best, power = floor["best"], floor["power"]
+    return f"""the best named schedule is a {best["shape"]} cooldown over {best["share"]} %. What `optimize` found is
+  {floor["gain"]:.5f} ± {floor["error of gain"]:.5f} below it, and flat for {percent(floor["flat"])} of the updates
+  after the warm-up. The nearest to it in few numbers is flat and then, over the last {percent(power["share"])}, the
+  power {power["exponent"]:.1f} of what remains."""
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def compared(ends: Mapping[str, Mapping[str, float]]) -> list[list[str]]:
+    return [[f"`{name}`", f"{end['predicted']:.4f}", f"{end['published']:.4f}"] for name, end in ends.items()]
+
+
+def whole(floor: Mapping[str, Any]) -> float:
+    """The predicted end of linear decay over the whole run."""
+    return next(each["end"] for each in floor["named"] if (each["shape"], each["share"]) == ("linear", 100))
+
+
+# The figure -------------------------------------------------------------------------------------------
+
+LOOKS: Mapping[str, Look] = {
+    "linear": {"color": BLUE, "linestyle": DASHES},
+    "cosine": {"color": BLACK},
+    "1-sqrt": {"color": ORANGE, "linestyle": DOTS},
+}
+FOUND = dict(zip(FLOORS, (VERMILION, GREEN), strict=True))
+
+
+def figure(numbers: Mapping[str, Any]) -> Figure:
+    with matplotlib.rc_context({**STYLE, "axes.titlesize": "medium"}):
+        made = Figure(figsize=(11, 4), layout="constrained")
+        of_bound, of_law, lengths = made.subplots(1, 3)
+        _best(of_bound, "Best for the bound", OF_BOUND)
+        of_bound.plot([0, OF_BOUND], [1, 0], color=SKY, linewidth=5, label="linear")
+        of_bound.plot(*_over(numbers["bound"]["rates"], 0, OF_BOUND), color=VERMILION, linewidth=1.6, label="found")
+        of_bound.legend(frameon=False)
+        _best(of_law, "Best for the law of the 100M model", STEPS)
+        of_law.plot([0, WARMUP], [0, 1], color=GREY)
+        for name, floor in numbers["floors"].items():
+            updates, rates = _over(floor["rates"], WARMUP, STEPS)
+            of_law.plot(updates, rates, color=FOUND[name], linewidth=1.6, label=f"found, {name}")
+        of_law.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.1, 0.1))
+        _lengths(lengths, numbers["floors"]["to 3e-5"])
+        return made
+
+
+def _best(ax: Axes, title: str, steps: int) -> None:
+    ax.set(xlabel="updates", ylabel="rate over peak", xlim=(0, steps), ylim=(0, 1.05))
+    ax.set_title(title, loc="left", fontweight="bold")
+
+
+def _over(rates: list[float], first: int, last: int) -> tuple[np.ndarray, list[float]]:
+    return first + np.arange(len(rates)) * ((last - first) // PIECES), rates
+
+
+def _lengths(ax: Axes, floor: Mapping[str, Any]) -> None:
+    for shape, look in LOOKS.items():
+        of_shape = [each for each in floor["named"] if each["shape"] == shape]
+        shares, ends = [each["share"] for each in of_shape], [each["end"] for each in of_shape]
+        ax.plot(shares, ends, linewidth=1.6, label=shape, **look)
+    ax.axhline(floor["found"], color=FOUND["to 3e-5"], linewidth=1.6, label="found")
+    ax.set(xlabel="cooldown to 3e-5, % after the warm-up", ylabel="predicted loss at the end", xlim=(0, 100))
+    ax.set_title("How long a cooldown?", loc="left", fontweight="bold")
+    ax.legend(frameon=False)
+
+
+OPTIMAL = Evidence("optimal", "Which schedule is the best?", measure)
