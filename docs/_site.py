@@ -55,7 +55,13 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         files.append(File.generated(config, uri, content=content))
 
     add("index.md", (ROOT / "README.md").read_text())
-    for uri in ("CHANGELOG.md", "CONTRIBUTING.md", "notebooks/README.md", "tests/golden/README.md"):
+    for uri in (
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "notebooks/README.md",
+        "tests/golden/README.md",
+        "tests/curves/README.md",
+    ):
         add(uri, (ROOT / uri).read_text())
     for path in sorted((ROOT / "experiments/results").rglob("*.md")):
         pictures = {name: path.with_name(name) for name in PICTURES if path.with_name(name).exists()}

@@ -20,7 +20,14 @@ from schedules.gallery import examples
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 PAGES = {path.relative_to(ROOT / "docs").as_posix(): path.read_text() for path in (ROOT / "docs").rglob("*.md")}
-ELSEWHERE = ("index.md", "notebooks/README.md", "tests/golden/README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+ELSEWHERE = (
+    "index.md",
+    "notebooks/README.md",
+    "tests/golden/README.md",
+    "tests/curves/README.md",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+)
 NAV = re.findall(r"^ +- (?:.*: )?(\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
 
 
