@@ -175,13 +175,14 @@ plt.show()
 # %% [markdown]
 # **The law predicts two runs with a cooldown from three without one, with a mean error of 0.002. The ends are predicted
 # 0.01 too low, which the standard error does not cover: it knows nothing of where the law itself is wrong.** All six
-# unseen schedules at two sizes, and our own runs: [the comparison](../experiments/results/evidence/loss-laws/report.md).
+# unseen schedules at two sizes, and our own runs: [the
+# comparison](../experiments/results/evidence/loss-laws/report.md).
 #
 # ## A schedule from gradient norms, and the best for an objective
 #
 # `refine` makes a schedule of the gradient norms of a first run. Constant norms give linear decay; norms that fall by a
-# factor of three give a warm-up and a later decay. `optimize` goes downhill through a schedule's own numbers, or through
-# any falling schedule (`pieces`): from a constant rate, the bound leads it to near linear decay.
+# factor of three give a warm-up and a later decay. `optimize` goes downhill through a schedule's own numbers, or
+# through any falling schedule (`pieces`): from a constant rate, the bound leads it to near linear decay.
 
 # %%
 T = 1_000
@@ -241,7 +242,8 @@ plt.show()
 
 # %% [markdown]
 # **Here too a longer cooldown is better. Averages of a constant rate, each at its own best rate, end below all of them;
-# those of networks do not, since their loss is not quadratic.** `python -m experiments --task quadratic` makes the whole comparison of 13 arms on such a problem in seconds.
+# those of networks do not, since their loss is not quadratic.** `python -m experiments --task quadratic` makes the whole
+# comparison of 13 arms on such a problem in seconds.
 #
 # ## So what should I do?
 #

@@ -1,5 +1,6 @@
 """What the arguments of a schedule may be: checked when it is built, made JAX scalars when it is called."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -148,7 +149,7 @@ class Number(Kind):
 
     @property
     def largest(self) -> float:
-        return MAX_STEPS if self.type is int else float(jnp.finfo(jnp.result_type(float)).max)
+        return MAX_STEPS if self.type is int else _largest_float(jax.config.jax_enable_x64)  # type: ignore[attr-defined]
 
     def cast(self, value: Any, clock: Any) -> Any:
         if self.duration and isinstance(value, Array) and jnp.issubdtype(value.dtype, jnp.floating):
@@ -160,6 +161,11 @@ class Number(Kind):
 
     def stretch(self, value: Any, change: Callable[[Any, int], Any]) -> Any:
         return change(value, int(self.least)) if self.duration else value
+
+
+@functools.cache
+def _largest_float(wide: bool) -> float:
+    return float(np.finfo(np.float64 if wide else np.float32).max)
 
 
 class Fixed(Number):
