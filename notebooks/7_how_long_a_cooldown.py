@@ -102,8 +102,8 @@ print(f"the shortest cooldown within 1 % of the least bound: {shortest:.0%} of t
 print(f"the lowest loss: {min(measured, key=measured.get):.0%}")
 
 # %% [markdown]
-# **Both fall steeply up to 40 % of the run; then the bound prefers the longest cooldown, and the runs one of 60 %.** Over
-# all schedules and three lengths of run the rank correlations were 0.68, 0.87 and 0.94 ([the
+# **Both fall steeply up to 40 % of the run; then the bound prefers the longest cooldown, and the runs one of 60 %.**
+# Over all schedules and three lengths of run the rank correlations were 0.68, 0.87 and 0.94 ([the
 # comparison](../experiments/results/evidence/last-iterate/report.md)).
 #
 # ## What do I change when the run is extended?
@@ -127,8 +127,8 @@ ax.legend(frameon=False, loc="lower left")
 plt.show()
 
 # %% [markdown]
-# **In the published runs the best peak fell less with the length of the run than in the bound**, with the power -0.18 and
-# not -0.51. Take the factor as the lowest that is worth trying.
+# **In the published runs the best peak fell less with the length of the run than in the bound**, with the power -0.18
+# and not -0.51. Take the factor as the lowest that is worth trying.
 #
 # ## What would this run have ended at under another schedule?
 #
@@ -174,8 +174,8 @@ plt.show()
 
 # %% [markdown]
 # **The law predicts two runs with a cooldown from three without one, but their ends too low**, by 0.01. The standard
-# error does not cover that: it knows nothing of where the law itself is wrong. All six unseen schedules at two sizes, and
-# our own runs: [the comparison](../experiments/results/evidence/loss-laws/report.md).
+# error does not cover that: it knows nothing of where the law itself is wrong. All six unseen schedules at two sizes,
+# and our own runs: [the comparison](../experiments/results/evidence/loss-laws/report.md).
 #
 # ## A schedule from gradient norms, and the best for an objective
 #
@@ -240,7 +240,7 @@ ax.legend(frameon=False, loc="upper right")
 plt.show()
 
 # %% [markdown]
-# **Here too a longer cooldown is better, and averages of a constant rate, at their own best rates, end below them all.**
+# **Here too a longer cooldown is better, and averages of a constant rate, at their best rates, end below them all.**
 # Those of networks do not, since their loss is not quadratic. `python -m experiments --task quadratic` makes the whole
 # comparison of 13 arms on such a problem in seconds.
 #
