@@ -78,7 +78,7 @@ def drawn(seconds: dict[str, dict[str, float]]) -> Figure:
     ax.set(xscale="log", xlabel=f"seconds, for a run of {STEPS:,} updates")
     ax.set_yticks(places, [*seconds])
     ax.grid(axis="x", color="#dddddd")
-    ax.legend(frameon=False, loc="upper left")
+    ax.legend(frameon=False, loc="lower right")
     return figure
 
 
