@@ -49,6 +49,7 @@ class LossLaw:
     shrunk: ClassVar[tuple[str, ...]] = ()
 
     def loss(self, changes: Changes) -> Array:
+        """The loss at each point, from the changes of the rate before it."""
         raise NotImplementedError
 
     @classmethod
@@ -65,6 +66,10 @@ class LossLaw:
 
         To 1e-6. Differentiable in the numbers of a schedule, in an array of rates and in the law, also when they are
         traced: then each number of updates takes time in proportion to itself.
+
+        What to beware of when a schedule is chosen by it: the laws know nothing of a rate so high that training
+        diverges, and the first rate is no rise from 0. Without a warm-up in the schedule a higher first rate, and the
+        drop from it, come free: keep the warm-up and the peak of the curves that were fitted to.
 
         **Arguments:** `lr`: a schedule, or an array of the rates from the first update on; `steps`: numbers of
         updates, from 1 on.
@@ -87,10 +92,11 @@ class MultiPower(LossLaw):
       - B \sum_{k=1}^{t} (\eta_{k-1} - \eta_k) \Big(1 - \big(1 + C\, \eta_k^{-\gamma} S_k(t)\big)^{-\beta}\Big)$$
 
     $S(t)$ is the sum of all rates so far and $S_k(t)$ of those from update k on, with the latest in both. Each drop of
-    the rate lowers the loss, by a power of what has been trained since. A warm-up's rises count as drops below 0, so
-    that parameters from runs with a warm-up describe runs with a warm-up.
+    the rate lowers the loss, the more the more has been trained since. The rises of a warm-up count as negative drops,
+    so that parameters from runs with a warm-up describe runs with a warm-up.
 
-    Units: $L_0$ and $A$ are losses; B is a loss by rate; $A$ and $C$ depend on the unit of the rate.
+    Units: $L_0$ is a loss, and so is $A S^{-\alpha}$; $B$ is a loss divided by a rate. With all rates s times as large,
+    the same losses have $A s^{\alpha}$, $B / s$ and $C s^{\gamma - 1}$.
 
     Source: Luo et al., *A multi-power law for loss curve prediction across learning rate schedules*, arXiv:2503.12811.
     """
@@ -126,10 +132,11 @@ class Annealing(LossLaw):
     $$L(t) = L_0 + A\, S(t)^{-\alpha} - C \sum_{i=1}^{t} \sum_{k=1}^{i} (\eta_{k-1} - \eta_k)\, \lambda^{i-k},
       \qquad \lambda = e^{-1 / \mathrm{window}}$$
 
-    $S(t)$ is the sum of all rates so far. What a drop of the rate gains comes in within about `window` updates. A
-    warm-up's rises count as drops below 0; the authors take the rate to be at its peak from the first update on.
+    $S(t)$ is the sum of all rates so far. What a drop of the rate gains comes in within about `window` updates. The
+    rises of a warm-up count as negative drops; the authors take the rate to be at its peak from the first update on.
 
-    Units: $L_0$ and $A$ are losses; C is a loss by rate and update; `window` is a number of updates.
+    Units: $L_0$ is a loss, and so is $A S^{-\alpha}$; $C$ is a loss divided by a rate and a number of updates; `window`
+    is a number of updates.
 
     Source: Tissue et al., *Scaling law with learning rate annealing*, arXiv:2408.11029.
     """

@@ -142,6 +142,7 @@ def own_numbers(own: Own) -> dict[str, Any]:
         "seeds": len(results.seeds),
         "also": own.also,
         "gap": gap,
+        "misfit": {name: found.misfit for name, found in fits.items()},
         "arms": arms,
         "mean error": off,
     }
@@ -211,8 +212,8 @@ The laws are fitted to the constant rate and to cosine decay (means over seeds, 
 first tenth) and predict the training loss at the end of other arms. "With a step" is the multi-power law fitted to a
 third arm as well, which does not count in the mean errors of any column. "Guess" is the loss at the constant rate at
 that time, less what cosine decay has gained at its own end. In brackets is the error. The published curves are of
-language models after a warm-up; these runs have no warm-up, and come close to the end of what there is to learn (digits)
-or stay far from it (CIFAR-10)."""
+language models after a warm-up. These runs have none, and come close to the end of what there is to learn (digits) or
+stay far from it (CIFAR-10)."""
 
 
 def _table(sizes: dict[str, Any]) -> str:
@@ -233,15 +234,16 @@ def _uncertainty(sizes: dict[str, Any]) -> str:
     ratios = off / [end["standard error"] for end in ends]
     return (
         f"Of {len(ends)} last losses that the multi-power law predicts, {np.sum(ratios < 2)} are within two standard\n"
-        f"errors of the measured one; the median error is {np.median(off):.4f}, {np.median(ratios):.1f} standard errors. "
-        "The\nstandard error says how well the curves determine the law, and not how far the law is from the truth."
+        f"errors of the measured one. The median error is {np.median(off):.4f}, or {np.median(ratios):.1f} standard\n"
+        "errors. The standard error says how well the curves determine the law, and not how far the law is from the truth."
     )
 
 
 def _own_table(found: dict[str, Any]) -> str:
+    misfits = ", ".join(f"the {name} law by {100 * found['misfit'][name]:.1f} %" for name in LAWS)
     lines = [
-        f"**{found['title']}**, {found['seeds']} seeds; the gap between the constant rate and cosine decay is "
-        f"{found['gap']:.4f}.",
+        f"**{found['title']}**, {found['seeds']} seeds. The gap between the constant rate and cosine decay is "
+        f"{found['gap']:.4f}.\nThe fits to these two curves are off: {misfits}.",
         "",
         f"| arm | measured | multi-power | annealing | with a step, {found['also']} | guess |",
         "|---|---:|---:|---:|---:|---:|",
@@ -250,7 +252,8 @@ def _own_table(found: dict[str, Any]) -> str:
         off = [f"{of[way]:.4f} ({of[way] - of['measured']:+.4f})" for way in found["mean error"]]
         lines.append(f"| {arm} | {of['measured']:.4f} ± {of['standard error']:.4f} | {' | '.join(off)} |")
     means = " | ".join(f"{error:.4f}" for error in found["mean error"].values())
-    return "\n".join([*lines, f"| mean error | | {means} |"])
+    best = min(found["mean error"], key=found["mean error"].__getitem__)
+    return "\n".join([*lines, f"| mean error | | {means} |", "", f"The smallest mean error is that of: {best}."])
 
 
 TITLES = {
