@@ -214,8 +214,10 @@ def test_what_is_said_of_trust_is_what_was_published():
     powers = found["powers"]
     assert numbers(TRUST_IN_LENGTH)[:2] == [round(powers["bound"], 2), round(powers["runs"], 2)]
     laws = json.loads((RESULTS / "evidence/loss-laws/numbers.json").read_text())
-    mean = {size: laws["published"][size]["MultiPower"]["mean"]["mae"] for size in ("25M", "100M")}
-    assert numbers(TRUST_IN_LAWS) == [round(mean["25M"], 4), 25, round(mean["100M"], 4), 100]
+    sizes = {size: laws["published curves"][f"{size}m"]["errors"]["multi-power"]["MAE"] for size in (25, 100, 400)}
+    assert numbers(TRUST_IN_LAWS) == [*(round(error, 4) for error in sizes.values()), *sizes]
+    own = [curves["mean error"] for curves in laws["own curves"].values()]
+    assert all(errors["multi-power"] > errors["guess"] for errors in own)
 
 
 @pytest.mark.parametrize(
