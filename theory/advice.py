@@ -336,9 +336,9 @@ TRUST_IN_LENGTH = (
     "right."
 )
 TRUST_IN_LAWS = (
-    "Fitted to three published runs of a language model, the law predicted six others with mean errors of 0.0036, 0.0037 "
-    "and 0.0056 at 25, 100 and 400 million parameters; fitted to two runs of small models of images, it was no better than a "
-    "guess."
+    "Fitted to three published runs of a language model, the law predicted six others with mean errors of 0.0036, "
+    "0.0037 and 0.0056 at 25, 100 and 400 million parameters; fitted to two runs of small models of images, it was no "
+    "better than a guess."
 )
 
 
