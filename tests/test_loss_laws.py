@@ -245,6 +245,10 @@ MISTAKES = [
         lambda: fit([Curve(constant(0.1), [1, 2, 3], np.ones(3))]),
         "fit: `curves` must have a loss for each parameter of the law, 7, got 3",
     ),
+    (
+        lambda: fit([GOOD._replace(lr=linear(0.0, 0.1, 5))]),
+        "fit: `curves` must have no losses from before the first update at a rate above 0",
+    ),
     (lambda: fit([GOOD]), "fit: `curves` must have rates that change, of which the law is to tell what they do"),
     (lambda: fit([GOOD], resamples=1), "fit: `resamples` must be a whole number from 2 to 2147483647, got 1"),
     (lambda: fit([GOOD], shrinkage=-1), "fit: `shrinkage` must be a number that is not negative, got -1"),

@@ -129,7 +129,7 @@ def fit(
     **Returns:** a `Fit`, whose parameters are Python floats. The unit of the rate does not matter to what it predicts.
 
     **Raises:** `ValueError` if a curve's `lr`, `steps` or `losses` are not what `Curve` says, losses are not positive
-    and finite, there are fewer of them than the law has parameters, or no rate ever changes.
+    and finite, there are fewer of them than the law has parameters, all rates until one of them are 0, or no rate ever changes.
 
     Source: Luo et al., arXiv:2503.12811, for the Huber loss; weights and shrinkage are our own.
     """
@@ -159,10 +159,11 @@ class Records(NamedTuple):
 
 
 def _records(curves: Sequence[Curve]) -> Records:
-    changes = []
-    for curve in curves:
-        rates = np.asarray(read_rates("fit", curve.lr, int(curve.steps[-1])))
-        changes.append(grouped(rates, curve.steps, TO_FIT))
+    changes = [
+        grouped(np.asarray(read_rates("fit", curve.lr, int(curve.steps[-1]))), curve.steps, TO_FIT) for curve in curves
+    ]
+    if any(each.area.min() <= 0 for each in changes):
+        raise ValueError("fit: `curves` must have no losses from before the first update at a rate above 0")
     weights = [_lengths(np.log(each.area)) for each in changes]
     log_losses = np.concatenate([np.log(curve.losses) for curve in curves])
     records = Records(joined(changes), log_losses, np.concatenate(weights))

@@ -1,7 +1,6 @@
 """Laws of a loss curve: how the loss depends on all rates so far."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Self
 
@@ -83,7 +82,7 @@ class LossLaw:
             return losses_after(self, lr, np.asarray(steps)).astype(dtype)
 
 
-@functools.partial(jax.tree_util.register_dataclass)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class MultiPower(LossLaw):
     r"""The multi-power law of loss curves.
@@ -124,7 +123,7 @@ class MultiPower(LossLaw):
         return [cls(1.0, 1.0, 0.5, 1.0, (area / updates) ** 0.5 / (share * area), 0.5, 0.5) for share in shares]
 
 
-@functools.partial(jax.tree_util.register_dataclass)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Annealing(LossLaw):
     r"""The law of loss curves with annealing.

@@ -40,7 +40,8 @@ def grouped(rates: np.ndarray, updates: np.ndarray, width: float) -> Changes:
     rates = np.asarray(rates, np.float64)
     drop = np.concatenate([[0.0], rates[:-1] - rates[1:]])
     before = np.concatenate([[0.0], np.cumsum(rates)])
-    moments = [np.concatenate([[0.0], np.cumsum(drop * x)]) for x in (1.0, rates, before[:-1], np.arange(len(rates)))]
+    factors = (1.0, rates, before[:-1], np.arange(len(rates)))
+    moments = [np.concatenate([[0.0], np.cumsum(drop * factor)]) for factor in factors]
     always = _edges_of_rates(rates, drop, width)
     pieces = -(-len(updates) * (len(always) + 1_000) // AT_ONCE)
     return joined([_grouped(rates, before, moments, always, t, width) for t in np.array_split(updates, pieces)])
@@ -74,32 +75,28 @@ def _grouped(
     updates: np.ndarray,
     width: float,
 ) -> Changes:
-    t, area = updates[:, None], before[updates]
-    each = np.arange(int(2 / width) + 1)
-    ago = np.unique(np.concatenate([each, _grid(each[-1] + 1, len(rates), width).astype(int)]))
+    t, area = updates[:, None], before[updates][:, None]
+    long_ago, areas = _ages(rates, before, width)
+    own = [t - long_ago, np.searchsorted(before, area - areas), np.zeros_like(t), t]
+    edges = np.concatenate([np.broadcast_to(always, (len(t), len(always))), *own], axis=1)
+    edges = _without_repeats(np.sort(np.clip(edges, 0, t), axis=1), t)
+    low, high = edges[:, :-1], edges[:, 1:]
+    drop, *sums = (moment[high] - moment[low] for moment in moments)
+    first, last = np.minimum(low, t - 1), np.maximum(high, 1) - 1
+    # Means over a group, kept within it where rounding would lead out.
+    rate, area_before, k = (
+        np.clip(total / np.where(drop == 0, 1.0, drop), *np.sort([of[first], of[last]], axis=0))
+        for total, of in zip(sums, (rates, before, np.arange(len(rates))), strict=True)
+    )
+    return Changes(area[:, 0], drop, np.maximum(rate, SMALLEST), area - area_before, t - k)
+
+
+def _ages(rates: np.ndarray, before: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
+    """How long ago groups begin: each of the latest updates is one, and then ever more; the same in area."""
+    alone = int(2 / width)
+    updates = np.concatenate([np.arange(alone), np.unique(_grid(alone, len(rates), width).astype(int))])
     smallest = max(rates[rates > 0].min(initial=np.inf), before[-1] * 1e-9)
-    areas = area[:, None] - _grid(smallest, before[-1], width)
-    edges = np.concatenate(
-        [
-            np.broadcast_to(always, (len(updates), len(always))),
-            t - ago,
-            np.searchsorted(before, areas),
-            np.zeros_like(t),
-        ],
-        axis=1,
-    )
-    edges = np.sort(np.clip(edges, 0, t), axis=1)
-    edges = _without_repeats(edges, t)
-    low, high = edges[:, :-1], np.maximum(edges[:, 1:], edges[:, :-1] + 1)
-    weight, *sums = (moment[edges[:, 1:]] - moment[edges[:, :-1]] for moment in moments)
-    divisor = np.where(weight == 0, 1.0, weight)
-    last = np.minimum(high, len(rates)) - 1
-    low = np.minimum(low, last)
-    rate, area_before, step = (
-        np.clip(total / divisor, np.minimum(a, b), np.maximum(a, b))
-        for total, a, b in zip(sums, (rates[low], before[low], low), (rates[last], before[last], last), strict=True)
-    )
-    return Changes(area, weight, np.maximum(rate, SMALLEST), area[:, None] - area_before, t - step)
+    return updates, _grid(smallest, before[-1], width)
 
 
 def _grid(first: float, last: float, width: float) -> np.ndarray:

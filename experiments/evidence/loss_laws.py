@@ -235,7 +235,7 @@ def _uncertainty(sizes: dict[str, Any]) -> str:
     return (
         f"Of {len(ends)} last losses that the multi-power law predicts, {np.sum(ratios < 2)} are within two standard\n"
         f"errors of the measured one. The median error is {np.median(off):.4f}, or {np.median(ratios):.1f} standard\n"
-        "errors. The standard error says how well the curves determine the law, and not how far the law is from the truth."
+        "errors, which say how well the curves determine the law, and not how far the law is from the truth."
     )
 
 
