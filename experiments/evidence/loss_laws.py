@@ -90,7 +90,11 @@ class Own(NamedTuple):
     also: str = "step-25"
 
 
-OWN = (Own("digits"), Own("cifar10-small"))
+OWN = (
+    Own("digits"),
+    Own("digits-merging", ("wsd", "wsd-sqrt", "exponential"), also="wsd-sqrt"),
+    Own("cifar10-small"),
+)
 
 
 @dataclass(frozen=True)
