@@ -129,7 +129,7 @@ def fit(
     **Returns:** a `Fit`, whose parameters are Python floats. The unit of the rate does not matter to what it predicts.
 
     **Raises:** `ValueError` if a curve's `lr`, `steps` or `losses` are not what `Curve` says, losses are not positive
-    and finite, there are fewer of them than the law has parameters, all rates until one of them are 0, or no rate ever
+    and finite, there are fewer of them than the law has parameters, all rates before one of them are 0, or no rate ever
     changes.
 
     Source: Luo et al., arXiv:2503.12811, for the Huber loss; weights and shrinkage are our own.

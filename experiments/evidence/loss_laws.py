@@ -136,13 +136,14 @@ def own_numbers(own: Own) -> dict[str, Any]:
     results = Results.load(ROOT / "experiments" / "results" / own.folder / "history.npz")
     fitted, unseen = (own_curves(results, arms) for arms in (own.fitted, own.predicted))
     fits = {name: fit(list(fitted.values()), law) for name, law in LAWS.items()}
-    fits["with a step"] = fit([*fitted.values(), unseen[own.also]])
+    fits["with a third"] = fit([*fitted.values(), unseen[own.also]])
     arms = {arm: _arm(results, arm, curve, fitted, fits) for arm, curve in unseen.items()}
     gap = at_end(fitted["constant"].losses) - at_end(fitted["cosine"].losses)
     others = [arm for name, arm in arms.items() if name != own.also]
     off = {way: float(np.mean([abs(arm[way] - arm["measured"]) for arm in others])) for way in (*fits, "guess")}
     return {
         "title": results.title,
+        "arms of": own.folder,
         "seeds": len(results.seeds),
         "also": own.also,
         "gap": gap,
@@ -213,7 +214,7 @@ OURS = """\
 ## The experiment's own runs
 
 The laws are fitted to the constant rate and to cosine decay (means over seeds, in windows of 1 % of the run after its
-first tenth) and predict the training loss at the end of other arms. "With a step" is the multi-power law fitted to a
+first tenth) and predict the training loss at the end of other arms. "With" is the multi-power law fitted to a
 third arm as well, which does not count in the mean errors of any column. "Guess" is the loss at the constant rate at
 that time, less what cosine decay has gained at its own end. In brackets is the error. The published curves are of
 language models after a warm-up. These runs have none, and come close to the end of what there is to learn (digits) or
@@ -246,10 +247,10 @@ def _uncertainty(sizes: dict[str, Any]) -> str:
 def _own_table(found: dict[str, Any]) -> str:
     misfits = ", ".join(f"the {name} law by {100 * found['misfit'][name]:.1f} %" for name in LAWS)
     lines = [
-        f"**{found['title']}**, {found['seeds']} seeds. The gap between the constant rate and cosine decay is "
-        f"{found['gap']:.4f}.\nThe fits to these two curves are off: {misfits}.",
+        f"**{found['title']}**, {found['seeds']} seeds, [all arms](../../{found['arms of']}/report.md). The gap between "
+        f"the constant\nrate and cosine decay is {found['gap']:.4f}. The fits to these two curves are off: {misfits}.",
         "",
-        f"| arm | measured | multi-power | annealing | with a step, {found['also']} | guess |",
+        f"| arm | measured | multi-power | annealing | with {found['also']} | guess |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     for arm, of in found["arms"].items():
