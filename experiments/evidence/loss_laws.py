@@ -250,7 +250,8 @@ def _own_table(found: dict[str, Any]) -> str:
     misfits = ", ".join(f"the {name} law by {100 * found['misfit'][name]:.1f} %" for name in LAWS)
     lines = [
         f"**{found['title']}**, {found['seeds']} seeds, [all arms](../../{found['arms of']}/report.md). The gap "
-        f"between the constant\nrate and cosine decay is {found['gap']:.4f}. The fits to these two curves are off:\n{misfits}.",
+        f"between the constant\nrate and cosine decay is {found['gap']:.4f}. The fits to these two curves are off:\n"
+        f"{misfits}.",
         "",
         f"| arm | measured | multi-power | annealing | with {found['also']} | guess |",
         "|---|---:|---:|---:|---:|---:|",
