@@ -241,9 +241,9 @@ plt.show()
 
 # %% [markdown]
 # **Here too a longer cooldown is better, and averages of a constant rate, at their best rates, end below them all.**
-# On a network this need not be so: on [digits](../experiments/results/digits-merging/report.md) the mean of all parameters
-# ends far above linear decay. `python -m experiments --task quadratic` makes the whole comparison of 13 arms on such a
-# problem in seconds.
+# On a network this need not be so: on [digits](../experiments/results/digits-merging/report.md) the mean of all
+# parameters ends far above linear decay. `python -m experiments --task quadratic` makes the whole comparison of 13 arms
+# on such a problem in seconds.
 #
 # ## So what should I do?
 #
