@@ -1,9 +1,7 @@
 """The best schedules for two models of training: the bound of the last iterate, and a law fitted to loss curves."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.evidence.evidence import Answer, Evidence
+from experiments.evidence.loss_laws import FLOOR, PEAK, published_curves
 from experiments.reports.figure import DASHES, DOTS, STYLE, Look
 from experiments.reports.text import markdown
 from experiments.studies.published import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION
@@ -23,32 +22,31 @@ from schedules import (
     Shape,
     constant,
     cosine,
-    exponential,
     linear,
-    multistep,
     one_minus_sqrt,
     polynomial,
     tabulate,
     warmup,
-    warmup_cosine,
     wsd,
 )
 from theory import Curve, Fit, best_peak, bound, fit, optimize
 
-CURVES = Path(__file__).parents[2] / "tests/curves/mpl_100m.json"
-PEAK, LOWEST, WARMUP, STEPS = 3e-4, 3e-5, 2_160, 24_000  # of the published runs
+WARMUP, STEPS = 2_160, 24_000  # of the published runs, with PEAK and FLOOR
+COOLDOWNS = ("wsd_20000_24000", "wsdld_20000_24000")  # that the law is not fitted to
 DECAYING = STEPS - WARMUP
 PIECES = 100
-FLOORS = {"to 3e-5": LOWEST, "to 0": 0.0}
+FLOORS = {"to 3e-5": FLOOR, "to 0": 0.0}
 OF_BOUND = 10_000  # updates
 
 
 def measure() -> Answer:
-    fitted = fit(published())
+    seen, unseen = published_curves("100m")
+    fitted = fit([*seen.values()])
+    shown = {"cosine_24000": seen["cosine_24000"], **{name: unseen[name] for name in COOLDOWNS}}
     numbers = {
         "bound": of_bound(),
         "law": dataclasses.asdict(fitted.law),
-        "ends": ends(fitted),
+        "ends": ends(fitted, shown),
         "floors": {name: of_law(fitted, floor) for name, floor in FLOORS.items()},
     }
     return Answer(text(numbers), numbers, {"figure.png": figure(numbers)})
@@ -85,32 +83,14 @@ def of_bound() -> dict[str, Any]:
 # The law ----------------------------------------------------------------------------------------------
 
 
-def published() -> list[Curve]:
-    """The three curves that the published law was fitted on."""
-    schedules = {
-        "constant_24000": warmup(PEAK, WARMUP),
-        "cosine_24000": warmup_cosine(PEAK, WARMUP, DECAYING, end=LOWEST),
-        "wsdcon_9": warmup(multistep(PEAK, [8_000 - WARMUP], 0.3), WARMUP),
-    }
-    curves = json.loads(CURVES.read_text())["curves"]
-    return [Curve(lr, curves[name]["step"], curves[name]["loss"]) for name, lr in schedules.items()]
+def ends(fitted: Fit, curves: Mapping[str, Curve]) -> dict[str, dict[str, float]]:
+    """Means of the last five losses, as predicted and as published."""
 
+    def means(curve: Curve) -> dict[str, float]:
+        predicted = fitted.predict(curve.lr, curve.steps[-5:])
+        return {"predicted": float(np.mean(predicted)), "published": float(np.mean(curve.losses[-5:]))}
 
-def ends(fitted: Fit) -> dict[str, dict[str, float]]:
-    """Means of the last five losses, as predicted and as published: of a decay over the whole run, and of two cooldowns
-    that the law was not fitted to."""
-    curves = json.loads(CURVES.read_text())["curves"]
-    flat = 20_000 - WARMUP, STEPS - 20_000
-    schedules = {
-        "cosine_24000": warmup_cosine(PEAK, WARMUP, DECAYING, end=LOWEST),
-        "wsd_20000_24000": wsd(PEAK, WARMUP, *flat, LOWEST, exponential),
-        "wsdld_20000_24000": wsd(PEAK, WARMUP, *flat, LOWEST, linear),
-    }
-    found = {}
-    for name, lr in schedules.items():
-        steps, losses = (np.array(curves[name][what][-5:]) for what in ("step", "loss"))
-        found[name] = {"predicted": float(np.mean(fitted.predict(lr, steps))), "published": float(np.mean(losses))}
-    return found
+    return {name: means(curve) for name, curve in curves.items()}
 
 
 SHAPES: Mapping[str, Shape] = {"linear": linear, "cosine": cosine, "1-sqrt": one_minus_sqrt}
