@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     merging.add_argument("folder", type=Path, help="Orbax checkpoints named by their updates, as CheckpointManager's")
     merging.add_argument("--like", metavar="EXPR", help="the schedule to imitate")
-    merging.add_argument("--of", metavar="EXPR", help="that of the run, by default constant, the highest of --like")
+    merging.add_argument("--of", metavar="EXPR", help="that of the run, by default --like without its decay")
     merging.add_argument("--weights", type=float, nargs="+", help="of each checkpoint, in the place of --like")
     merging.add_argument("--updates", type=int, help="of the checkpoint to end with, by default the last")
     merging.add_argument(

@@ -146,7 +146,7 @@ def average_of(schedule: ScheduleLike, steps: Size, of: ScheduleLike | None = No
     weights of the parameters before and after are one, and are given to one of them.
 
     **Arguments:** `schedule`: the rates to imitate; `of`: those that the run has, a schedule or a number; by default
-    the highest of `schedule` throughout.
+    the highest of `schedule` so far, which has its warm-up and does not decay.
 
     **Returns:** a NumPy array of shape (steps + 1,), float64 as everything on the way to it.
 
@@ -173,7 +173,7 @@ def _rates(function: str, argument: str, schedule: Any, of: Any, steps: int) -> 
     of = None if of is None else built_as(Nested(), function, "of", of)
     with jax.enable_x64(True):
         wanted = np.asarray(tabulate(schedule, steps), np.float64)
-        own = np.full(steps, wanted.max()) if of is None else np.asarray(tabulate(of, steps), np.float64)
+        own = np.maximum.accumulate(wanted) if of is None else np.asarray(tabulate(of, steps), np.float64)
     if len(strange := np.flatnonzero(~np.isfinite(wanted))):
         got = f"{wanted[strange[0]]} at step {strange[0]}"
         raise ValueError(f"{function}: `{argument}` must be finite over the {steps} updates of the run, got {got}")
@@ -203,8 +203,8 @@ def average_like(step: Array, schedule: ScheduleLike, steps: Steps, of: Schedule
     $$c(t) = \frac{m_t - m_{t+1}}{1 - m_{t+1}}, \qquad m_t = \frac{\mathrm{schedule}(t)}{\mathrm{of}(t)}, \quad
       m_{\mathrm{steps}} = 0$$
 
-    Its `weights_of` are `average_of(schedule, steps, of)`. Where both rates are still alike the average is the
-    newest parameters; after `steps` updates it stays what it is.
+    Its `weights_of` are `average_of(schedule, steps, of)`, if m never rises. Where both rates are still alike the
+    average is the newest parameters; after `steps` updates it stays what it is.
 
     **Arguments:** `schedule`: the rates to imitate; `of`: those of the run; `every`: average only the parameters after
     every so many updates, and the last, as from checkpoints. Then m is the ratio of the areas under both between two

@@ -53,7 +53,8 @@ def merge(
     **Arguments:** `checkpoints`: a folder of Orbax checkpoints named by their updates, as `CheckpointManager` writes
     it, or a mapping from updates to trees of parameters or to the folder of each; `like`: the rates to imitate; or
     `weights`: a number for each checkpoint in the order of their updates, which sum to 1; `of`: the rates of
-    the run, a schedule or a number, by default the highest of `like` throughout; `updates`: of the checkpoint to
+    the run, a schedule or a number, by default the highest of `like` so far: its warm-up, and then no decay;
+    `updates`: of the checkpoint to
     end with, by default the last; `subtree`: where in a checkpoint the parameters are, such as "params" or
     "state/params" (begin with the name of the item if a checkpoint has several). Nothing else is read.
 
@@ -168,9 +169,7 @@ def _misfit(leaf: Any, like: Any) -> tuple[str, str] | None:
 def _places(checkpoints: Checkpoints) -> list[int]:
     """After how many updates there are checkpoints, ascending."""
     if isinstance(checkpoints, Mapping):
-        for updates in checkpoints:
-            built_as(INDEX, "merge", "updates of a checkpoint", updates)
-        places = [*checkpoints]
+        places = [built_as(INDEX, "merge", "updates of a checkpoint", updates) for updates in checkpoints]
     else:
         places = [*_folders(checkpoints)]
     if not places:

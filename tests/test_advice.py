@@ -17,6 +17,7 @@ from schedules import (
     one_minus_sqrt,
     parse,
     piecewise_constant,
+    step_decay,
     tabulate,
     warmup,
     wsd,
@@ -162,6 +163,11 @@ def test_a_constant_rate_is_let_fall():
     assert float(advice.lr(1_500)) == pytest.approx(0.5 * float(advice.lr(1_000)))
 
 
+def test_a_schedule_that_never_ends_has_lasted_as_long_as_the_run():
+    sentence = advise(20_000, after=step_decay(1e-3, 3_000, 0.5), at=8_000).sentences[0]
+    assert numbers(sentence)[:2] == [8_000, 20_000]
+
+
 # Runs that were made -----------------------------------------------------------------------------------------
 
 LAW = MultiPower(3.0, 0.5, 0.5, 400.0, 2.0, 0.5, 0.6)
@@ -225,24 +231,29 @@ def test_what_is_said_of_trust_is_what_was_published():
     [
         ({"steps": 99}, "advise: `steps` must be a whole number from 100 to 2147483647, got 99"),
         ({"steps": 1e3 + 0.5}, "advise: `steps` must be a whole number from 100 to 2147483647, got 1000.5"),
+        ({"steps": 200, "at": 100}, "advise: `at` must be given if and only if `after` is, got 100"),
+        ({"steps": 200, "after": OLD}, "advise: `at` must be given if and only if `after` is, got 0"),
+        ({"after": OLD, "at": 100}, "advise: `steps` must be above the 100 updates that have been made, got None"),
         (
-            {"steps": 200, "at": 100},
-            "advise: `at` must be a step from 1 to below `steps` if `after` is given, without `curves`, and 0 if not, got 100",
+            {"steps": 2_000, "after": OLD, "at": 9, "curves": []},
+            "advise: `curves` must not be given together with `after`",
         ),
+        ({"curves": []}, "advise: `curves` must be one Curve or more in a list, got []"),
+        ({"curves": 3}, "advise: `curves` must be one Curve or more in a list, got 3"),
         (
-            {"after": OLD, "at": 100},
-            "advise: `at` must be a step from 1 to below `steps` if `after` is given, without `curves`, and 0 if not, got 100",
+            {"curves": [Curve(0.1, [1], [-1.0])]},
+            "advise: `curves[0].losses` must be an array of positive, finite numbers, got -1.0",
         ),
         (
             {"steps": 900, "after": OLD, "at": 100},
             "advise: `steps` must be above the 1000 updates that `after` lasts, got 900",
         ),
         (
-            {"curves": [Curve(0.1, [1, 2], [1.0, 1.0])]},
+            {"curves": [Curve(0.1, np.arange(1, 9), np.ones(8))]},
             "advise: `curves` must hold one whose rate falls after its peak, got none",
         ),
         (
-            {"curves": [Curve(linear(0.1, 0.0, 9), [9], [1.0]), Curve(linear(0.2, 0.0, 9), [9], [1.0])]},
+            {"curves": [Curve(linear(lr, 0.0, 9), np.arange(1, 9), np.ones(8)) for lr in (0.1, 0.2)]},
             "advise: `curves` must have one peak, got 0.1 and 0.2",
         ),
     ],
@@ -259,6 +270,10 @@ def test_what_does_not_fit_is_said(arguments, expected):
         ("step,lr,loss\n5,0.1,1\n", "must begin at step 0 or 1 and go on in the order of the steps"),
         ("step,lr,loss\n0,0.1,\n0,0.1,1\n", "must begin at step 0 or 1 and go on in the order of the steps"),
         ("step,lr,loss\n", "must begin at step 0 or 1 and go on in the order of the steps"),
+        ("step,lr,loss\n0,0.1,1\n", "must hold one loss or more after the first step"),
+        ("step,lr,loss\n0,0.1,\n1000000000000,0.1,1\n", "must hold one loss or more after the first step"),
+        ("step,lr,loss\n0,nan,\n9,0.1,1\n", "must hold one loss or more after the first step, finite rates"),
+        ("step,lr,loss\n0,0.1\n", "cannot be read as a table with the columns step, lr, loss"),
         ("step,lr,loss\n0,x,1\n", "cannot be read as a table with the columns step, lr, loss"),
     ],
 )

@@ -21,6 +21,7 @@ from schedules import (
     polynomial,
     power_cooldown,
     stack,
+    table,
     tabulate,
     warmup,
     wsd,
@@ -333,3 +334,27 @@ def test_a_mistake_is_one_sentence(mistake, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         mistake()
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "lr",
+    [lambda t: 1e-3 * (1 - t / 10_000), table(tabulate(linear(1.0, 0.0, 10_000), 10_000))],
+    ids=["function", "table"],
+)
+def test_a_cooldown_that_cannot_be_made_longer_is_refused(lr):
+    told = "^transfer: `lr` must have a cooldown whose length can be changed, not one of a table or a function, got "
+    with pytest.raises(ValueError, match=told):
+        transfer(lr, 10_000, 12_500)
+
+
+def test_where_the_peak_is_not_too_high_nothing_has_to_change():
+    old = multistep(1e-3, [3_000, 6_000])
+    moved = transfer(old, 9_000, 18_000)
+    assert (moved.factor, moved.cooldown_steps) == (1.0, 2 * (9_000 - moved.start))
+    assert moved.lower == moved.longer
+    assert best_peak(moved.lower, 18_000).factor >= best_peak(old, 9_000).factor
+
+
+def test_names_of_schedules_are_texts():
+    with pytest.raises(ValueError, match="^compare: `schedules` must have texts for names, got 1$"):
+        compare({"1": 0.1, 1: 0.2}, 9)

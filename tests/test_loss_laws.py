@@ -260,3 +260,12 @@ def test_mistakes_are_told_in_one_sentence(call, message):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         call()
     assert str(error.value) == message
+
+
+@pytest.mark.parametrize(("rate", "got"), [(-1e-4, "-0.0001 at step 0"), (np.full(9, -0.5), "-0.5 at step 0")])
+def test_rates_are_not_negative(rate, got):
+    told = f"`lr` must be finite and not negative at every update, got {got}$"
+    with pytest.raises(ValueError, match=f"^predict: {told}"):
+        POWER.predict(rate, 9)
+    with pytest.raises(ValueError, match=f"^fit: {told}"):
+        fit([Curve(rate, np.arange(1, 10), np.ones(9))])

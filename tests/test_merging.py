@@ -294,3 +294,16 @@ def test_a_mistake_in_the_command_is_said_and_nothing_written(words, said, folde
     captured = capsys.readouterr()
     assert captured.err.startswith(f"python -m optim: {said}")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_warmup_is_that_of_the_run():
+    checkpoints = {updates: {"w": np.ones(1) * updates} for updates in range(0, 10_001, 500)}
+    merged = merge(checkpoints, like=wsd(3e-4, 1_000, 7_000, 2_000))
+    np.testing.assert_allclose(merged["w"], merge(checkpoints, like=wsd(3e-4, 0, 8_000, 2_000))["w"])
+    found = average_of(wsd(1.0, 4, 4, 4), 12)
+    np.testing.assert_allclose(found[9:], 0.25)
+    np.testing.assert_allclose(found[:9], 0, atol=1e-12)
+
+
+def test_updates_may_be_any_whole_numbers():
+    assert merge({np.int64(1): {"w": 1.0}, 2.0: {"w": 3.0}}, weights=[0.5, 0.5])["w"] == 2.0

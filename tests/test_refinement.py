@@ -177,8 +177,8 @@ def test_it_finds_the_same_twice():
     [
         ((0.0, 9, jnp.sum), "`lr` must hold a number other than 0 that is a value, or `pieces` be given, got constant(value=0.0)"),
         ((1.0, 0, jnp.sum), "`steps` must be a whole number from 1 to 2147483647, got 0"),
-        ((1.0, 9, lambda rates: rates), "`objective` must be a function from the rates to one number, which is finite at those of `lr`, got one to [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]"),
-        ((1.0, 9, lambda rates: jnp.log(rates[0] - 1)), "`objective` must be a function from the rates to one number, which is finite at those of `lr`, got one to -inf"),
+        ((1.0, 9, lambda rates: rates), "`objective` must be a function from the rates to one real number, which is finite at those of `lr`, got one to [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]"),
+        ((1.0, 9, lambda rates: jnp.log(rates[0] - 1)), "`objective` must be a function from the rates to one real number, which is finite at those of `lr`, got one to -inf"),
         ((1.0, 9, 0.5), "`objective` must be a function from the rates to one number, got 0.5"),
         ((1.0, 9, jnp.sum, 10), "`pieces` must be at most the 9 updates, got 10"),
         ((1.0, 9, jnp.sum, 0), "`pieces` must be a whole number from 1 to 2147483647, got 0"),
@@ -227,3 +227,18 @@ def test_losses_on_digits_are_compared_by_seed():
                 above = np.array(end["losses"]) - cosine
                 np.testing.assert_allclose(end["above cosine"], above.mean(), rtol=1e-9)
                 np.testing.assert_allclose(end["error of that"], above.std(ddof=1) / np.sqrt(5), rtol=1e-9)
+
+
+def test_an_objective_may_be_narrow_and_may_have_no_least_value():
+    found = optimize(0.1, 10, lambda rates: jnp.sum((rates.astype(jnp.float32) - 0.5) ** 2))
+    assert float(found.schedule(0)) == pytest.approx(0.5, rel=1e-3)
+    endless = optimize(0.1, 10, lambda rates: -jnp.sum(rates))
+    assert not endless.converged
+    assert np.isfinite(endless.before)
+
+
+@pytest.mark.parametrize("objective", [lambda rates: jnp.sum(rates > 0), lambda rates: 1j * jnp.sum(rates), jnp.cumsum])
+def test_an_objective_is_one_real_number(objective):
+    told = "^optimize: `objective` must be a function from the rates to one real number, which is finite at those of `lr`, "
+    with pytest.raises(ValueError, match=told):
+        optimize(0.1, 10, objective)

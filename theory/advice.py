@@ -3,14 +3,13 @@
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from typing_extensions import TypeAliasType
 
 from optim import ema_relative, half_life
 from schedules import (
@@ -32,8 +31,10 @@ from schedules import (
 from schedules.arguments import built_as, checked
 from schedules.kinds import Fixed, Length
 from schedules.numerics import MAX_STEPS
+from schedules.sentences import shown
 from theory.last_iterate import Transfer, best_peak, bound, compare, transfer
-from theory.loss_fit import Curve, fit
+from theory.loss_fit import Curve, checked_curves, fit
+from theory.loss_laws import MultiPower, read_rates
 
 __all__ = ["advise", "Advice"]
 
@@ -41,7 +42,6 @@ NEAR = 0.01  # how far above linear decay the bound of a shorter cooldown may be
 HORIZONS = (1_000, 10_000, 100_000)  # at which schedules that need no horizon are compared
 HALF_LIFE = 0.1  # of the average, as a share of the run
 LONG_ENOUGH = Fixed(int, least=100)
-Curves = TypeAliasType("Curves", Annotated[Sequence[Curve], None])
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,11 @@ class Advice:
 
 @checked
 def advise(
-    steps: int | None = None, *, after: ScheduleLike | None = None, at: Length = 0, curves: Curves = ()
+    steps: int | None = None,
+    *,
+    after: ScheduleLike | None = None,
+    at: Length = 0,
+    curves: Sequence[Curve] | None = None,
 ) -> Advice:
     """What theory recommends for a run, with the numbers that it follows from and how far to trust them.
 
@@ -85,15 +89,16 @@ def advise(
     **Raises:** `ValueError` for arguments that are not as above or do not go together, and as `fit` does.
     """
     length = None if steps is None else int(built_as(LONG_ENOUGH, "advise", "steps", steps))
-    if after is None and at == 0:
-        if curves:
-            return _from_curves(curves, length)
+    if (after is None) != (at == 0):
+        raise ValueError(f"advise: `at` must be given if and only if `after` is, got {at!r}")
+    if after is None:
+        if curves is not None:
+            return _from_curves(checked_curves("advise", curves, MultiPower), length)
         return _anytime() if length is None else _for_horizon(length)
-    if after is None or length is None or curves or not 0 < at < length:
-        raise ValueError(
-            "advise: `at` must be a step from 1 to below `steps` if `after` is given, without `curves`, and 0 if not, "
-            f"got {at!r}"
-        )
+    if curves is not None:
+        raise ValueError("advise: `curves` must not be given together with `after`")
+    if length is None or at >= length:
+        raise ValueError(f"advise: `steps` must be above the {at} updates that have been made, got {shown(steps)}")
     return _extended(as_schedule(after), at, length)
 
 
@@ -190,10 +195,11 @@ class _Extension(NamedTuple):
     length: int
     at: int
     steps: int
+    distance: Array
 
     def bound(self, lr: Schedule) -> Array:
         """That of the longer run, from as far away as makes the peak the best one of the shorter run."""
-        return bound(lr, self.steps, distance=1 / best_peak(self.lr, self.length).factor)
+        return bound(lr, self.steps, distance=self.distance)
 
     def along_a_line(self, rate: float | Array) -> Schedule:
         """From step `at` on down to 0, from this rate."""
@@ -201,10 +207,12 @@ class _Extension(NamedTuple):
 
 
 def _extended(lr: Schedule, at: int, steps: int) -> Advice:
-    length = max([at, *(end for end in boundaries(lr, MAX_STEPS) if end < MAX_STEPS)])
+    ends = [end for end in boundaries(lr, MAX_STEPS) if end < MAX_STEPS]
+    never_ends = sum(end >= steps for end in ends) > 1  # but changes its form again and again
+    length = at if never_ends else max([at, *ends])
     if length >= steps:
         raise ValueError(f"advise: `steps` must be above the {length} updates that `after` lasts, got {steps}")
-    run = _Extension(lr, length, at, steps)
+    run = _Extension(lr, length, at, steps, 1 / best_peak(lr, length).factor)
     try:
         moved = transfer(lr, length, steps)
     except ValueError:  # of a schedule that does not come down
@@ -213,6 +221,16 @@ def _extended(lr: Schedule, at: int, steps: int) -> Advice:
 
 
 def _before_the_cooldown(run: _Extension, moved: Transfer) -> Advice:
+    if moved.factor == 1.0:
+        return Advice(
+            moved.lower,
+            (
+                f"To go on from {run.length:,} to {run.steps:,} updates: leave the rate as it is, and let its cooldown "
+                f"take the same share of the run: {moved.cooldown_steps:,} updates. By the convex bound the peak is "
+                "not too high for the longer run.",
+                TRUST_IN_LENGTH,
+            ),
+        )
     share = (run.length - moved.start) / run.length
     unchanged = float(run.bound(join([run.lr, moved.lower.schedules[1] / moved.factor], [moved.start])))
     by_rate = (
@@ -241,15 +259,20 @@ def _along_a_line(run: _Extension, moved: Transfer | None) -> Advice:
     """From the rate with the least bound, where the cooldown has begun, or there is none."""
     peak, now = float(jnp.max(tabulate(run.lr, run.length))), float(run.lr(run.at))
     fractions = jnp.arange(1, 51) / 50
-    bounds = jax.vmap(lambda fraction: run.bound(run.along_a_line(fraction * peak)))(fractions)
+    bounds = jax.lax.map(lambda fraction: run.bound(run.along_a_line(fraction * peak)), fractions)
     best = int(jnp.argmin(bounds))
     least = float(bounds[best])
     sentences = [
         f"To go on from step {run.at:,} to {run.steps:,} updates: set the rate to {_share(fractions[best])} of its "
         f"peak, within a few updates (it is at {_share(now / peak)} of it), and let it fall to 0 along a line."
     ]
-    if now > 0:
-        more = float(run.bound(run.along_a_line(now))) / least - 1
+    more = float(run.bound(run.along_a_line(now))) / least - 1 if now > 0 else None
+    if more is not None and more < 1e-3:
+        sentences = [
+            f"To go on from step {run.at:,} to {run.steps:,} updates: let the rate fall to 0 along a line, from where "
+            "it is."
+        ]
+    elif more is not None:
         sentences.append(f"By the convex bound, a line from where the rate is would end {_percent(more)} higher.")
     if moved is not None and (less := 1 - float(run.bound(moved.lower)) / least) > 0:
         sentences.append(
@@ -289,11 +312,12 @@ def _from_curves(curves: Sequence[Curve], steps: int | None) -> Advice:
     error = float(found.standard_error(warmed(named[best]), steps))
     others = [f"{name} {ends[name]:.4f}" for name in ("linear decay", "cosine decay", "a constant rate")]
     after = f" after a warm-up over {warm:,} updates" if warm else ""
+    falls = named[best] != constant(peak)
+    down = f", down to {floor:.4g}, the lowest rate that they have been at" if falls else ""
     return Advice(
         warmed(named[best]),
         (
-            f"For {steps:,} updates at the peak of your runs, {peak:.4g}{after}: {best}, down to {floor:.4g}, the "
-            "lowest rate that they have been at.",
+            f"For {steps:,} updates at the peak of your runs, {peak:.4g}{after}: {best}{down}.",
             f"The multi-power law that fits them predicts that this ends at {ends[best]:.4f} ± {error:.4f}, "
             f"{_listed([other for other in others if not other.startswith(best)])}.",
             f"How far to trust it: the law is off by {_percent(found.misfit)} on your runs themselves (root mean "
@@ -304,8 +328,7 @@ def _from_curves(curves: Sequence[Curve], steps: int | None) -> Advice:
 
 def _rates_of_curves(curves: Sequence[Curve]) -> tuple[float, int, float]:
     """The peak, the updates until it is reached, and the lowest rate after that."""
-    rates = [np.asarray(lr[:last] if isinstance(lr, Array | np.ndarray) else tabulate(lr, last))
-             for lr, last in ((curve.lr, int(np.max(curve.steps))) for curve in curves)]  # fmt: skip
+    rates = [np.asarray(read_rates("advise", curve.lr, int(curve.steps[-1]))) for curve in curves]
     peak = max(float(each.max()) for each in rates)
     warm = [int(np.argmax(each > (1 - 1e-6) * each.max())) for each in rates]
     floor = min(float(each[start:].min()) for each, start in zip(rates, warm, strict=True))

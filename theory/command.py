@@ -15,6 +15,7 @@ from theory.advice import advise
 from theory.loss_fit import Curve
 
 COLUMNS = ("step", "lr", "loss")
+LONGEST = 100_000_000  # updates of a run: the rate of each is held
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,7 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         after = None if options.after is None else parse(options.after)
         curves = [read_curve(file) for file in options.curve]
-        print(advise(options.steps, after=after, at=options.at, curves=curves))
+        print(advise(options.steps, after=after, at=options.at, curves=curves or None))
     except OSError as error:
         if error.filename is None:  # of the output
             raise
@@ -46,12 +47,12 @@ def read_curve(file: Path) -> Curve:
     **Raises:** `ValueError` if the file is no such table, or does not begin at step 0 or 1.
     """
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = [[row[column] for column in COLUMNS] for row in csv.DictReader(lines)]
-        steps = np.array([int(step) for step, _, _ in rows])
+        with file.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [[row[column] for column in COLUMNS] for row in csv.DictReader(lines, skipinitialspace=True)]
+        steps = np.array([int(step) for step, _, _ in rows], np.int64)
         rates = np.array([float(rate) for _, rate, _ in rows])
         losses = np.array([float(loss) if loss.strip() else np.nan for *_, loss in rows])
-    except (KeyError, TypeError, AttributeError, ValueError, csv.Error) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, csv.Error) as error:
         raise ValueError(f"{file} cannot be read as a table with the columns {', '.join(COLUMNS)} ({error})") from None
     if not len(rows) or steps[0] not in (0, 1) or np.any(np.diff(steps) <= 0):
         raise ValueError(
@@ -59,6 +60,10 @@ def read_curve(file: Path) -> Curve:
             "loss may be left empty where only the rate is known"
         )
     measured = ~np.isnan(losses) & (steps > 0)
+    if not measured.any() or steps[-1] > LONGEST or not np.isfinite(rates).all():
+        raise ValueError(
+            f"{file} must hold one loss or more after the first step, finite rates, and steps up to {LONGEST}"
+        )
     every = np.interp(np.arange(steps[-1]), steps, rates)
     return Curve(jnp.asarray(every, float), steps[measured], losses[measured])
 

@@ -15,7 +15,7 @@ from schedules import Schedule, ScheduleLike, advance, as_schedule, boundaries, 
 from schedules.arguments import built_as, checked
 from schedules.kinds import Kind, Positive, Size, require
 from schedules.sentences import shown
-from theory.rates import OfRates, Rates, rates_of
+from theory.rates import OfRates, Rates, rates_of, require_usual
 
 __all__ = ["bound", "best_peak", "BestPeak", "compare", "Comparison", "Compared", "transfer", "Transfer"]
 
@@ -28,7 +28,10 @@ class OfNorms(Kind):
     def build(self, value: Any) -> Any:
         if value is None:
             return None
-        norms = jnp.asarray(value)
+        try:
+            norms = jnp.asarray(value)
+        except TypeError:
+            raise ValueError from None
         is_real = jnp.issubdtype(norms.dtype, jnp.floating) or jnp.issubdtype(norms.dtype, jnp.integer)
         return require(norms.astype(float), norms.ndim == 1 and is_real)
 
@@ -106,27 +109,14 @@ def best_peak(lr: Rates, steps: Size, gradient_norms: Norms = None, distance: Po
 def _inputs(owner: str, lr: Any, steps: int, gradient_norms: Array | None, name: str = "lr") -> tuple[Array, Array]:
     """Rates and norms of all updates."""
     rates = rates_of(owner, lr, steps, name).astype(float)
-    _require_usual(owner, name, rates)
+    require_usual(owner, name, rates)
     if gradient_norms is None:
         return rates, jnp.ones_like(rates)
     if len(gradient_norms) != steps:
         got = f"{steps}, got {len(gradient_norms)}"
         raise ValueError(f"{owner}: `gradient_norms` must hold as many norms as the run has updates, {got}")
-    _require_usual(owner, "gradient_norms", gradient_norms)
+    require_usual(owner, "gradient_norms", gradient_norms)
     return rates, gradient_norms
-
-
-def _require_usual(owner: str, name: str, values: Array) -> None:
-    """**Raises:** `ValueError` for a value that is negative or not finite, and if all are 0. Traced ones pass."""
-    if isinstance(values, jax.core.Tracer):
-        return
-    numbers = np.asarray(values)
-    wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0)))
-    if wrong.size:
-        got = f"{numbers[wrong[0]]:g} at step {wrong[0]}"
-        raise ValueError(f"{owner}: `{name}` must be finite and not negative at every update, got {got}")
-    if not numbers.any():
-        raise ValueError(f"{owner}: `{name}` must be above 0 at some update, got 0 at all {len(numbers)}")
 
 
 @jax.jit
@@ -231,10 +221,12 @@ def compare(
         raise ValueError(f"compare: `schedules` must be a dict of one schedule or more, got {shown(schedules)}")
     best = {}
     for name, lr in schedules.items():
+        if not isinstance(name, str):
+            raise ValueError(f"compare: `schedules` must have texts for names, got {shown(name)}")
         argument = f"schedules[{name!r}]"
         rates = built_as(OfRates(), "compare", argument, lr)
         inputs = _inputs("compare", rates, steps, gradient_norms, argument)
-        best[str(name)] = _best(*inputs, jnp.asarray(distance, float))
+        best[name] = _best(*inputs, jnp.asarray(distance, float))
     least = min(float(each.bound) for each in best.values())
     rows = [Compared(k, float(b.bound), float(b.bound) / least, float(b.peak)) for k, b in best.items()]
     return Comparison(steps, tuple(sorted(rows, key=lambda row: row.bound)))
@@ -272,6 +264,9 @@ def transfer(lr: ScheduleLike, from_steps: Size, to_steps: Size) -> Transfer:
       same share of the new run as the old one of the old run.
     - `cooldown_steps`: the rate stays, and the cooldown is so much longer.
 
+    Where the peak is not too high for the longer run, as for a cooldown in steps, the factor is 1 and the cooldown
+    keeps its share.
+
     The cooldown is what comes after the last of the schedule's `boundaries` at which it is above its last value;
     it is lengthened by `stretch`. That the peak was the best for the original run is taken for granted. In the
     published runs that were compared with the bound, the best peak falls more slowly with the length than the bound
@@ -282,8 +277,9 @@ def transfer(lr: ScheduleLike, from_steps: Size, to_steps: Size) -> Transfer:
 
     **Returns:** a `Transfer`; both schedules are for the whole run, and are `lr` until the start of its cooldown.
 
-    **Raises:** `ValueError` if the schedule does not come down by the end of the run, a rate is negative or not finite,
-    or `to_steps` is not above `from_steps`.
+    **Raises:** `ValueError` if the schedule does not come down by the end of the run, `stretch` does not make its
+    cooldown longer (that of a table or a function), a rate is negative or not finite, or `to_steps` is not above
+    `from_steps`.
 
     Source: Schaipp et al., arXiv:2501.18965.
     """
@@ -292,6 +288,7 @@ def transfer(lr: ScheduleLike, from_steps: Size, to_steps: Size) -> Transfer:
         raise ValueError(f"transfer: `to_steps` must be above the {from_steps} of `from_steps`, got {to_steps}")
     wanted = _best(*_inputs("transfer", lr, from_steps, None), jnp.ones(())).factor
     start = _cooldown_start(lr, from_steps)
+    _require_stretchable(lr, start, from_steps, to_steps)
     most = to_steps - start
 
     def extended(cooldown: int) -> Schedule:
@@ -308,6 +305,8 @@ def transfer(lr: ScheduleLike, from_steps: Size, to_steps: Size) -> Transfer:
     lower = extended(same)
     factor = _largest_factor(tabulate(lr, from_steps), tabulate(lower, most), start, wanted)
     lowered = join([lr, factor * lower], [start])
+    if factor == 1.0:
+        return Transfer(start, factor, lowered, same, lowered)
     if not suits(most):
         return Transfer(start, factor, lowered, None, None)
     cooldown = _least(suits, same, most)
@@ -327,11 +326,24 @@ def _largest_factor(rates: Array, rest: Array, start: int, wanted: Array) -> flo
     Where the rest is no larger in sum than what it replaces, it is less noisy: there the best peak is higher.
     """
     whole = jnp.concatenate([rates[:start], rest])
+    if _best_factor(whole) >= wanted:
+        return 1.0
     low, high = float(jnp.sum(rates[start:]) / jnp.sum(rest)), 1.0
     for _ in range(40):
         middle = (low + high) / 2
         low, high = (middle, high) if _best_factor(whole, start, middle) >= wanted else (low, middle)
     return low
+
+
+def _require_stretchable(lr: Schedule, start: int, from_steps: int, to_steps: int) -> None:
+    """**Raises:** `ValueError` for a cooldown that does not become longer, as that of a table or a function."""
+    at, factor = np.linspace(start, from_steps - 1, 11).astype(int), to_steps / from_steps
+    off = np.abs(np.asarray(stretch(lr, factor)(np.round(factor * at).astype(int)) - lr(at)))
+    if from_steps - start >= 20 and off[1:-1].max() > 0.1 * float(np.max(lr(at))):
+        raise ValueError(
+            f"transfer: `lr` must have a cooldown whose length can be changed, not one of a table or a function, got "
+            f"{shown(lr)}"
+        )
 
 
 def _least(suits: Callable[[int], bool], low: int, high: int) -> int:

@@ -134,7 +134,7 @@ def fit(
 
     Source: Luo et al., arXiv:2503.12811, for the Huber loss; weights and shrinkage are our own.
     """
-    curves = _checked_curves(curves, law)
+    curves = checked_curves("fit", curves, law)
     with jax.enable_x64(True):
         records = _records(curves)
         minimum = _minimizer(law, shrinkage)
@@ -230,22 +230,23 @@ def _with_linear(start: LossLaw, records: Records) -> np.ndarray:
     return np.log(dataclasses.astuple(start))
 
 
-def _checked_curves(curves: Any, law: Any) -> list[Curve]:
+def checked_curves(owner: str, curves: Any, law: Any) -> list[Curve]:
+    """**Raises:** `ValueError` unless they are one or more, with enough losses for the law."""
     if not (isinstance(law, type) and issubclass(law, LossLaw) and law is not LossLaw):
         raise ValueError(f"fit: `law` must be a law of loss curves, such as MultiPower, got {shown(law)}")
     if not isinstance(curves, Sequence) or not curves or not all(isinstance(curve, Curve) for curve in curves):
-        raise ValueError(f"fit: `curves` must be one Curve or more in a list, got {shown(curves)}")
-    built = [_checked_curve(i, curve) for i, curve in enumerate(curves)]
+        raise ValueError(f"{owner}: `curves` must be one Curve or more in a list, got {shown(curves)}")
+    built = [_checked_curve(owner, i, curve) for i, curve in enumerate(curves)]
     count, parameters = sum(len(curve.steps) for curve in built), len(dataclasses.fields(law))
     if count < parameters:
-        raise ValueError(f"fit: `curves` must have a loss for each parameter of the law, {parameters}, got {count}")
+        raise ValueError(f"{owner}: `curves` must have a loss for each parameter of the law, {parameters}, got {count}")
     return built
 
 
-def _checked_curve(i: int, curve: Curve) -> Curve:
-    lr = built_as(OfRates(), "fit", f"curves[{i}].lr", curve.lr)
-    steps = built_as(OfSteps(), "fit", f"curves[{i}].steps", curve.steps)
-    losses = built_as(OfLosses(), "fit", f"curves[{i}].losses", curve.losses)
+def _checked_curve(owner: str, i: int, curve: Curve) -> Curve:
+    lr = built_as(OfRates(), owner, f"curves[{i}].lr", curve.lr)
+    steps = built_as(OfSteps(), owner, f"curves[{i}].steps", curve.steps)
+    losses = built_as(OfLosses(), owner, f"curves[{i}].losses", curve.losses)
     if len(steps) != len(losses):
-        raise ValueError(f"fit: `curves[{i}].losses` must be one for each of {len(steps)} steps, got {len(losses)}")
+        raise ValueError(f"{owner}: `curves[{i}].losses` must be one for each of {len(steps)} steps, got {len(losses)}")
     return Curve(lr, steps, losses)

@@ -14,7 +14,7 @@ from schedules.arguments import checked
 from schedules.kinds import Kind, require
 from schedules.numerics import MAX_STEPS
 from theory.rate_changes import Changes, every_change, grouped
-from theory.rates import Rates, rates_of
+from theory.rates import Rates, rates_of, require_usual
 
 __all__ = ["LossLaw", "MultiPower", "Annealing"]
 
@@ -171,7 +171,12 @@ def _loss(law: LossLaw, changes: Changes) -> Array:
 
 
 def read_rates(owner: str, lr: Any, steps: int) -> Array:
-    """In float64."""
+    """In float64.
+
+    **Raises:** `ValueError` for too few of them, and for one that is negative or not finite.
+    """
     if isinstance(lr, Array) and len(lr) < steps:
         raise ValueError(f"{owner}: `steps` must be at most the {len(lr)} updates that `lr` has rates for, got {steps}")
-    return rates_of(owner, lr[:steps] if isinstance(lr, Array) else lr, steps).astype(float)
+    rates = rates_of(owner, lr[:steps] if isinstance(lr, Array) else lr, steps).astype(float)
+    require_usual(owner, "lr", rates, sometimes_positive=False)
+    return rates

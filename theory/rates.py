@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Annotated, Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -25,6 +26,19 @@ class OfRates(Kind):
 
 
 Rates = TypeAliasType("Rates", Annotated[Schedule | float | Array | Callable[[Array], ArrayLike], OfRates()])
+
+
+def require_usual(owner: str, name: str, values: Array, sometimes_positive: bool = True) -> None:
+    """**Raises:** `ValueError` for a value that is negative or not finite, and if all are 0. Traced ones pass."""
+    if isinstance(values, jax.core.Tracer):
+        return
+    numbers = np.asarray(values)
+    wrong = np.flatnonzero(~(np.isfinite(numbers) & (numbers >= 0)))
+    if wrong.size:
+        got = f"{numbers[wrong[0]]:g} at step {wrong[0]}"
+        raise ValueError(f"{owner}: `{name}` must be finite and not negative at every update, got {got}")
+    if sometimes_positive and not numbers.any():
+        raise ValueError(f"{owner}: `{name}` must be above 0 at some update, got 0 at all {len(numbers)}")
 
 
 def rates_of(owner: str, lr: Any, steps: int, name: str = "lr") -> Array:

@@ -169,16 +169,29 @@ def optimize(
         raise ValueError(f"optimize: `peak` and `floor` are for `pieces`, got {peak} and {floor} without")
     with jax.enable_x64(True):
         build, weights = _own_numbers(start) if pieces is None else _falling(start, steps, pieces, peak, floor)
-        before = np.asarray(jax.jit(lambda rates: objective(rates))(tabulate(start, steps)))
-        if before.shape or not np.isfinite(before):
-            expected = "a function from the rates to one number, which is finite at those of `lr`"
-            raise ValueError(f"optimize: `objective` must be {expected}, got one to {shown(before.tolist())}")
-        minimum = functools.partial(_minimum, lambda weights: objective(tabulate(build(weights), steps)))
+        before = _at_start(objective, tabulate(start, steps))
+
+        def of_weights(weights: Weights) -> Array:
+            return jnp.asarray(objective(tabulate(build(weights), steps)), float)
+
+        minimum = functools.partial(_minimum, of_weights)
         least = jax.jit(minimum)(weights)
         found, least = jax.device_get((build(least.point), least))
     # Of the dtype of the user's, and plain numbers where they were plain.
     schedule = jax.tree.map(lambda leaf: jnp.asarray(leaf) if np.ndim(leaf) else np.asarray(leaf).item(), found)
-    return Optimized(schedule, float(before), float(least.value), bool(least.since == PATIENCE))
+    converged = least.since == PATIENCE and np.isfinite(least.value)
+    return Optimized(schedule, before, float(least.value), bool(converged))
+
+
+def _at_start(objective: Callable[[Array], ArrayLike], rates: Array) -> float:
+    """**Raises:** `ValueError` unless it is a finite real number."""
+    found = jax.jit(lambda rates: objective(rates))(rates)
+    is_number = jnp.shape(found) == () and jnp.issubdtype(jnp.result_type(found), jnp.floating)
+    if not is_number or not np.isfinite(found):
+        expected = "a function from the rates to one real number, which is finite at those of `lr`"
+        got = shown(np.asarray(found).tolist())
+        raise ValueError(f"optimize: `objective` must be {expected}, got one to {got}")
+    return float(found)
 
 
 Weights = list[Array]
@@ -252,7 +265,7 @@ def _minimum(function: Callable[[Any], ArrayLike], start: Any) -> Least:
         is_lower = value + PRECISION * jnp.abs(value) < least.value
         least = Least(
             jax.tree.map(lambda new, old: jnp.where(value < least.value, new, old), point, least.point),
-            jnp.minimum(value, least.value),
+            jnp.where(value < least.value, value, least.value),  # which leaves NaN out
             jnp.where(is_lower, 0, least.since + 1),
         )
         updates, state = solver.update(grads, state, point, value=value, grad=grads, value_fn=function)

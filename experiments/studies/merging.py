@@ -4,16 +4,15 @@ Batches and dropout masks depend on seed and step alone, and all arms share thei
 same run, and a decay whose rate is constant at first branches off from that run, as from a checkpoint of it.
 """
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.reports.claims import At, Claim, Claims, below
-from experiments.reports.figure import DASHES, DOTS, Look, Panel, plot
-from experiments.reports.results import Results
+from experiments.reports.figure import DASHES, DOTS, Look, Panel
 from experiments.studies.published import BLUE, GREEN, GREY, VERMILION, alike, averaged_adam
-from experiments.studies.study import Arm, Study
+from experiments.studies.study import Arm, Study, curves
 from optim import Coefficient, average_like
 from schedules import Schedule, ScheduleLike, constant, cosine, exponential, linear, one_minus_sqrt, wsd
 
@@ -80,14 +79,6 @@ PANELS = tuple(
 )
 
 
-def figures(study: Study, results: Results) -> Mapping[str, Figure]:
-    looks = study.looks(results.arms)
-    return {
-        "figure.png": plot(results, study.panels, looks, columns=3),
-        "validation.png": plot(results, study.panels, looks, of="validation", columns=3),
-    }
-
-
 def imitated(name: str) -> Callable[[At], dict[str, np.ndarray]]:
     return lambda at: alike(at, name, f"merged-{name}")
 
@@ -117,5 +108,5 @@ MERGING = Study(
     merging,
     panels=PANELS,
     claims=CLAIMS,
-    figures=figures,
+    figures=functools.partial(curves, columns=3),
 )
