@@ -59,7 +59,8 @@ def merge(
     "state/params" (begin with the name of the item if a checkpoint has several). Nothing else is read.
 
     **Returns:** a tree like the parameters (of a folder, of dicts and lists), of NumPy arrays with their dtypes. Sums
-    are float32 or wider. What is not floating, such as a count or a key, is that of the latest checkpoint that weighs.
+    are float32 or wider. What is not floating, such as a count or a key, is that of the latest checkpoint that weighs,
+    as it was read.
 
     **Raises:** `ValueError` unless one of `like` and `weights` is given, for numbers that do not fit, if there is no
     checkpoint, one cannot be read or has no such `subtree`, or their trees, shapes or dtypes differ; `ImportError` if a

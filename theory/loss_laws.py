@@ -63,8 +63,8 @@ class LossLaw:
     def predict(self, lr: Rates, steps: Updates) -> Array:
         """The loss after so many updates at the rates of `lr`, or after each of an array of numbers of updates.
 
-        To 1e-6. Differentiable in the numbers of a schedule, in an array of rates and in the law, also when they are
-        traced: then each number of updates takes time in proportion to itself.
+        To 1e-6. Differentiable once, by `jax.grad`, in the numbers of a schedule, in an array of rates and in the law;
+        where they are traced, each number of updates takes time in proportion to itself.
 
         What to beware of when a schedule is chosen by it: the laws know nothing of a rate so high that training
         diverges, and the first rate is no rise from 0. Without a warm-up in the schedule a higher first rate, and the

@@ -108,8 +108,8 @@ def median_filtered(norms: np.ndarray, smoothing: float) -> np.ndarray:
 class Optimized(NamedTuple):
     """What `optimize` found.
 
-    `schedule`; `before` and `after`: the objective of the rates it began with and of those found; `converged`: whether
-    it ended because the objective fell no more, and not after 2,000 iterations.
+    `schedule`; `before` and `after`: the objective of the rates of `lr` and of those found; `converged`: whether
+    it ended because the objective fell no more, and not after 2,000 iterations or because it fell without end.
     """
 
     schedule: Schedule
