@@ -101,7 +101,7 @@ def test_the_page_on_cooldowns_says_what_was_measured():
     ends = [end for size in laws.values() for end in size["ends"].values()]
     off = np.array([abs(end["error"]) for end in ends])
     assert np.mean(off > [2 * end["standard error"] for end in ends]) == pytest.approx(2 / 3)
-    assert f"by {np.median(off):.3f} in the median" in page
+    assert f"(the median error is {np.median(off):.3f})" in page
     bound = json.loads((RESULTS / "evidence/last-iterate/numbers.json").read_text())
     costs = [choice["cost"] for choice in bound["choice"].values()]
     assert f"costs {min(costs):.3f} to {max(costs):.3f} of the loss" in page

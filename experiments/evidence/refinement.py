@@ -166,7 +166,7 @@ def compared(ends: Mapping[str, Mapping[str, Any]], where: str) -> str:
     """The better of the refined schedules and cosine."""
     name = min(REFINED.values(), key=lambda name: ends[name]["mean"])
     above, error = ends[name]["above cosine"], ends[name]["error of that"]
-    order = "is not to be told from" if abs(above) < 2 * error else "ends below" if above < 0 else "ends above"
+    order = "cannot be told from" if abs(above) < 2 * error else "ends below" if above < 0 else "ends above"
     return f"*{name}* {order} cosine {where} ({above:+.3f} ± {error:.3f})"
 
 
