@@ -1,4 +1,4 @@
-r"""Decay and averaging are two views of one thing: what an average of the parameters does to the updates between them.
+r"""Which decay of the rate an average of the parameters is equivalent to, and which average imitates a decay.
 
 The parameters after t updates are theta_t = theta_0 - u_0 - ... - u_{t-1}, where u_t is the update that follows t
 others. Their average with weights a_0 to a_k, which sum to 1, multiplies each update by the weights of all parameters
@@ -51,7 +51,7 @@ def weights_of(average: Coefficient, steps: Size) -> np.ndarray:
 
 @checked
 def decay_of(average: Coefficient, steps: Size) -> np.ndarray:
-    r"""The decay that an average is worth: by how much it multiplies each of the updates that were made.
+    r"""The decay that is equivalent to an average: the factor by which it multiplies each update.
 
     $$m_t = \sum_{j=t+1}^{k} a_j = 1 - \prod_{s=t}^{k-1} \big(1 - c(s)\big), \qquad k = \mathrm{steps}$$
 
@@ -81,7 +81,7 @@ def decay_of(average: Coefficient, steps: Size) -> np.ndarray:
 
 @checked
 def effective_window(average: Coefficient, steps: Size) -> float:
-    r"""How many parameters an average is worth after `steps` updates: that many alike would have its variance.
+    r"""The effective number of parameters in an average: a plain mean of that many would have its variance.
 
     $$\frac{1}{\sum_j a_j^2}$$
 

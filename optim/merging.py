@@ -47,7 +47,7 @@ def merge(
     checkpoint, whose updates cannot be taken back, and 0 after the last. With a checkpoint after every update they are
     those of `average_of`. The decay should begin at a checkpoint, and there should be ten or more in it.
 
-    One checkpoint is read after the other, and those without weight are not. In memory are at most two copies of the
+    One checkpoint is read after the other, and those with weight 0 are not. In memory are at most two copies of the
     parameters, their sum and the checkpoint just read, and one array more.
 
     **Arguments:** `checkpoints`: a folder of Orbax checkpoints named by their updates, as `CheckpointManager` writes

@@ -1,4 +1,4 @@
-"""What a schedule does, known before the run: bounds, laws of loss curves, an exact model, advice.
+"""Predicting what a schedule does before training: bounds, laws of loss curves, an exact model, advice.
 
 Functions of schedules and arrays. Each says in its documentation what it rests on and how far it can be trusted.
 """

@@ -134,10 +134,10 @@ def _for_horizon(steps: int) -> Advice:
         (
             f"For {steps:,} updates: after whatever warm-up your model needs, keep the rate at its peak, and let it "
             f"fall to 0 along a line over the last {length:,} updates ({_share(length / steps)} of the run).",
-            "By the convex bound, with each schedule at its own best peak, this ends within "
-            f"{above['this']} of linear decay over the whole run, cosine decay {above['cosine']} above that, a linear "
-            f"cooldown over the last fifth {above['short']} above (along 1 - sqrt {above['short sqrt']}), and a "
-            f"constant rate {above['constant']} above.",
+            "In the convex bound, with each schedule at its own best peak, this is within "
+            f"{above['this']} of linear decay over the whole run; above linear decay are cosine decay by "
+            f"{above['cosine']}, a linear cooldown over the last fifth by {above['short']} (along 1 - sqrt by "
+            f"{above['short sqrt']}), and a constant rate by {above['constant']}.",
             f"Peaks do not carry over: multiply one that was tuned for cosine decay by {times['cosine']}, for linear "
             f"decay by {times['linear']}, for a constant rate by {times['constant']}.",
             TRUST,
@@ -178,7 +178,8 @@ def _anytime() -> Advice:
             f"By the convex bound, after {_listed([f'{steps:,}' for steps in HORIZONS])} updates a constant rate on "
             f"its own is {above['constant']} above linear decay, a rate that falls as 1 / sqrt(t) {above['inverse']}, "
             f"and a constant rate with a linear cooldown over the last fifth {above['cooled']}.",
-            f"A run that is ten times as long wants {peaks[1] / peaks[0]:.2f} times the constant rate.",
+            f"By the bound, a run that is ten times as long needs {peaks[1] / peaks[0]:.2f} times the constant rate; "
+            "in published runs the best peak fell less with the length.",
             "If checkpoints are kept, `merge` imitates a cooldown afterwards, without another update.",
             TRUST,
         ),
@@ -354,14 +355,14 @@ TRUST = (
     "50,000 updates; it prefers decay over the whole run, where a cooldown over 60 % was the best there."
 )
 TRUST_IN_LENGTH = (
-    "How far to trust it: for convex losses the best peak falls with the length of the run to the power of -0.51; for "
-    "the same language model it fell to the power of -0.18 (15,000 to 50,000 updates), so that less of a change may be "
-    "right."
+    "How far to trust it: in the convex bound the best peak falls with the length of the run to the power of -0.51; "
+    "for the same language model it fell to the power of -0.18 (15,000 to 50,000 updates), so that less of a change "
+    "may be right."
 )
 TRUST_IN_LAWS = (
     "Fitted to three published runs of a language model, the law predicted six others with mean errors of 0.0036, "
-    "0.0037 and 0.0056 at 25, 100 and 400 million parameters; fitted to two runs of small models of images, it was no "
-    "better than a guess."
+    "0.0037 and 0.0056 at 25, 100 and 400 million parameters; fitted to two runs of small models of images, it "
+    "predicted worse than the guess that any decay gains as much as cosine decay."
 )
 
 

@@ -44,7 +44,7 @@ Norms = TypeAliasType("Norms", Annotated[Array | None, OfNorms()])
 
 @checked
 def bound(lr: Rates, steps: Size, gradient_norms: Norms = None, distance: Positive = 1.0) -> Array:
-    r"""How far from the optimum the last of `steps` iterates is at most, in expectation, if the loss is convex.
+    r"""An upper bound on how far the expected loss of the last of `steps` iterates is above its minimum.
 
     $$\mathbb{E} f(x_T) - f^\star \le \Omega_T = \frac{D^2}{2 S_1} + \frac{Q_1}{2 S_1}
       + \frac12 \sum_{k=1}^{T-1} \frac{\eta_k}{S_{k+1}} \frac{Q_k}{S_k}, \qquad
@@ -54,8 +54,9 @@ def bound(lr: Rates, steps: Size, gradient_norms: Norms = None, distance: Positi
     `lr(t - 1)`. If the last rates are 0, the run ends with the last one that is not; other rates of 0 change nothing.
 
     It holds for convex losses and gradient descent, stochastic or not, and is loose: of linear decay over 100 updates
-    the worst case is half of it. For networks it is no bound, but it ranks schedules much as their losses do. It does
-    not say how long a long cooldown should be: in it the best one is the whole run, in published runs 60 % of it.
+    the worst case is half of it. For networks it is no bound, but where schedules differ much it ranks them as their
+    final losses do. It does not say how long a long cooldown should be: the bound is least for the whole run, while
+    in published runs 60 % ended lowest.
 
     **Arguments:** `lr`: a schedule, or an array of the rates; `gradient_norms`: an array of $G_t$, where $G_t^2$ bounds
     the expected square of the norm, 1 by default; `distance`: D, from the first parameters to the optimum. Units are

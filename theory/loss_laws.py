@@ -63,8 +63,8 @@ class LossLaw:
     def predict(self, lr: Rates, steps: Updates) -> Array:
         """The loss after so many updates at the rates of `lr`, or after each of an array of numbers of updates.
 
-        To 1e-6. Differentiable once, by `jax.grad`, in the numbers of a schedule, in an array of rates and in the law;
-        where they are traced, each number of updates takes time in proportion to itself.
+        Accurate to 1e-6. Differentiable once, by `jax.grad`, in the numbers of a schedule, in an array of rates and
+        in the law; where they are traced, each number of updates takes time in proportion to itself.
 
         What to beware of when a schedule is chosen by it: the laws know nothing of a rate so high that training
         diverges, and the first rate is no rise from 0. Without a warm-up in the schedule a higher first rate, and the
@@ -90,9 +90,9 @@ class MultiPower(LossLaw):
     $$L(t) = L_0 + A\, S(t)^{-\alpha}
       - B \sum_{k=1}^{t} (\eta_{k-1} - \eta_k) \Big(1 - \big(1 + C\, \eta_k^{-\gamma} S_k(t)\big)^{-\beta}\Big)$$
 
-    $S(t)$ is the sum of all rates so far and $S_k(t)$ of those from update k on, with the latest in both. Each drop of
-    the rate lowers the loss, the more the more has been trained since. The rises of a warm-up count as negative drops,
-    so that parameters from runs with a warm-up describe runs with a warm-up.
+    $S(t)$ is the sum of all rates so far and $S_k(t)$ of those from update k on, with the latest in both. Each drop
+    of the rate lowers the loss, and by more, the longer training has gone on since. The rises of a warm-up count as
+    negative drops, so that parameters from runs with a warm-up describe runs with a warm-up.
 
     Units: $L_0$ is a loss, and so is $A S^{-\alpha}$; $B$ is a loss divided by a rate. With all rates s times as large,
     the same losses have $A s^{\alpha}$, $B / s$ and $C s^{\gamma - 1}$.

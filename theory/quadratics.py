@@ -110,14 +110,14 @@ def quadratic(curvatures: Curvatures, noise: Noise = 1.0, start: Start = 1.0) ->
 
     $$f(z) = \tfrac12 \sum_i h_i z_i^2, \qquad g_i = h_i z_i + \sigma_i \xi_i$$
 
-    with noise $\xi$ of mean 0 and variance 1, independent in all directions and at all updates; of what distribution,
-    does not matter. Its minimum is at 0, and what of the loss no parameters can remove is left out. `expected_loss`
-    says what a run comes to.
+    with noise $\xi$ of mean 0 and variance 1, independent in all directions and at all updates; its distribution does
+    not matter. Its minimum is at 0, and what of the loss no parameters can remove is left out. `expected_loss` says
+    what a run comes to.
 
     It has in common with training a network that a high rate is quick and ends high, because of the noise, and that a
     low one is slow; that decay and averages of the parameters remove noise; and, with curvatures of several orders of
-    magnitude, that there is always something left to learn. It has no rate-dependent curvature, noise that does not
-    shrink with the loss, and nothing to overfit.
+    magnitude, that there is always something left to learn. Unlike a network, its curvature does not depend on the
+    rate, its noise does not shrink with the loss, and it cannot overfit.
 
     **Arguments:** `curvatures`: h, the eigenvalues of the Hessian; `noise`: σ, the standard deviation of the gradient,
     which a batch B times as large divides by √B; `start`: z before the first update, as a distance from the minimum.

@@ -64,9 +64,8 @@ def refine(
         norms = ...  # of the gradients that a run with a constant rate saw, a mean over each 10 updates
         lr = refine(norms, "l1", every=10, peak=1e-3)
 
-    The rates minimize a bound on the loss of the last iterate for convex losses, as if the norms would be the same
-    along the next run, which they are not: its rates are others. Only the shape comes from theory, the peak has to be
-    searched for.
+    The rates minimize a bound on the loss of the last iterate for convex losses, assuming that the norms of the
+    next run are the same, which they are not, since its rates differ. Theory gives only the shape: tune the peak.
 
     **Arguments:** `gradient_norms`: two or more, such as the means over seeds; `norm`: which norm they are; `every`:
     how many updates each of them is the mean of; `warmup`: so many updates at the start whose norms are not used, in

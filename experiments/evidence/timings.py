@@ -87,10 +87,10 @@ def measure() -> Answer:
     rows = [["function", "first call, s", "later calls, s"]]
     rows += [[name, f"{each['first']:.2g}", f"{each['later']:.2g}"] for name, each in seconds.items()]
     text = (
-        f"For a run of {STEPS:,} updates, on the machine that the numbers name. A first call compiles; what it has "
-        f"compiled serves\nother numbers too. Later calls are the median of {ROUNDS}.\n\n{markdown(rows)}"
+        f"For a run of {STEPS:,} updates. A first call includes compilation, which later calls with other numbers "
+        f"reuse;\nlater calls are the median of {ROUNDS}.\n\n{markdown(rows)}"
     )
     return Answer(text, {"steps": STEPS, "seconds": seconds, **machine()}, {"figure.png": drawn(seconds)})
 
 
-TIMINGS = Evidence("timings", "What does it cost to ask?", measure)
+TIMINGS = Evidence("timings", "How long does each function take?", measure)
