@@ -9,12 +9,12 @@
 # %% [markdown]
 # # 7. How long should my cooldown be?
 #
-# About 60 % of the run by the convex bound and in published runs, if the peak is tuned; 20 % has most of the gain. And
-# what do I change when the run is extended? What would this run have ended at under another schedule? Five tools answer
-# such questions before a run: a bound that ranks schedules, a law that is fitted to runs that were made, a schedule made
-# from the gradient norms of a run, a model problem whose expected loss is exact, and advice that puts them together.
-# Each takes seconds. Each is compared with runs of real networks in
-# [the results](../experiments/results/README.md); this notebook says where they agreed.
+# About 60 % of the run by the convex bound and in published runs, if the peak is tuned; 20 % has most of the gain.
+# And what do I change when the run is extended? What would this run have ended at under another schedule? Five tools
+# answer such questions before a run: a bound that ranks schedules, a law that is fitted to runs that were made, a
+# schedule made from the gradient norms of a run, a model problem whose expected loss is exact, and advice that puts
+# them together. Each takes seconds. Each is compared with runs of real networks in [the
+# results](../experiments/results/README.md); this notebook says where they agreed.
 
 # %%
 import csv
