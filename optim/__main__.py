@@ -9,27 +9,13 @@ import numpy as np
 
 from optim.merging import merged, reader, weights_of_each, write
 from schedules import parse
-from schedules.sentences import shortened
-from schedules.terminal import exit_status
+from schedules.terminal import answered, exit_status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        merge(options)
-    except OSError as error:
-        if error.filename is None:  # of the output
-            raise
-        told = f"{error.filename} cannot be written ({error.strerror})"
-    except (ValueError, ImportError) as error:
-        told = str(error)
-    except RuntimeError as error:  # of JAX, which finds no device
-        told = str(error).partition("\n")[0]
-    else:
-        return 0
-    print(f"python -m optim: {shortened(told, 2000)}", file=sys.stderr)
-    return 2
+    return answered("python -m optim", lambda: merge(options))
 
 
 def merge(options: argparse.Namespace) -> None:

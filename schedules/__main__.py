@@ -12,8 +12,7 @@ from pathlib import Path
 
 from schedules import check, describe, parse, plot
 from schedules.formula import FORMULAS
-from schedules.sentences import shortened
-from schedules.terminal import exit_status
+from schedules.terminal import answered, exit_status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,31 +26,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.expression == ["list"]:
         print(vocabulary())
         return 0
-    try:
-        if options.steps is None:
-            raise ValueError("--steps must say how many updates the run has")
-        schedules = {text: parse(text) for text in options.expression}
-        for schedule in schedules.values():
-            print(describe(schedule, options.steps))
-            print("".join(f"! {remark}\n" for remark in check(schedule, options.steps)))
-        if options.plot:
-            figure = plot(schedules, options.steps).get_figure(root=True)
-            assert figure is not None
-            file = options.plot if Path(options.plot).suffix else f"{options.plot}.png"
-            figure.savefig(file, dpi=150)
-            print(f"Plotted in {file}")
-    except OSError as error:
-        if error.filename is None:  # of the output
-            raise
-        told = f"{error.filename} cannot be written ({error.strerror})"
-    except (ValueError, ImportError) as error:
-        told = str(error)
-    except RuntimeError as error:  # of JAX, which finds no device
-        told = str(error).partition("\n")[0]
-    else:
-        return 0
-    print(f"python -m schedules: {shortened(told, 2000)}", file=sys.stderr)
-    return 2
+    return answered("python -m schedules", lambda: tell(options))
+
+
+def tell(options: argparse.Namespace) -> None:
+    """Describes, checks and draws schedules."""
+    if options.steps is None:
+        raise ValueError("--steps must say how many updates the run has")
+    schedules = {text: parse(text) for text in options.expression}
+    for schedule in schedules.values():
+        print(describe(schedule, options.steps))
+        print("".join(f"! {remark}\n" for remark in check(schedule, options.steps)))
+    if options.plot:
+        figure = plot(schedules, options.steps).get_figure(root=True)
+        assert figure is not None
+        file = options.plot if Path(options.plot).suffix else f"{options.plot}.png"
+        figure.savefig(file, dpi=150)
+        print(f"Plotted in {file}")
 
 
 def vocabulary() -> str:

@@ -7,6 +7,27 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from schedules.sentences import shortened
+
+
+def answered(prog: str, command: Callable[[], None], done: str = "written") -> int:
+    """The exit status of `command`: 0, or 2 and a sentence for what a user can do something about. `done`: what could
+    not be done to a file that an error names."""
+    try:
+        command()
+    except OSError as error:
+        if error.filename is None:  # of the output
+            raise
+        told = f"{error.filename} cannot be {done} ({error.strerror})"
+    except (ValueError, ImportError) as error:
+        told = str(error)
+    except RuntimeError as error:  # of JAX, which finds no device
+        told = str(error).partition("\n")[0]
+    else:
+        return 0
+    print(f"{prog}: {shortened(told, 2000)}", file=sys.stderr)
+    return 2
+
 
 def exit_status(command: Callable[[], int]) -> int:
     """What `command` returns. Characters that the terminal lacks are replaced, and where the reader of a pipe has gone,

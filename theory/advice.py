@@ -32,7 +32,7 @@ from schedules.arguments import built_as, checked
 from schedules.kinds import Fixed, Length
 from schedules.numerics import MAX_STEPS
 from schedules.sentences import shown
-from theory.last_iterate import Transfer, best_peak, bound, compare, transfer
+from theory.last_iterate import Transfer, best_peak, bound, compare, least, transfer
 from theory.loss_fit import Curve, checked_curves, fit
 from theory.loss_laws import MultiPower, read_rates
 
@@ -148,12 +148,11 @@ def _for_horizon(steps: int) -> Advice:
 def _shortest_cooldown(steps: int) -> int:
     """The length of the shortest linear cooldown that is near linear decay by its bound."""
     enough = (1 + NEAR) * float(best_peak(linear(1.0, 0.0, steps), steps).bound)
-    low, high = 0, steps
-    while low + 1 < high:
-        middle = (low + high) // 2
-        is_enough = float(best_peak(cooldown(1.0, steps - middle, middle), steps).bound) <= enough
-        low, high = (low, middle) if is_enough else (middle, high)
-    return high
+
+    def suits(length: int) -> bool:
+        return float(best_peak(cooldown(1.0, steps - length, length), steps).bound) <= enough
+
+    return least(suits, 0, steps)
 
 
 # A run of unknown length --------------------------------------------------------------------------------
@@ -262,12 +261,12 @@ def _along_a_line(run: _Extension, moved: Transfer | None) -> Advice:
     fractions = jnp.arange(1, 51) / 50
     bounds = jax.lax.map(lambda fraction: run.bound(run.along_a_line(fraction * peak)), fractions)
     best = int(jnp.argmin(bounds))
-    least = float(bounds[best])
+    lowest = float(bounds[best])
     sentences = [
         f"To go on from step {run.at:,} to {run.steps:,} updates: set the rate to {_share(fractions[best])} of its "
         f"peak, within a few updates (it is at {_share(now / peak)} of it), and let it fall to 0 along a line."
     ]
-    more = float(run.bound(run.along_a_line(now))) / least - 1 if now > 0 else None
+    more = float(run.bound(run.along_a_line(now))) / lowest - 1 if now > 0 else None
     if more is not None and more < 1e-3:
         sentences = [
             f"To go on from step {run.at:,} to {run.steps:,} updates: let the rate fall to 0 along a line, from where "
@@ -275,7 +274,7 @@ def _along_a_line(run: _Extension, moved: Transfer | None) -> Advice:
         ]
     elif more is not None:
         sentences.append(f"By the convex bound, a line from where the rate is would end {_percent(more)} higher.")
-    if moved is not None and (less := 1 - float(run.bound(moved.lower)) / least) > 0:
+    if moved is not None and (less := 1 - float(run.bound(moved.lower)) / lowest) > 0:
         sentences.append(
             f"If there is a checkpoint from step {moved.start:,}, where the cooldown began, go on from there instead, "
             f"at {moved.factor:.2f} times the rate and with a cooldown over the same share of the run: by the bound "

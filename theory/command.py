@@ -2,7 +2,6 @@
 
 import argparse
 import csv
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from schedules import parse
-from schedules.sentences import shortened
+from schedules.terminal import answered
 from theory.advice import advise
 from theory.loss_fit import Curve
 
@@ -21,22 +20,13 @@ LONGEST = 100_000_000  # updates of a run: the rate of each is held
 def main(arguments: Sequence[str]) -> int:
     """The command; returns its exit status."""
     options = _parser().parse_args(arguments)
-    try:
-        after = None if options.after is None else parse(options.after)
-        curves = [read_curve(file) for file in options.curve]
-        print(advise(options.steps, after=after, at=options.at, curves=curves or None))
-    except OSError as error:
-        if error.filename is None:  # of the output
-            raise
-        told = f"{error.filename} cannot be read ({error.strerror})"
-    except ValueError as error:
-        told = str(error)
-    except RuntimeError as error:  # of JAX, which finds no device
-        told = str(error).partition("\n")[0]
-    else:
-        return 0
-    print(f"python -m schedules: {shortened(told, 2000)}", file=sys.stderr)
-    return 2
+    return answered("python -m schedules", lambda: tell(options), done="read")
+
+
+def tell(options: argparse.Namespace) -> None:
+    after = None if options.after is None else parse(options.after)
+    curves = [read_curve(file) for file in options.curve]
+    print(advise(options.steps, after=after, at=options.at, curves=curves or None))
 
 
 def read_curve(file: Path) -> Curve:

@@ -310,7 +310,7 @@ def transfer(lr: ScheduleLike, from_steps: Size, to_steps: Size) -> Transfer:
         return Transfer(start, factor, lowered, same, lowered)
     if not suits(most):
         return Transfer(start, factor, lowered, None, None)
-    cooldown = _least(suits, same, most)
+    cooldown = least(suits, same, most)
     return Transfer(start, factor, lowered, cooldown, join([lr, extended(cooldown)], [start]))
 
 
@@ -347,7 +347,7 @@ def _require_stretchable(lr: Schedule, start: int, from_steps: int, to_steps: in
         )
 
 
-def _least(suits: Callable[[int], bool], low: int, high: int) -> int:
+def least(suits: Callable[[int], bool], low: int, high: int) -> int:
     """The least number above `low` that suits, of which `high` is one, by bisection."""
     while low + 1 < high:
         middle = (low + high) // 2

@@ -122,8 +122,8 @@ def fit(
     losses, as many are drawn with replacement, and the law is fitted again.
 
     Take curves with different decays, one of them with a constant rate, from the end of their warm-ups on; average
-    noisy losses over windows first. A few hundred losses in all are enough. Fitting
-    takes seconds where schedules are smooth or have few steps, and longer where rates change irregularly.
+    noisy losses over windows first. A few hundred losses in all are enough. Fitting takes seconds where schedules are
+    smooth or have few steps, and longer where rates change irregularly.
 
     **Arguments:** `curves`: a list of `Curve`; `law`: `MultiPower` or `Annealing`; `shrinkage`: 0 for none;
     `resamples`: how many laws are fitted for the uncertainty; `seed`: of the draws.

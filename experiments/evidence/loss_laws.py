@@ -13,13 +13,15 @@ from matplotlib.figure import Figure
 from experiments.evidence.evidence import Answer, Evidence
 from experiments.reports.figure import DASHES, STYLE
 from experiments.reports.results import Results
+from experiments.reports.text import markdown
 from experiments.studies import study_of
+from experiments.studies.published import BLUE, GREY, VERMILION
 from schedules import Schedule, constant, cosine, exponential, join, linear, warmup
 from theory import Annealing, Curve, Fit, MultiPower, fit
 
 ROOT = Path(__file__).parent.parent.parent
 LAWS = {"multi-power": MultiPower, "annealing": Annealing}
-LINES: dict[str, Any] = {"multi-power": {"color": "#0072B2"}, "annealing": {"color": "#D55E00", "linestyle": DASHES}}
+LINES: dict[str, Any] = {"multi-power": {"color": BLUE}, "annealing": {"color": VERMILION, "linestyle": DASHES}}
 
 # Curves that others published ---------------------------------------------------------------------------
 
@@ -174,9 +176,14 @@ def measure() -> Answer:
     fits = {size: _fits(list(fitted.values())) for size, (fitted, _) in curves.items()}
     sizes = {size: _size(PUBLISHED[size], fits[size], unseen) for size, (_, unseen) in curves.items()}
     own = {each.folder: own_numbers(each) for each in OWN}
-    text = "\n\n".join([ABOUT, _table(sizes), RECIPE, _uncertainty(sizes), OURS, *map(_own_table, own.values())])
     figure = _draw(f"{SIZES['100m']} parameters", curves["100m"][1], {name: fits["100m"][name] for name in LAWS})
-    return Answer(text, {"published curves": sizes, "own curves": own}, {"figure.png": figure})
+    numbers = {"published curves": sizes, "own curves": own}
+    return Answer(text(numbers), numbers, {"figure.png": figure})
+
+
+def text(numbers: dict[str, Any]) -> str:
+    sizes, own = numbers["published curves"], numbers["own curves"]
+    return "\n\n".join([ABOUT, _table(sizes), RECIPE, _uncertainty(sizes), OURS, *map(_own_table, own.values())])
 
 
 def _fits(curves: Sequence[Curve]) -> dict[str, Fit]:
@@ -224,15 +231,12 @@ stay far from it (CIFAR-10)."""
 
 
 def _table(sizes: dict[str, Any]) -> str:
-    lines = [
-        "| parameters | law | mean error | RMSE | mean relative | worst relative |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
+    rows = [["parameters", "law", "mean error", "RMSE", "mean relative", "worst relative"]]
     for size, found in sizes.items():
         for name, of in found["errors"].items():
             numbers = [of["MAE"], of["RMSE"], of["mean relative"], of["worst relative"]]
-            lines.append(f"| {SIZES[size]} | {name} | " + " | ".join(f"{number:.5f}" for number in numbers) + " |")
-    return "\n".join(lines)
+            rows.append([SIZES[size], name, *(f"{number:.5f}" for number in numbers)])
+    return markdown(rows, left=2)
 
 
 def _uncertainty(sizes: dict[str, Any]) -> str:
@@ -248,20 +252,19 @@ def _uncertainty(sizes: dict[str, Any]) -> str:
 
 def _own_table(found: dict[str, Any]) -> str:
     misfits = ", ".join(f"the {name} law by {100 * found['misfit'][name]:.1f} %" for name in LAWS)
-    lines = [
-        f"**{found['title']}**, {found['seeds']} seeds, [all arms](../../{found['arms of']}/report.md). The gap "
-        f"between the constant\nrate and cosine decay is {found['gap']:.4f}. The fits to these two curves are off:\n"
-        f"{misfits}.",
-        "",
-        f"| arm | measured | multi-power | annealing | with {found['also']} | guess |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
+    rows = [["arm", "measured", "multi-power", "annealing", f"with {found['also']}", "guess"]]
     for arm, of in found["arms"].items():
         off = [f"{of[way]:.4f} ({of[way] - of['measured']:+.4f})" for way in found["mean error"]]
-        lines.append(f"| {arm} | {of['measured']:.4f} ± {of['standard error']:.4f} | {' | '.join(off)} |")
-    means = " | ".join(f"{error:.4f}" for error in found["mean error"].values())
+        rows.append([arm, f"{of['measured']:.4f} ± {of['standard error']:.4f}", *off])
+    rows.append(["mean error", "", *(f"{error:.4f}" for error in found["mean error"].values())])
     best = min(found["mean error"], key=found["mean error"].__getitem__)
-    return "\n".join([*lines, f"| mean error | | {means} |", "", f"The smallest mean error is that of: {best}."])
+    return f"""**{found["title"]}**, {found["seeds"]} seeds, [all arms](../../{found["arms of"]}/report.md). The gap
+between the constant rate and cosine decay is {found["gap"]:.4f}. The fits to these two curves are off:
+{misfits}.
+
+{markdown(rows)}
+
+The smallest mean error is that of: {best}."""
 
 
 TITLES = {
@@ -293,13 +296,13 @@ def _draw(what: str, unseen: dict[str, Curve], fits: dict[str, Fit]) -> Figure:
 
 def _draw_curve(above: Any, below: Any, curve: Curve, fits: dict[str, Fit]) -> None:
     thousands = curve.steps / 1_000
-    above.plot(thousands, curve.losses, ".", color="#999999", markersize=3, label="measured")
+    above.plot(thousands, curve.losses, ".", color=GREY, markersize=3, label="measured")
     for name, found in fits.items():
         predicted = np.asarray(found.predict(curve.lr, curve.steps))
         above.plot(thousands, predicted, **LINES[name], linewidth=1.2, label=f"{name} law")
         below.plot(thousands, predicted - curve.losses, **LINES[name], linewidth=1)
     above.set_ylim(curve.losses.min() - 0.03, np.quantile(curve.losses, 0.9) + 0.05)
-    below.axhline(0, color="#999999", linewidth=0.8)
+    below.axhline(0, color=GREY, linewidth=0.8)
     below.set(ylim=(-0.03, 0.03), xlabel="thousands of updates")
     above.sharex(below)
     above.tick_params(labelbottom=False)
