@@ -43,17 +43,17 @@ def advance(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
     return as_schedule(schedule)(numerics.plus(step, steps))
 
 
-@schedule(changes=lambda at, steps, **_: [at, at + steps])
-def extend(step: Array, schedule: ScheduleLike, at: Steps, steps: Steps) -> Array:
-    r"""`schedule` made longer: it holds the value it has at step `at` for `steps` updates, then goes on.
+@schedule(changes=lambda start, steps, **_: [start, start + steps])
+def extend(step: Array, schedule: ScheduleLike, start: Steps, steps: Steps) -> Array:
+    r"""`schedule` made longer: it holds the value it has at step `start` for `steps` updates, then goes on.
 
-    $$f(t) = \mathrm{schedule}\big(t - \min(\max(t - \mathrm{at},\, 0),\, \mathrm{steps})\big)$$
+    $$f(t) = \mathrm{schedule}\big(t - \min(\max(t - \mathrm{start},\, 0),\, \mathrm{steps})\big)$$
 
     Of `wsd` it prolongs the stable phase, with the cooldown after it unchanged.
 
-    Example: `extend(wsd(0.1, 10, 30, 30), at=30, steps=40)` over 120 steps.
+    Example: `extend(wsd(0.1, 10, 30, 30), start=30, steps=40)` over 120 steps.
     """
-    return as_schedule(schedule)(step - jnp.clip(step - at, 0, steps))
+    return as_schedule(schedule)(step - jnp.clip(step - start, 0, steps))
 
 
 def longer(schedule: Schedule, factor: float) -> Schedule:

@@ -20,6 +20,7 @@ The operators `+`, `*` and `**` make the schedules at the end of this file.
 import functools
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import index
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Concatenate, ParamSpec
 
@@ -33,7 +34,7 @@ from typing_extensions import TypeAliasType
 
 from schedules import numerics
 from schedules.arguments import built_as
-from schedules.evaluate import compiled, computed, require_in_range, require_numbers
+from schedules.evaluate import BLOCK, block_of, compiled, computed, require_in_range, require_numbers
 from schedules.formula import Formula
 from schedules.grouping import folded, stacked
 from schedules.kinds import Kind, Precise, Steps, Value, hashable, require
@@ -71,6 +72,7 @@ class Schedule:
     formula: "Formula[..., Schedule]"
     arguments: Mapping[str, Any]
     __kind__: ClassVar[Kind]  # as an argument of others
+    _block: tuple[int | None, list[float]] = (None, [])  # the values that `at` computed last
 
     # NumPy must leave `array * schedule` to us instead of making an array of objects.
     __array_ufunc__ = None
@@ -100,6 +102,31 @@ class Schedule:
         except (TypeError, ValueError, OverflowError):
             require_numbers(self.formula, step)
             raise
+
+    def at(self, step: int) -> float:
+        """The value at `step` as a Python float, for code that runs on the host: log lines, progress bars, PyTorch's
+        `LambdaLR`.
+
+        In a loop over steps it takes a fraction of a microsecond: the values of 4,096 neighbouring steps are computed
+        at once, and kept until a step outside of them is asked for. The method can be pickled: `lr.at` is a function.
+
+        **Arguments:** `step`: updates already applied, a whole number. Before step 0 it is as at step 0.
+
+        **Raises:** `TypeError` for a step that is not a whole number, and for a traced step or schedule: in jitted code
+        call the schedule; `OverflowError` for a step beyond 2^31 - 1; `ValueError` for stacked schedules.
+        """
+        try:
+            number, place = divmod(index(step), BLOCK)
+        except (TypeError, jax.errors.TracerIntegerConversionError):
+            raise TypeError(f"{self.formula}.at: `step` must be a whole number, got {shown(step)}") from None
+        kept, values = self._block
+        if kept != number:
+            if number < 0:
+                return self.at(0)
+            require_in_range(self.formula, index(step))
+            values = block_of(self, number)
+            object.__setattr__(self, "_block", (number, values))
+        return values[place]
 
     def _is_traced(self) -> bool:
         """Whether all its own numbers are traced; those of the schedules in it decide for themselves."""

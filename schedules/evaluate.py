@@ -56,6 +56,19 @@ def computed(schedule: Any, step: ArrayLike) -> Array:
 compiled = jax.jit(computed)
 
 
+BLOCK = 4096
+
+
+def block_of(schedule: Any, number: int) -> list[float]:
+    """The values at steps number * BLOCK, number * BLOCK + 1, ... as Python floats."""
+    formula, steps = schedule.formula, np.minimum(number * BLOCK + np.arange(BLOCK), MAX_STEPS)
+    try:
+        with jax.ensure_compile_time_eval():  # also where something else is being traced
+            return np.asarray(compiled(schedule, steps)).tolist()
+    except NEEDS_NUMBERS as error:
+        raise TypeError(f"{formula}.at: the schedule must not be traced: call it in jitted code") from error
+
+
 def require_in_range(formula: object, step: Any) -> None:
     last = np.max(step, initial=0) if isinstance(step, np.ndarray) and step.dtype.kind in "iuf" else step
     if not isinstance(last, int | float | np.integer | np.floating) or last <= MAX_STEPS:

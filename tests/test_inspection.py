@@ -107,9 +107,9 @@ def test_a_users_own_combinators_are_seen_as_ours_are():
 
 
 def test_a_users_own_pieces_and_endings_are_seen_as_ours_are():
-    @schedule(pieces=lambda first, then, at: [(0, first), (at, then)])
-    def switch(step, first: ScheduleLike, then: ScheduleLike, at: Steps):
-        return jnp.where(step < at, as_schedule(first)(step), as_schedule(then)(step - at))
+    @schedule(pieces=lambda first, then, start: [(0, first), (start, then)])
+    def switch(step, first: ScheduleLike, then: ScheduleLike, start: Steps):
+        return jnp.where(step < start, as_schedule(first)(step), as_schedule(then)(step - start))
 
     @schedule(ends=False)
     def ever_slower(step, value: Value):

@@ -70,6 +70,13 @@ def test_an_eager_call_with_one_step_is_a_jitted_one_with_an_array(row: Row):
     np.testing.assert_allclose(found, values_at(row.schedule, FEW), rtol=SAME, atol=0)
 
 
+@pytest.mark.parametrize("row", ONE_EACH, ids=[row.name for row in ONE_EACH])
+def test_at_is_the_value_as_a_python_float(row: Row):
+    found = [row.schedule.at(t) for t in FEW.tolist()]
+    assert {type(value) for value in found} == {float}
+    np.testing.assert_allclose(found, values_at(row.schedule, FEW), rtol=SAME, atol=0)
+
+
 @every
 def test_values_are_float32_arrays_of_the_steps_shape(row: Row):
     for step in (3, np.int64(3), jnp.int8(3), np.arange(6, dtype=np.uint8).reshape(2, 3), jnp.zeros((0,), int), 2.5):

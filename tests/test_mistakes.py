@@ -426,6 +426,35 @@ def test_there_are_enough_mistakes_to_go_by():
     assert len(MISTAKES) + len(TEXTS) >= 60
 
 
+@pytest.mark.parametrize(
+    ("asked", "kind", "message"),
+    [
+        (lambda: linear(0, 1, 9).at(1.5), TypeError, "linear.at: `step` must be a whole number, got 1.5"),
+        (lambda: linear(0, 1, 9).at("3"), TypeError, "linear.at: `step` must be a whole number, got '3'"),
+        (lambda: linear(0, 1, 9).at(2**31), OverflowError, "linear: `step` must be at most 2147483647, got 2147483648"),
+        (
+            lambda: stack([linear(0, 1, 9), linear(0, 2, 9)]).at(3),
+            ValueError,
+            "linear: `start` has shape (2,) where 0 axes are expected: use jax.vmap for stacked schedules",
+        ),
+        (
+            lambda: jax.jit(linear(0, 1, 9).at)(3),
+            TypeError,
+            "linear.at: `step` must be a whole number, got JitTracer(~int32[])",
+        ),
+        (
+            lambda: jax.jit(lambda lr: lr.at(3))(linear(0, 1, 9)),
+            TypeError,
+            "linear.at: the schedule must not be traced: call it in jitted code",
+        ),
+    ],
+)
+def test_a_value_on_the_host_is_asked_for_with_a_number(asked, kind, message):
+    with pytest.raises(kind) as caught:
+        asked()
+    assert str(caught.value).startswith(message)
+
+
 def test_what_a_schedule_is_divided_by_is_a_number():
     for other, got in [(constant(2.0), r"constant\(value=2.0\)"), ("2", "'2'"), (None, "None")]:
         with pytest.raises(TypeError, match=f"^a schedule can be divided by a number only, got {got}$"):

@@ -1,5 +1,10 @@
 """Schedules as their users meet them: built, combined, mistaken, passed to optax."""
 
+import io
+import pickle
+import subprocess
+import sys
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -354,8 +359,8 @@ def test_a_table_stands_in_for_any_schedule():
 
 def test_schedule_arguments_take_numbers():
     @schedule
-    def twice(step, of: ScheduleLike, at: Boundaries):
-        return 2 * of(step) * (step >= at[0])
+    def twice(step, of: ScheduleLike, milestones: Boundaries):
+        return 2 * of(step) * (step >= milestones[0])
 
     assert twice(3.0, [1])(1) == 6.0
 
@@ -403,26 +408,30 @@ def test_changing_a_learning_rate_does_not_retrace_a_train_step():
 def test_a_pytorch_lambda_lr_takes_a_schedule():
     torch = pytest.importorskip("torch")
     lr = warmup(cosine(0.5, 0.0, 10), 5, init=0.1)
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=2.0)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: float(lr(t)))
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))], lr=2.0)  # which refuses what is no float
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr.at)
     for t in range(18):
         np.testing.assert_allclose(optimizer.param_groups[0]["lr"], 2.0 * lr(t), rtol=1e-6)
         optimizer.step()
         scheduler.step()
+    saved = io.BytesIO()
+    torch.save({"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, saved)
+    saved.seek(0)
+    torch.load(saved)  # only tensors and plain values, or it raises
 
 
-def test_a_schedule_serves_where_python_wants_a_float():
-    lr = cosine(0.5, 0.0, 10)
-    assert isinstance(float(lr(3)), float)
-    assert f"{lr(0):.2f}" == "0.50"
-    np.testing.assert_array_equal([float(lr(int(t))) for t in range(12)], tabulate(lr, 12))
+def test_at_serves_where_python_wants_a_float():
+    lr = warmup(cosine(0.5, 0.0, 10_000), 100)
+    assert f"{lr.at(100):.2f}" == "0.50"
+    assert lr.at(np.int64(100)) == lr.at(jnp.int32(100)) == 0.5
+    for t in (0, 4_095, 4_096, 4_095, 9_000, 2**31 - 1, -3):  # back and forth, and far off
+        np.testing.assert_allclose(lr.at(t), lr(t), rtol=1e-6)
+    asked = lr.at
+    assert pickle.loads(pickle.dumps(asked))(50) == asked(50) == 0.25
+    assert jax.jit(lambda x: x * lr.at(50))(2.0) == 0.5  # a constant of the program
 
 
 def test_pickles_cross_processes(tmp_path):
-    import pickle
-    import subprocess
-    import sys
-
     lr = 0.5 * warmup(restarts(exponential_decay(0.1, 0.9999, 1), 7, 2.0), 5)
     (tmp_path / "lr").write_bytes(pickle.dumps(lr))
     code = f"import pickle; lr = pickle.load(open({str(tmp_path / 'lr')!r}, 'rb')); print(lr); print(lr(11))"

@@ -297,7 +297,7 @@ def transfer(lr: ScheduleLike, from_steps: Size, to_steps: Size) -> Transfer:
         factor = cooldown / (from_steps - start)
         longer = stretch(lr, factor)
         coming = advance(longer, _cooldown_start(longer, round(factor * from_steps)))
-        return extend(coming, at=0, steps=most - cooldown)
+        return extend(coming, start=0, steps=most - cooldown)
 
     def suits(cooldown: int) -> bool:
         return bool(_best_factor(tabulate(join([lr, extended(cooldown)], [start]), to_steps)) >= wanted)
