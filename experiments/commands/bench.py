@@ -83,6 +83,7 @@ def bench(options: Bench) -> int:
 def measurements() -> Iterator[Measurement]:
     """All of them, one by one, since each takes seconds."""
     yield eager_call()
+    yield host_values()
     yield traces()
     yield adam_step()
     yield joined("trace", _traced)
@@ -121,6 +122,24 @@ def eager_call() -> Measurement:
     return Measurement(
         "one eager call", times[0] * 1e6, "optax, the same schedule", times[1] * 1e6, "µs", "at most 1/5"
     )
+
+
+def host_values() -> Measurement:
+    ours = warmup(cosine(3e-4, 0.0, 9000), 1000)
+    theirs = optax.warmup_cosine_decay_schedule(0.0, 3e-4, 1000, 10_000)
+
+    def every(value: Callable[[int], float], steps: int) -> Callable[[], None]:
+        def loop() -> None:
+            for step in range(steps):
+                value(step)
+
+        return loop
+
+    at, called = in_turn(every(ours.at, 10_000), every(lambda step: float(theirs(step)), 100), rounds=9)
+    return Measurement(
+        "one value as a Python float, in a loop over steps", at / 10_000 * 1e6, "float() of optax's, the same schedule",
+        called / 100 * 1e6, "µs", "at most 1 µs",
+    )  # fmt: skip
 
 
 def traces() -> Measurement:
