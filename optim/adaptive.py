@@ -69,6 +69,7 @@ class _Hyperparameters(NamedTuple):
     a2: Schedule  # 1 - b2
     eps: Schedule
     weight_decay: Schedule
+    eps_root: Schedule | None  # where it is not the number 0
     rectify: Schedule | None  # the factor of RAdam
 
 
@@ -79,6 +80,8 @@ def adam(
     b2: FractionLike = 0.999,
     eps: NotNegativeLike = 1e-8,
     mu_dtype: Floating = None,
+    nesterov: bool = False,
+    eps_root: NotNegativeLike = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1).
 
@@ -93,14 +96,17 @@ def adam(
     given parameters). With b1 the number 0 no first moment is stored.
 
     **Arguments:** `mu_dtype`: the dtype in which m is stored, for example bfloat16. That of v is not for
-    choice: in bfloat16 it would stop changing, since (1 - b2) g² is below its last digit.
+    choice: in bfloat16 it would stop changing, since (1 - b2) g² is below its last digit. `nesterov`: NAdam (Dozat,
+    *Incorporating Nesterov momentum into Adam*, 2016, without its schedule of b1, as in optax), which replaces
+    $m / (1 - b_1^t)$ by $b_1 m / (1 - b_1^{t + 1}) + (1 - b_1)\, g / (1 - b_1^t)$. `eps_root`: added to
+    $v / (1 - b_2^t)$ inside the root, as in optax.
 
     Any finite gradient gives a finite update, any other NaN: docs/optimizers.md, "What is not finite".
 
-    **Raises:** `ValueError` if b1 or b2 is a number outside [0, 1) or eps a negative one, an argument is no
-    schedule, mu_dtype is not real and floating, or a parameter is not.
+    **Raises:** `ValueError` if b1 or b2 is a number outside [0, 1) or eps or eps_root a negative one, an argument is no
+    schedule, nesterov is not a bool, mu_dtype is not real and floating, or a parameter is not.
     """
-    return named_adam("adam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype)
+    return named_adam("adam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype, nesterov, eps_root)
 
 
 @checked
@@ -112,6 +118,8 @@ def adamw(
     weight_decay: NotNegativeLike = 0.01,
     mask: Mask | None = None,
     mu_dtype: Floating = None,
+    nesterov: bool = False,
+    eps_root: NotNegativeLike = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101, as PyTorch and optax have it).
 
@@ -125,7 +133,7 @@ def adamw(
     **Raises:** as `adam`, and `ValueError` if weight_decay is a negative number, if `mask` is neither, at `init` if it
     does not fit the parameters, or if `update` is called without `params`.
     """
-    return named_adam("adamw", learning_rate, b1, b2, eps, weight_decay, mask, mu_dtype)
+    return named_adam("adamw", learning_rate, b1, b2, eps, weight_decay, mask, mu_dtype, nesterov, eps_root)
 
 
 def named_adam(
@@ -137,11 +145,14 @@ def named_adam(
     weight_decay: ScheduleLike,
     mask: Mask | None = None,
     mu_dtype: Floating = None,
+    nesterov: bool = False,
+    eps_root: ScheduleLike = 0.0,
     rectify: Schedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Adam and its relatives, of checked arguments, whose errors begin with `name`; `rectify`: the factor of RAdam."""
     numbers = map(as_schedule, (learning_rate, complement(b1), complement(b2), eps, weight_decay))
-    hyperparameters = _Hyperparameters(*numbers, rectify)  # type: ignore[call-arg]
+    within = None if is_zero(eps_root) else as_schedule(eps_root)
+    hyperparameters = _Hyperparameters(*numbers, within, rectify)  # type: ignore[call-arg]
     decays = decay_mask(name, mask)
 
     def init(params: Any) -> AdamState:
@@ -156,7 +167,7 @@ def named_adam(
         require_state(name, AdamState, state, mu=not is_zero(b1))
         require_like(name, {"nu": state.nu, "mu": state.mu}, params, grads=grads)
         decayed = None if is_zero(weight_decay) else _decayed(decays, require_params(name, params))
-        updates, state = _update(hyperparameters, grads, state, decayed)
+        updates, state = _update(hyperparameters, grads, state, decayed, nesterov)
         return like(updates, grads, params), state
 
     return optax.GradientTransformationExtraArgs(init, update)
@@ -168,30 +179,34 @@ def _decayed(decays: Callable[[Any], Any] | None, params: Any) -> Any:
 
 
 def _used(values: Any) -> dict[str, Array]:
-    lr, a1, a2, eps, decay, _ = values
-    return {"learning_rate": lr, "b1": 1 - a1, "b2": 1 - a2, "eps": eps, "weight_decay": decay}
+    lr, a1, a2, eps, decay, eps_root, _ = values
+    used = {"learning_rate": lr, "b1": 1 - a1, "b2": 1 - a2, "eps": eps, "weight_decay": decay}
+    return used if eps_root is None else used | {"eps_root": eps_root}
 
 
-@functools.partial(jax.jit, inline=True)
-def _update(hyperparameters: _Hyperparameters, grads: Any, state: AdamState, decayed: Any) -> tuple[Any, AdamState]:
+@functools.partial(jax.jit, inline=True, static_argnames="nesterov")
+def _update(
+    hyperparameters: _Hyperparameters, grads: Any, state: AdamState, decayed: Any, nesterov: bool
+) -> tuple[Any, AdamState]:
     values = at(hyperparameters, state.count)
-    lr, a1, a2, eps, decay, rectify = values
+    lr, a1, a2, eps, decay, eps_root, rectify = values
     if rectify is not None:
         lr = lr * jnp.where(rectify > 0, rectify, 1.0)
         values = values._replace(learning_rate=lr)
     t = optax.safe_increment(state.count)
     unbias1, unbias2 = 1 / one_minus_power(a1, t), 1 / one_minus_power(a2, t)
     mu, nu = moments(state.mu, state.nu, grads, a1, a2)
+    shown = _nesterov(mu, nu, grads, a1, t) if nesterov else mu
 
     def step(m: Array, v: Array, p: Array | None) -> Array:
-        along = direction(m, v, unbias1, unbias2, eps)
+        along = direction(m, v, unbias1, unbias2, eps, eps_root)
         if rectify is not None:
             along = jnp.where(rectify > 0, along, m * unbias1.astype(v.dtype))
         update = -lr.astype(v.dtype) * along
         # The rate first: where it is 0, nothing decays, however large decay times p.
         return update if p is None else update - (lr * decay).astype(v.dtype) * p.astype(v.dtype)
 
-    updates = _map_with_holes(step, grads, mu, nu, decayed)
+    updates = _map_with_holes(step, grads, shown, nu, decayed)
     stored = None if state.mu is None else jax.tree.map(lambda m, old: m.astype(old.dtype), mu, state.mu)
     return updates, AdamState(t, stored, nu, _used(values))
 
@@ -203,6 +218,17 @@ def moments(mu: Any, nu: Any, grads: Any, a1: Array, a2: Array) -> tuple[Any, An
     squares = jax.tree.map(lambda v, g, most: lerp(v, squared(g, v, most), a2), nu, grads, most)
     grads = jax.tree.map(limited, grads, nu, most)
     return grads if mu is None else jax.tree.map(lambda m, g: lerp(m.astype(g.dtype), g, a1), mu, grads), squares
+
+
+def _nesterov(mu: Any, nu: Any, grads: Any, a1: Array, t: Array) -> Any:
+    """What NAdam steps along in the place of m, before the correction of Adam: b1 m (1 - b1^t) / (1 - b1^(t + 1)) +
+    (1 - b1) g."""
+    ratio = one_minus_power(a1, t) / one_minus_power(a1, optax.safe_increment(t))
+
+    def ahead(m: Array, v: Array, g: Array) -> Array:
+        return lerp(m * ratio.astype(m.dtype), limited(g, v, limit(v, m)), a1)
+
+    return jax.tree.map(ahead, mu, nu, grads)
 
 
 def _map_with_holes(step: Callable[..., Array], whole: Any, *trees: Any) -> Any:
@@ -261,4 +287,5 @@ def radam(
 
     **Raises:** as `adam`, and `ValueError` if b2 is 0 or `threshold` below 4.
     """
-    return named_adam("radam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype, rectification(b2, threshold))
+    rectify = rectification(b2, threshold)
+    return named_adam("radam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype, rectify=rectify)

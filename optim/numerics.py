@@ -44,12 +44,15 @@ def squared(g: Array, like: Array, most: float) -> Array:
     return jnp.minimum(g.astype(like.dtype) ** 2, most**2)
 
 
-def direction(m: Array, v: Array, unbias1: Array, unbias2: Array, eps: Array) -> Array:
-    r"""The step of Adam, $\hat m / (\sqrt{\hat v} + \mathrm{eps})$, finite whatever the moments and for an eps of 0.
+def direction(m: Array, v: Array, unbias1: Array, unbias2: Array, eps: Array, eps_root: Array | None = None) -> Array:
+    r"""The step of Adam, $\hat m / (\sqrt{\hat v + \mathrm{eps\_root}} + \mathrm{eps})$.
+
+    It is finite whatever the moments, and also for an eps of 0.
 
     The mean square is at least the smallest float: it is 0 for a zero gradient, and for one so small that its
     square is. The factor of its correction would overflow inside the root.
     """
+    v = v if eps_root is None else v + (eps_root / unbias2).astype(v.dtype)
     root = jnp.sqrt(jnp.maximum(v, jnp.finfo(v.dtype).tiny)) * jnp.sqrt(unbias2).astype(v.dtype)
     return m * unbias1.astype(v.dtype) / (root + eps.astype(v.dtype))
 

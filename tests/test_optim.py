@@ -69,7 +69,7 @@ def close(actual, desired, rtol):
 # References, written out plainly in float64 ---------------------------------------------------------------
 
 
-def numpy_adam(lr=0.05, b1=0.9, b2=0.999, eps=1e-8, decay=0.0, threshold=None):
+def numpy_adam(lr=0.05, b1=0.9, b2=0.999, eps=1e-8, decay=0.0, threshold=None, nesterov=False, eps_root=0.0):
     """Adam and its relatives for one leaf: the step of update k from its gradient and the parameters shown."""
     m = v = 0.0
 
@@ -78,7 +78,9 @@ def numpy_adam(lr=0.05, b1=0.9, b2=0.999, eps=1e-8, decay=0.0, threshold=None):
         rate, first, second = at(lr, k), at(b1, k), at(b2, k)
         m, v = first * m + (1 - first) * g, second * v + (1 - second) * g * g
         m_hat, v_hat = m / (1 - first ** (k + 1)), v / (1 - second ** (k + 1))
-        direction = m_hat / (np.sqrt(v_hat) + eps)
+        if nesterov:
+            m_hat = first * m / (1 - first ** (k + 2)) + (1 - first) * g / (1 - first ** (k + 1))
+        direction = m_hat / (np.sqrt(v_hat + at(eps_root, k)) + eps)
         if threshold is not None:
             r = numpy_rectification(k + 1, second, threshold)
             rate, direction = (rate * r, direction) if r else (rate, m_hat)
@@ -147,6 +149,16 @@ OPTIMIZERS = {
     "adam-scheduled": (
         lambda: adam(cosine(0.1, 0.01, 40), b1=linear(0.95, 0.85, 30), b2=constant(0.98), eps=1e-3),
         {"base": partial(numpy_adam, cosine_rate, lambda k: 0.95 - 0.1 * min(k / 30, 1), 0.98, 1e-3)},
+    ),
+    "nadam": (lambda: adam(0.05, nesterov=True), {"base": partial(numpy_adam, nesterov=True)}),
+    "nadam-b1-0": (lambda: adam(0.05, b1=0, nesterov=True), {"base": partial(numpy_adam, b1=0.0)}),
+    "nadamw-scheduled": (
+        lambda: adamw(0.05, linear(0.95, 0.85, 30), weight_decay=0.3, nesterov=True),
+        {"base": partial(numpy_adam, b1=lambda k: 0.95 - 0.1 * min(k / 30, 1), decay=0.3, nesterov=True)},
+    ),
+    "adam-eps-root": (
+        lambda: adam(0.05, eps_root=linear(0.01, 0.0, 30)),
+        {"base": partial(numpy_adam, eps_root=lambda k: 0.01 * (1 - min(k / 30, 1)))},
     ),
     "adamw": (lambda: adamw(0.05, weight_decay=0.3), {"base": partial(numpy_adam, decay=0.3)}),
     "adamw-scheduled": (

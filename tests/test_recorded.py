@@ -43,7 +43,8 @@ def plain(case):
         b1 = table(case["momentum"]) if "momentum" in case else b1
         if case["class"].lower() == "adamw":
             return adamw(rate, b1, b2, k.get("eps", 1e-8), k["weight_decay"])
-        ours = adam(rate, b1, b2, k.get("eps", 1e-8))
+        options = {"nesterov": k.get("nesterov", False), "eps_root": k.get("eps_root", 0.0)}
+        ours = adam(rate, b1, b2, k.get("eps", 1e-8), **options)
     return optax.chain(optax.add_decayed_weights(k["weight_decay"]), ours) if k.get("weight_decay") else ours
 
 
