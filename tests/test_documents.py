@@ -1,14 +1,19 @@
 """What the documents promise: the README's examples run, its commands are those that CI runs."""
 
+import functools
 import json
+import pickle
 import re
 import tomllib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 import pytest
 
 from experiments.reports.claims import verdicts
@@ -210,8 +215,81 @@ def test_what_the_readme_names_exists():
     assert {name for name in names if not hasattr(schedules, name) and not hasattr(optim, name)} == {"optim", "shape"}
 
 
+def told(column: str) -> dict[str, bool]:
+    """What the README's table of features says of a library, row by row, but for what does not apply to it."""
+    (table,) = re.findall(r"^(\| \| pure-schedules .*?)\n\n", README, re.MULTILINE | re.DOTALL)
+    head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    cells = {row[0]: row[head.index(column)] for row in rows}
+    return {name: not cell.startswith("no") for name, cell in cells.items() if cell != "–"}
+
+
+def works(call: Callable[[], object]) -> bool:
+    try:
+        return bool(call())
+    except (AttributeError, TypeError, pickle.PicklingError, jax.errors.TracerBoolConversionError):
+        return False
+
+
+def test_the_table_of_features_is_true_of_us_and_of_optax():
+    import optim
+    import schedules
+    from optim import average, ema
+    from schedules import cosine, parse
+
+    def lengths(make: Callable[[Any], Any]) -> Callable[[], object]:
+        return lambda: jax.vmap(lambda steps: make(steps)(3))(jnp.array([5, 10])).shape
+
+    theirs = functools.partial(optax.cosine_decay_schedule, 1.0)
+    everything = {*dir(optax), *dir(optax.contrib)}
+    assert told("optax") == {
+        "schedules print, compare, pickle, parse": works(lambda: pickle.dumps(theirs(9))) or theirs(9) == theirs(9),
+        "one compiled program for all peaks, lengths and warm-ups": works(lengths(theirs)),
+        "hyperparameters that can follow a schedule": hasattr(optax, "inject_hyperparams"),
+        "warm-up, stable, decay (WSD); inverse square root": any(
+            re.search("wsd|sqrt_sch", name) for name in everything
+        ),
+        "warns of a first update at 0, a decay that is cut off": any(name.startswith("check") for name in everything),
+        "averaging of the weights": any(re.search("polyak_av|swa|lawa|average", name) for name in everything),
+        "schedule-free": {"schedule_free", "schedule_free_sgd", "schedule_free_adamw"} <= everything,
+        "reduce on plateau": "reduce_on_plateau" in everything,
+        "learning-rate range test": any("range_test" in name or "lr_find" in name for name in everything),
+        "choosing the decay after the run": "merge" in everything,
+    }
+    assert told("pure-schedules") == {
+        **dict.fromkeys(told("pure-schedules"), False),
+        "schedules print, compare, pickle, parse": parse(repr(pickle.loads(pickle.dumps(cosine(1, 0, 9)))))
+        == cosine(1, 0, 9),
+        "one compiled program for all peaks, lengths and warm-ups": works(
+            lengths(lambda steps: cosine(1.0, 0.0, steps))
+        ),
+        "hyperparameters that can follow a schedule": works(
+            lambda: average(optim.adam(*3 * [cosine(0.9, 0.1, 9)]), ema(0.9))
+        ),
+        "warm-up, stable, decay (WSD); inverse square root": {"wsd", "inverse_sqrt"} <= {*dir(schedules)},
+        "warns of a first update at 0, a decay that is cut off": schedules.check(schedules.warmup(1.0, 9), 5) != [],
+        "averaging of the weights": {"polyak", "tail", "swa", "ema", "lawa", "power_ema"} <= {*dir(optim)},
+        "schedule-free": {"schedule_free", *(f"schedule_free_{base}" for base in ("sgd", "adamw", "radam"))}
+        <= {*dir(optim)},
+        "reduce on plateau": hasattr(optim, "reduce_on_plateau"),
+        "learning-rate range test": hasattr(optim, "range_test"),
+        "choosing the decay after the run": hasattr(optim, "merge"),
+    }
+
+
+def test_the_table_of_features_is_true_of_pytorch():
+    pytest.importorskip("torch")
+    from torch.optim import lr_scheduler, swa_utils
+
+    names = {*dir(lr_scheduler)}
+    found = told("PyTorch")
+    assert found["warm-up, stable, decay (WSD); inverse square root"] == any(re.search("WSD|Sqrt", n) for n in names)
+    assert found["reduce on plateau"] == ("ReduceLROnPlateau" in names)
+    assert found["averaging of the weights"] == ({"SWALR", "get_ema_avg_fn", "AveragedModel"} <= {*dir(swa_utils)})
+    assert found["schedules print, compare, pickle, parse"] == hasattr(lr_scheduler.LRScheduler, "state_dict")
+
+
 def test_the_readme_is_short():
-    assert len(README.splitlines()) <= 150
+    assert len(README.splitlines()) <= 200
 
 
 def test_what_an_average_costs_is_what_was_measured():
