@@ -1,4 +1,4 @@
-"""Describing, checking and drawing schedules, from Python and from the command line."""
+"""Describing and checking schedules, from Python and from the command line."""
 
 import itertools
 import subprocess
@@ -6,7 +6,6 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from table import TABLE
@@ -30,13 +29,10 @@ from schedules import (
     extend,
     join,
     linear,
-    multiply,
     multistep,
     noam,
-    one_minus_sqrt,
     per_epoch,
     per_update,
-    plot,
     restarts,
     schedule,
     sgdr,
@@ -283,26 +279,6 @@ def test_what_is_not_finite_is_remarked_first():
     assert check(lambda t: 1 / t, 10) == ["It is not finite at step 0."]
 
 
-def test_plots_have_a_line_a_label_and_a_style_for_each():
-    axes = plot(LR, 10_000)
-    assert axes.get_legend() is None
-    plt.close(axes.figure)
-    axes = plot({"one": LR, "half": 0.5 * LR, "none": 0.0}, 10_000)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "half", "none"]
-    assert len({(line.get_linestyle(), line.get_color()) for line in axes.lines}) == 3
-    assert plot([LR, multiply(2.0, LR)], 100, ax=axes) is axes
-    steps, values = axes.lines[0].get_data()
-    np.testing.assert_allclose(values, LR(steps), rtol=1e-6)
-    assert {999, 1000} <= set(steps)
-    plt.close(axes.figure)
-
-
-def test_without_matplotlib_there_is_one_clear_error(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match="^plot: matplotlib is needed and not installed: pip install matplotlib$"):
-        plot(LR, 10)
-
-
 # The command line ---------------------------------------------------------------------------------------
 
 
@@ -328,13 +304,6 @@ def test_epochs_among_updates_are_remarked_on(lr, steps, from_, last):
     (remark,) = check(lr, steps)
     assert remark.endswith(f" from step {from_} on, for the last {last}% of the run: are its lengths in epochs?")
     assert check(advance(warmup(1e-3, 5), 1), steps) == []
-
-
-def test_curves_whose_reprs_begin_alike_are_all_drawn_and_told_apart():
-    axes = plot([wsd(3e-4, 1_000, 80_000, 19_000, shape=s) for s in (linear, cosine, one_minus_sqrt)], 100_000)
-    labels = [line.get_label() for line in axes.lines]
-    assert [label.partition("shape=")[2] for label in labels] == ["linear)", "cosine)", "one_minus_sqrt)"]
-    assert len(plot([constant(1.0), constant(1.0)], 9).lines) == 2
 
 
 def test_the_command_lists_the_vocabulary(capsys):
