@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -278,18 +278,41 @@ def _sampled(schedule: Schedule, steps: int, most: int = MOST_SAMPLES) -> tuple[
     return at, _values(schedule, at)
 
 
-def _sketch(at: np.ndarray, values: np.ndarray, width: int = 64, height: int = 8) -> str:
+WIDTH = 64  # of a sketch, in characters
+
+
+def _sketch(at: np.ndarray, values: np.ndarray, height: int = 8) -> str:
     """The curve in blocks of text, with its highest and lowest value at the side."""
-    values = np.where(np.isfinite(values), values, 0.0)
-    columns = np.interp(np.linspace(at[0], at[-1], width), at, values)
-    low, high = min(float(np.min(values)), 0.0), float(np.max(values))
-    eighths = np.round((columns - low) / ((high - low) or 1.0) * height * 8).astype(int)
-    rows = []
-    for row in reversed(range(height)):
-        label = f"{high:.3g}" if row == height - 1 else f"{low:.3g}" if row == 0 else ""
-        blocks = "".join(" ▁▂▃▄▅▆▇█"[n] for n in np.clip(eighths - 8 * row, 0, 8))
-        rows.append(f"{label:>9} |{blocks}".rstrip())
-    return "\n".join(rows)
+    ((columns,), low, high) = _columns([(at, values)])
+    eighths = np.round(columns * height * 8).astype(int)
+    return _framed(
+        ["".join(" ▁▂▃▄▅▆▇█"[n] for n in np.clip(eighths - 8 * row, 0, 8)) for row in range(height)], low, high
+    )
+
+
+def sketch_together(schedules: Mapping[str, Schedule], steps: int, height: int = 12) -> str:
+    """Several curves, each in the letter that it is given here, and `+` where some of them meet."""
+    columns, low, high = _columns([_sampled(schedule, steps) for schedule in schedules.values()])
+    rows = [[" "] * WIDTH for _ in range(height)]
+    for letter, column in zip(schedules, columns, strict=True):
+        for across, up in enumerate(np.round(column * (height - 1)).astype(int)):
+            rows[up][across] = letter if rows[up][across] == " " else "+"
+    return _framed(["".join(row) for row in rows], low, high)
+
+
+def _columns(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.ndarray], float, float]:
+    """The curves at as many steps as a sketch has columns, scaled to [0, 1]; the values at 0 and at 1."""
+    finite = [(at, np.where(np.isfinite(values), values, 0.0)) for at, values in curves]
+    low = min(0.0, *(float(np.min(values)) for _, values in finite))
+    high = max(float(np.max(values)) for _, values in finite)
+    across = [np.interp(np.linspace(at[0], at[-1], WIDTH), at, values) for at, values in finite]
+    return [(values - low) / ((high - low) or 1.0) for values in across], low, high
+
+
+def _framed(rows: Sequence[str], low: float, high: float) -> str:
+    """Rows from below, from above, with the highest and the lowest value at their side."""
+    labels = [f"{low:.3g}", *[""] * (len(rows) - 2), f"{high:.3g}"]
+    return "\n".join(f"{label:>9} |{row}".rstrip() for label, row in reversed([*zip(labels, rows, strict=True)]))
 
 
 # As warnings ----------------------------------------------------------------------------------------

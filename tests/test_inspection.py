@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from table import TABLE
 
+from optim import ema, ema_warmed
 from schedules import (
     Period,
     ScheduleLike,
@@ -31,6 +32,7 @@ from schedules import (
     linear,
     multistep,
     noam,
+    parse,
     per_epoch,
     per_update,
     restarts,
@@ -284,7 +286,7 @@ def test_what_is_not_finite_is_remarked_first():
 
 def test_the_command_describes_checks_and_plots(tmp_path):
     picture = tmp_path / "lr.png"
-    command = [sys.executable, "-m", "schedules", "warmup(cosine(3e-4, 0, 9000), 1000)", "0.1", "--steps", "10000"]
+    command = [sys.executable, "-m", "schedules", "warmup(cosine(3e-4, 0, 9000), 1000)", "--steps", "10000"]
     done = subprocess.run([*command, "--plot", str(picture)], capture_output=True, text=True, check=True)
     assert str(describe(LR, 10_000)) in done.stdout
     assert "! The first update changes nothing" in done.stdout
@@ -316,11 +318,49 @@ def test_the_command_lists_the_vocabulary(capsys):
     assert "cosine(start, end, steps)\n      Half a cosine from `start` to `end`" in printed
 
 
+def test_the_command_compares_several_in_one_table_and_one_sketch(capsys, tmp_path):
+    texts = ["wsd(0.1, 10, 70, 20)", "-0.5*cosine(0.1, 0, 100)", "0.05", "ema(0.9)", "0.05 + 0"]
+    assert main([*texts, "--steps", "100", "--plot", str(tmp_path / "all")]) == 0
+    head, *rows = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert head.split() == ["schedule", "first", "peak", "at", "step", "last", "area"]
+    for row, text, letter in zip(rows, texts, "abcde", strict=True):
+        found = describe(parse(text), 100)
+        mark, rest = row.split(text, 1)
+        numbers = [found.first, found.peak, found.peak_step, found.last, found.area]
+        np.testing.assert_allclose([float(number) for number in rest.split()], numbers, rtol=1e-3, atol=1e-9)
+        assert mark.split() == [letter, *["!"] * bool(check(parse(text), 100))]
+    assert (tmp_path / "all.png").exists()
+
+    assert main([*texts[:2], "0.02", "--steps", "100"]) == 0
+    _, sketch, remarks, *_ = capsys.readouterr().out.split("\n\n")
+    assert remarks.splitlines() == [
+        f"! {letter}: {remark}" for letter, text in zip("ab", texts, strict=False) for remark in check(parse(text), 100)
+    ]
+    rows = [row.partition("|")[2] for row in sketch.splitlines()]
+    assert {*"".join(rows)} == {*"abc+ "}
+    assert rows[0].strip() == "a" * rows[0].count("a")  # the highest
+    assert rows[-1][0] == "b"  # the lowest
+
+
+def test_the_command_knows_averages_and_lists_them(capsys):
+    assert main(["ema(0.99)", "--steps", "100"]) == 0
+    assert capsys.readouterr().out.startswith(str(describe(ema(0.99), 100)))
+    assert parse("0.5 * ema_warmed(0.9)") == 0.5 * ema_warmed(0.9)
+    rooms = dict(room.split("\n", 1) for room in vocabulary().split("\n\n"))
+    for usage in ("polyak()", "ema(decay)", "ema_half_life(updates)"):
+        assert f"  {usage}\n" in rooms["optim.coefficients"]
+    assert "  average_like(" in rooms["optim.duality"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["cosine(1, 0, 9)"], "--steps must say how many updates the run has"),
         (["cosine(1, 0, 9)", "--steps", "0"], "describe: `steps` must be a whole number from 1 to 2147483647, got 0"),
+        (["ema", "--steps", "9"], "parse: ema must be called with its arguments, ema(decay), at character 1"),
+        (["ema(2)", "--steps", "9"], "parse: ema: `decay` must be a number from 0 to below 1, got 2, at character 1"),
+        (["-cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin': did you mean 'cosine'?, at character 2"),
+        ([*map(str, range(99)), "--steps", "9"], "at most 52 schedules can be compared, got 99"),
         (["cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin': did you mean 'cosine'?, at character 1"),
         (
             ["0.1", "--steps", "9", "--plot", "/nowhere/lr.png"],
