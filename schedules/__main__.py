@@ -11,8 +11,9 @@ import re
 import string
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from schedules import Schedule, check, describe, parse, plot
 from schedules.drawing import told_apart
@@ -42,7 +43,8 @@ def tell(options: argparse.Namespace) -> None:
     if options.steps is None:
         raise ValueError("--steps must say how many updates the run has")
     schedules = {text: parse(text) for text in map(str.strip, options.expression)}
-    print(compared(schedules, options.steps) if len(schedules) > 1 else told(*schedules.values(), options.steps))
+    (first, *others) = schedules.values()
+    print(compared(schedules, options.steps) if others else told(first, options.steps))
     if options.plot:
         figure = plot(schedules, options.steps).get_figure(root=True)
         assert figure is not None
@@ -78,8 +80,9 @@ def compared(schedules: Mapping[str, Schedule], steps: int) -> str:
 
 def vocabulary() -> str:
     """Every schedule there is, file by file, with the first line of its documentation."""
-    rooms = defaultdict(list)
-    for function in (*FORMULAS.values(), *SHORTHANDS.values()):
+    rooms: dict[str, list[str]] = defaultdict(list)
+    functions: list[Callable[..., Any]] = [*FORMULAS.values(), *SHORTHANDS.values()]
+    for function in functions:
         summary = (inspect.getdoc(function) or "").split("\n")[0]
         rooms[function.__module__.removeprefix("schedules.")] += [f"  {usage(function)}", f"      {summary}"]
     return "\n\n".join("\n".join([room, *lines]) for room, lines in rooms.items())

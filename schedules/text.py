@@ -168,7 +168,7 @@ class _Reader:
         return self.made(token, _called, formula, positional, named)
 
     def formula(self, token: Token) -> Callable[..., Any]:
-        known = {**SHORTHANDS, **FORMULAS}
+        known: dict[str, Callable[..., Any]] = {**SHORTHANDS, **FORMULAS}
         if token.text in known:
             return known[token.text]
         close = difflib.get_close_matches(token.text[:50], known, n=1)

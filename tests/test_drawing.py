@@ -1,6 +1,9 @@
 """Schedules as lines on axes, and as what a notebook shows of them."""
 
+import re
+import runpy
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import jax
@@ -232,3 +235,18 @@ def test_a_notebook_shows_the_repr_of_what_cannot_be_drawn():
         return schedule(3)
 
     traced(LR)
+
+
+# In the README --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_picture_of_the_readme_is_what_its_command_draws(theme):
+    """But for a tenth of a pixel, by which the rounding of processors may differ."""
+    path = Path(__file__).parent.parent / "docs" / "pictures.py"
+    pictures = runpy.run_path(str(path))
+    committed = (path.parent / "pictures" / f"compose-{theme}.svg").read_text()
+    drawn = pictures["picture"](pictures["THEMES"][theme])
+    number = re.compile(r"\d+\.\d+")
+    assert number.sub("", drawn) == number.sub("", committed), "python docs/pictures.py draws it anew"
+    np.testing.assert_allclose(*([float(n) for n in number.findall(text)] for text in (drawn, committed)), atol=0.11)
