@@ -116,7 +116,8 @@ def members(schedule: Schedule) -> list[Schedule]:
         if len(sizes) != 1 or () in sizes:
             raise
     ((size,),) = sizes
-    several = [jax.tree.map(lambda leaf, i=i: leaf[i], schedule) for i in range(size)]
+    held = jax.tree.map(np.asarray, schedule)
+    several = [jax.tree.map(lambda leaf, i=i: leaf[i] if leaf.ndim > 1 else leaf[i].item(), held) for i in range(size)]
     return [each for member in several for each in members(member)]
 
 
@@ -152,7 +153,7 @@ def as_html(schedule: Schedule) -> str | None:
         text, picture = shortened(repr(schedule), 800), svg(schedule)
     except Exception:  # tracers, placeholders, callables that fail: showing a value must not raise
         return None
-    return f'<div><code style="white-space: pre-wrap">{html.escape(text)}</code>{picture}</div>'
+    return f'<div><pre style="margin: 0; white-space: pre-wrap">{html.escape(text)}</pre>{picture}</div>'
 
 
 def svg(schedule: Schedule) -> str:
@@ -167,7 +168,7 @@ def svg(schedule: Schedule) -> str:
     lines = several[:MOST_LINES]
     end = max(map(_horizon, lines))
     at = _places(lines[0], end, 600 // len(lines))
-    values = np.array([_values(line, at) for line in lines])
+    values = np.array([_read(line, at) for line in lines])
     if not np.isfinite(values).all():
         raise ValueError("not finite")
     low, high = float(values.min()), float(values.max())
@@ -216,7 +217,7 @@ def _horizon(schedule: Schedule) -> int:
     if ends and changes:
         return min(changes[-1], MAX_STEPS)
     at = np.unique(np.geomspace(1, MAX_STEPS, POINTS).astype(int))
-    values = _values(schedule, at)
+    values = _read(schedule, at)
     far = np.flatnonzero(np.abs(values - values[-1]) > np.ptp(values) / 3)
     settled = float(f"{2 * at[far[-1] + 1]:.1e}") if len(far) and far[-1] < len(at) - 20 else 0  # a round number
     return max(100, int(settled), *changes[:6][-1:])
@@ -228,6 +229,11 @@ def _places(schedule: Schedule, end: int, most: int) -> np.ndarray:
     sides = {side for b in near for side in (b - 1, b) if 0 <= side <= end}
     last = min(end + max(end // 16, 1), MAX_STEPS)
     return np.unique([*np.linspace(0, last, min(most, POINTS) - len(sides)).astype(int), *sides])
+
+
+def _read(schedule: Schedule, at: np.ndarray) -> np.ndarray:
+    """The values at no more than `POINTS` steps, always by the same program."""
+    return _values(schedule, np.pad(at, (0, POINTS - len(at)), mode="edge"))[: len(at)]
 
 
 def _between(values: np.ndarray) -> str:

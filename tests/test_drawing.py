@@ -145,7 +145,7 @@ def shown(schedule):
         np.array([xy.split(",") for xy in line.get("points").split()], float)
         for line in picture.iter(f"{name}polyline")
     ]
-    return picture.find("code").text, [text.text for text in picture.iter(f"{name}text")], curves
+    return picture.find("pre").text, [text.text for text in picture.iter(f"{name}text")], curves
 
 
 @pytest.mark.parametrize(
