@@ -153,7 +153,8 @@ def as_html(schedule: Schedule) -> str | None:
         text, picture = shortened(repr(schedule), 800), svg(schedule)
     except Exception:  # tracers, placeholders, callables that fail: showing a value must not raise
         return None
-    return f'<div><pre style="margin: 0; white-space: pre-wrap">{html.escape(text)}</pre>{picture}</div>'
+    style = "margin: 0; font-family: monospace; white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere"
+    return f'<div><pre style="{style}">{html.escape(text)}</pre>{picture}</div>'
 
 
 def svg(schedule: Schedule) -> str:
