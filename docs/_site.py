@@ -120,14 +120,14 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
 
 
 def rehomed(markdown: str, source: str, uri: str) -> str:
-    """Relative links of a file at `source` in the repository, for the page at `uri` of the site."""
+    """Relative links and pictures of a file at `source` in the repository, for the page at `uri` of the site."""
 
     def moved(found: re.Match[str]) -> str:
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), found[1]))
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), found[2]))
         target = re.sub(r"\.ipynb$", ".md", target.removeprefix("docs/"))
-        return "](" + posixpath.relpath(target, posixpath.dirname(uri) or ".")
+        return found[1] + posixpath.relpath(target, posixpath.dirname(uri) or ".")
 
-    return re.sub(r"\]\((?![a-z]+:|[#/])([^)#\s]+)", moved, markdown)
+    return re.sub(r"""(\]\(|\bsrc(?:set)?=")(?![a-z]+:|[#/])([^)"#\s]+)""", moved, markdown)
 
 
 def linked(markdown: str, own: Collection[str] = ()) -> str:

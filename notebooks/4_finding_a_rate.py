@@ -42,7 +42,7 @@ from schedules import (
     table,
     tabulate,
 )
-from schedules.inspection import COLOURS, STYLES
+from schedules.drawing import COLOURS, STYLES
 
 STYLE = cycler(color=COLOURS) + cycler(linestyle=STYLES)  # a colour and a dash for each curve
 

@@ -32,6 +32,7 @@ from schedules import (
     schedule,
 )
 from schedules.arguments import checked
+from schedules.formula import shorthand
 from schedules.kinds import Count, Index, Number
 from schedules.numerics import Split, pair, power
 
@@ -186,6 +187,7 @@ def exponential_average(step: Array, window: Window) -> Array:
     return jnp.minimum(rate / one_minus_power(inside, step.astype(float) + 1), 1.0)
 
 
+@shorthand
 @checked
 def ema(decay: Fraction) -> Schedule:
     """The bias-corrected exponential average with this decay: `exponential_average(1 / (1 - decay))`.
@@ -200,6 +202,7 @@ def ema(decay: Fraction) -> Schedule:
     return exponential_average(1 / complement(decay))
 
 
+@shorthand
 @checked
 def ema_half_life(updates: Positive) -> Schedule:
     r"""The bias-corrected exponential average in which a weight halves in so many updates.
@@ -214,6 +217,7 @@ def ema_half_life(updates: Positive) -> Schedule:
     return exponential_average(-1 / expm1(-math.log(2) / updates))
 
 
+@shorthand
 @checked
 def ema_warmed(decay: Fraction, exponent: Positive = 2 / 3, timescale: Count = 1) -> Schedule:
     r"""An exponential average whose decay rises from 0 to `decay`, instead of a bias correction.

@@ -21,7 +21,7 @@ from optim.adaptive import adam
 from optim.checks import Fraction, require_real
 from schedules import Schedule, exponential
 from schedules.arguments import checked
-from schedules.inspection import COLOURS
+from schedules.drawing import COLOURS
 from schedules.kinds import VALUE, Choice, Kind, Number, Positive, in_order, require
 from schedules.sentences import shortened, shown
 

@@ -19,6 +19,7 @@ from schedules.composed import *
 from schedules.core import *
 from schedules.cycles import *
 from schedules.decays import *
+from schedules.drawing import *
 from schedules.formula import *
 from schedules.inspection import *
 from schedules.kinds import *

@@ -1,17 +1,24 @@
 """`python -m schedules EXPR --steps N`: what a schedule does, in words, as warnings and as a picture.
 
+Of several schedules it makes one table and one picture. The averages of `optim` are known to it, too.
 `python -m schedules list` names them all, and `python -m schedules advise` says which one a run may want.
 """
 
 import argparse
+import importlib
 import inspect
-import itertools
+import re
+import string
 import sys
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from schedules import check, describe, parse, plot
-from schedules.formula import FORMULAS
+from schedules import Schedule, check, describe, parse, plot
+from schedules.drawing import told_apart
+from schedules.formula import FORMULAS, SHORTHANDS, usage
+from schedules.inspection import sketch_together
 from schedules.terminal import answered, exit_status
 
 
@@ -22,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from theory.command import main as advise  # which needs more than schedules do
 
         return advise(words[1:])
-    options = _parser().parse_args(words)
+    # To argparse, what begins with a dash is an option, but for what has a space in it.
+    options = _parser().parse_args([f" {word}" if re.match(r"-[\w.(]+[^\w]", word) else word for word in words])
+    importlib.import_module("optim")  # whose averages `parse` then knows
     if options.expression == ["list"]:
         print(vocabulary())
         return 0
@@ -33,10 +42,9 @@ def tell(options: argparse.Namespace) -> None:
     """Describes, checks and draws schedules."""
     if options.steps is None:
         raise ValueError("--steps must say how many updates the run has")
-    schedules = {text: parse(text) for text in options.expression}
-    for schedule in schedules.values():
-        print(describe(schedule, options.steps))
-        print("".join(f"! {remark}\n" for remark in check(schedule, options.steps)))
+    schedules = {text: parse(text) for text in map(str.strip, options.expression)}
+    (first, *others) = schedules.values()
+    print(compared(schedules, options.steps) if others else told(first, options.steps))
     if options.plot:
         figure = plot(schedules, options.steps).get_figure(root=True)
         assert figure is not None
@@ -45,15 +53,39 @@ def tell(options: argparse.Namespace) -> None:
         print(f"Plotted in {file}")
 
 
+def told(schedule: Schedule, steps: int) -> str:
+    """All that there is to say of one schedule."""
+    return "\n".join([str(describe(schedule, steps)), *(f"! {remark}" for remark in check(schedule, steps)), ""])
+
+
+def compared(schedules: Mapping[str, Schedule], steps: int) -> str:
+    """Schedules in one table and one sketch, and what is odd about each."""
+    letters = dict(zip(string.ascii_letters, schedules.values(), strict=False))
+    if len(letters) < len(schedules):
+        raise ValueError(f"at most {len(letters)} schedules can be compared, got {len(schedules)}")
+    remarks = {letter: check(schedule, steps) for letter, schedule in letters.items()}
+    table = [["", "schedule", "first", "peak", "at step", "last", "area"]]
+    for (letter, schedule), text in zip(letters.items(), told_apart([*schedules], 60), strict=True):
+        found = describe(schedule, steps)
+        numbers = [f"{value:.4g}" for value in (found.first, found.peak, found.last, found.area)]
+        numbers.insert(2, f"{found.peak_step:,}")
+        table.append([f"{letter} {'!' if remarks[letter] else ' '}", text, *numbers])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    line = "  ".join(f"{{:{'<>'[column > 1]}{width}}}" for column, width in enumerate(widths))
+    said = [f"! {letter}: {remark}" for letter, those in remarks.items() for remark in those]
+    return "\n".join(
+        [*(line.format(*row) for row in table), "", sketch_together(letters, steps), "", *said, *[""] * bool(said)]
+    )
+
+
 def vocabulary() -> str:
     """Every schedule there is, file by file, with the first line of its documentation."""
-    lines: list[str] = []
-    for room, members in itertools.groupby(FORMULAS.values(), key=lambda formula: formula.__module__):
-        lines += ["", room.rpartition(".")[-1]]
-        for formula in members:
-            summary = (inspect.getdoc(formula) or "").split("\n")[0]
-            lines += [f"  {formula.usage}", f"      {summary}"]
-    return "\n".join(lines[1:])
+    rooms: dict[str, list[str]] = defaultdict(list)
+    functions: list[Callable[..., Any]] = [*FORMULAS.values(), *SHORTHANDS.values()]
+    for function in functions:
+        summary = (inspect.getdoc(function) or "").split("\n")[0]
+        rooms[function.__module__.removeprefix("schedules.")] += [f"  {usage(function)}", f"      {summary}"]
+    return "\n\n".join("\n".join([room, *lines]) for room, lines in rooms.items())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "expression",
         nargs="+",
         help='one schedule or more, of names, numbers, lists, keywords, + and *; or "list" for the names; or "advise", '
-        "a command of its own",
+        "a command of its own. Several are compared in one table",
     )
     parser.add_argument("--steps", type=int, help="how many updates the run has")
     parser.add_argument("--plot", metavar="FILE", help="also draw them, in one picture (png, svg, pdf)")

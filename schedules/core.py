@@ -192,6 +192,12 @@ class Schedule:
     def __repr__(self) -> str:
         return f"{self.formula}({', '.join(self._printed())})"
 
+    def _repr_html_(self) -> str | None:
+        """Its repr and a small drawing, for notebooks."""
+        from schedules.drawing import as_html  # which is built on schedules
+
+        return as_html(self)
+
     def _printed(self) -> list[str]:
         printed: list[str] = []
         for position, (name, kind) in enumerate(self.formula.kinds.items()):

@@ -17,6 +17,7 @@ __all__ = ["Formula"]
 
 P = ParamSpec("P")
 V = TypeVar("V")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Formula(Generic[P, V]):
@@ -81,9 +82,7 @@ class Formula(Generic[P, V]):
 
     @property
     def usage(self) -> str:
-        """How it is called: `cosine(start, end, steps)`."""
-        parameters = [p.replace(annotation=p.empty) for p in self.__signature__.parameters.values()]
-        return f"{self}({', '.join(map(str, parameters))})"
+        return usage(self)
 
     def build(self, arguments: Mapping[str, Any]) -> V:
         """The value with these arguments, all of them, checked one by one and together."""
@@ -180,4 +179,18 @@ class Formula(Generic[P, V]):
         return self.__qualname__  # pickled by reference, as functions are
 
 
-FORMULAS: dict[str, Formula[Any, Any]] = {}  # by name, for `parse`
+# By name, for `parse`.
+FORMULAS: dict[str, Formula[Any, Any]] = {}
+SHORTHANDS: dict[str, Callable[..., Any]] = {}
+
+
+def shorthand(function: F) -> F:
+    """Lets `parse` call a function that builds a schedule of another formula, as `ema` does, by its name."""
+    SHORTHANDS[function.__name__] = function
+    return function
+
+
+def usage(function: Callable[..., Any]) -> str:
+    """How it is called: `cosine(start, end, steps)`."""
+    parameters = [p.replace(annotation=p.empty) for p in inspect.signature(function).parameters.values()]
+    return f"{function.__name__}({', '.join(map(str, parameters))})"

@@ -1,10 +1,10 @@
-"""Looking at a schedule: its values as numbers, in words, as warnings and as a picture."""
+"""Looking at a schedule: its values as numbers, in words and as warnings."""
 
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,12 +17,8 @@ from schedules.composed import StandIn, substituted
 from schedules.core import Schedule, ScheduleLike, as_schedule, constant
 from schedules.kinds import Length, Size
 from schedules.numerics import MAX_STEPS
-from schedules.sentences import shortened
 
-__all__ = ["tabulate", "describe", "boundaries", "check", "plot"]
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+__all__ = ["tabulate", "describe", "boundaries", "check"]
 
 MOST_SAMPLES = 1_000_000
 MOST_CHANGES = 10_000
@@ -282,18 +278,41 @@ def _sampled(schedule: Schedule, steps: int, most: int = MOST_SAMPLES) -> tuple[
     return at, _values(schedule, at)
 
 
-def _sketch(at: np.ndarray, values: np.ndarray, width: int = 64, height: int = 8) -> str:
+WIDTH = 64  # of a sketch, in characters
+
+
+def _sketch(at: np.ndarray, values: np.ndarray, height: int = 8) -> str:
     """The curve in blocks of text, with its highest and lowest value at the side."""
-    values = np.where(np.isfinite(values), values, 0.0)
-    columns = np.interp(np.linspace(at[0], at[-1], width), at, values)
-    low, high = min(float(np.min(values)), 0.0), float(np.max(values))
-    eighths = np.round((columns - low) / ((high - low) or 1.0) * height * 8).astype(int)
-    rows = []
-    for row in reversed(range(height)):
-        label = f"{high:.3g}" if row == height - 1 else f"{low:.3g}" if row == 0 else ""
-        blocks = "".join(" ▁▂▃▄▅▆▇█"[n] for n in np.clip(eighths - 8 * row, 0, 8))
-        rows.append(f"{label:>9} |{blocks}".rstrip())
-    return "\n".join(rows)
+    ((columns,), low, high) = _columns([(at, values)])
+    eighths = np.round(columns * height * 8).astype(int)
+    return _framed(
+        ["".join(" ▁▂▃▄▅▆▇█"[n] for n in np.clip(eighths - 8 * row, 0, 8)) for row in range(height)], low, high
+    )
+
+
+def sketch_together(schedules: Mapping[str, Schedule], steps: int, height: int = 12) -> str:
+    """Several curves, each in the letter that it is given here, and `+` where some of them meet."""
+    columns, low, high = _columns([_sampled(schedule, steps) for schedule in schedules.values()])
+    rows = [[" "] * WIDTH for _ in range(height)]
+    for letter, column in zip(schedules, columns, strict=True):
+        for across, up in enumerate(np.round(column * (height - 1)).astype(int)):
+            rows[up][across] = letter if rows[up][across] == " " else "+"
+    return _framed(["".join(row) for row in rows], low, high)
+
+
+def _columns(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.ndarray], float, float]:
+    """The curves at as many steps as a sketch has columns, scaled to [0, 1]; the values at 0 and at 1."""
+    finite = [(at, np.where(np.isfinite(values), values, 0.0)) for at, values in curves]
+    low = min(0.0, *(float(np.min(values)) for _, values in finite))
+    high = max(float(np.max(values)) for _, values in finite)
+    across = [np.interp(np.linspace(at[0], at[-1], WIDTH), at, values) for at, values in finite]
+    return [(values - low) / ((high - low) or 1.0) for values in across], low, high
+
+
+def _framed(rows: Sequence[str], low: float, high: float) -> str:
+    """Rows from below, from above, with the highest and the lowest value at their side."""
+    labels = [f"{low:.3g}", *[""] * (len(rows) - 2), f"{high:.3g}"]
+    return "\n".join(f"{label:>9} |{row}".rstrip() for label, row in reversed([*zip(labels, rows, strict=True)]))
 
 
 # As warnings ----------------------------------------------------------------------------------------
@@ -441,58 +460,3 @@ def _value(schedule: Schedule, step: int) -> float:
         return float(schedule(step))
     *_, (start, _, piece) = _pieces(schedule, step)
     return _value(piece, step - start)
-
-
-# As a picture ---------------------------------------------------------------------------------------
-
-STYLES: Sequence[Any] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000")  # told apart by the colour-blind, too
-
-
-@checked
-def plot(
-    schedules: ScheduleLike | Sequence[ScheduleLike] | Mapping[str, ScheduleLike], steps: Size, ax: "Axes | None" = None
-) -> "Axes":
-    """Draws one schedule, or several on one axis, over the first `steps` updates.
-
-    **Arguments:** `schedules`: one, a list of them (labelled by their reprs), or a dict of labels; `ax`: the
-    matplotlib axes to draw on, by default a new figure's.
-
-    **Returns:** the axes.
-
-    **Raises:** `ImportError` without matplotlib; `ValueError` if `steps` is not a whole number, 1 or more.
-    """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise ImportError("plot: matplotlib is needed and not installed: pip install matplotlib") from None
-    if ax is None:
-        ax = plt.subplots(figsize=(7, 3.2), layout="constrained")[1]
-    labelled = _labelled(schedules)
-    for i, (label, schedule) in enumerate(labelled):
-        at, values = _sampled(schedule, steps, most=2000)
-        style, colour = STYLES[(i + i // len(COLOURS)) % len(STYLES)], COLOURS[i % len(COLOURS)]
-        ax.plot(at, values, label=label, linestyle=style, color=colour, linewidth=1.8)
-    ax.set(xlabel="step", ylabel="value", xlim=(0, steps))
-    ax.spines[["top", "right"]].set_visible(False)
-    if len(labelled) > 1:
-        ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1.02), borderaxespad=0)
-    return ax
-
-
-def _labelled(schedules: Any) -> list[tuple[str, Schedule]]:
-    if isinstance(schedules, Mapping):
-        return [(label, as_schedule(schedule)) for label, schedule in schedules.items()]
-    if isinstance(schedules, Sequence) and not isinstance(schedules, str):
-        several = [as_schedule(each) for each in schedules]
-        return [*zip(_told_apart([*map(repr, several)], 90), several, strict=True)]
-    return _labelled([schedules])
-
-
-def _told_apart(texts: list[str], length: int) -> list[str]:
-    """Texts of at most so many characters: without what they begin with in common, where they would else be alike."""
-    short = [shortened(text, length) for text in texts]
-    if len({*short}) == len({*texts}):
-        return short
-    common = next(i for i, letters in enumerate(zip(*texts, strict=False)) if len({*letters}) > 1)
-    return [shortened(f"...{text[max(common - length // 3, 0) :]}", length) for text in texts]

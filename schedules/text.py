@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from schedules.core import Schedule, add, as_schedule, combined, multiply
-from schedules.formula import FORMULAS, Formula
+from schedules.formula import FORMULAS, SHORTHANDS, Formula, usage
 from schedules.sentences import shortened
 
 __all__ = ["parse"]
@@ -144,6 +144,8 @@ class _Reader:
     def call(self, token: Token, depth: int) -> Any:
         formula = self.formula(token)
         if self.token.text != "(":
+            if not isinstance(formula, Formula):
+                raise self.mistake(token, f"{token.text} must be called with its arguments, {usage(formula)}")
             return formula
         self.advance()
         inside = self.deeper(token, depth)
@@ -165,10 +167,11 @@ class _Reader:
         self.advance()
         return self.made(token, _called, formula, positional, named)
 
-    def formula(self, token: Token) -> Formula[..., Any]:
-        if token.text in FORMULAS:
-            return FORMULAS[token.text]
-        close = difflib.get_close_matches(token.text[:50], FORMULAS, n=1)
+    def formula(self, token: Token) -> Callable[..., Any]:
+        known: dict[str, Callable[..., Any]] = {**SHORTHANDS, **FORMULAS}
+        if token.text in known:
+            return known[token.text]
+        close = difflib.get_close_matches(token.text[:50], known, n=1)
         raise self.mistake(
             token, f"unknown name {_short(token.text)}" + (f": did you mean {close[0]!r}?" if close else "")
         )
@@ -226,7 +229,7 @@ def _tokens(text: str) -> Iterator[Token]:
         yield Token(kind, name, match.start(kind))
 
 
-def _called(formula: Formula[..., Any], positional: list[Any], named: dict[str, Any]) -> Any:
+def _called(formula: Callable[..., Any], positional: list[Any], named: dict[str, Any]) -> Any:
     return formula(*positional, **named)
 
 

@@ -1,4 +1,4 @@
-"""Describing, checking and drawing schedules, from Python and from the command line."""
+"""Describing and checking schedules, from Python and from the command line."""
 
 import itertools
 import subprocess
@@ -6,11 +6,11 @@ import sys
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from table import TABLE
 
+from optim import ema, ema_warmed
 from schedules import (
     Period,
     ScheduleLike,
@@ -30,13 +30,11 @@ from schedules import (
     extend,
     join,
     linear,
-    multiply,
     multistep,
     noam,
-    one_minus_sqrt,
+    parse,
     per_epoch,
     per_update,
-    plot,
     restarts,
     schedule,
     sgdr,
@@ -283,32 +281,12 @@ def test_what_is_not_finite_is_remarked_first():
     assert check(lambda t: 1 / t, 10) == ["It is not finite at step 0."]
 
 
-def test_plots_have_a_line_a_label_and_a_style_for_each():
-    axes = plot(LR, 10_000)
-    assert axes.get_legend() is None
-    plt.close(axes.figure)
-    axes = plot({"one": LR, "half": 0.5 * LR, "none": 0.0}, 10_000)
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one", "half", "none"]
-    assert len({(line.get_linestyle(), line.get_color()) for line in axes.lines}) == 3
-    assert plot([LR, multiply(2.0, LR)], 100, ax=axes) is axes
-    steps, values = axes.lines[0].get_data()
-    np.testing.assert_allclose(values, LR(steps), rtol=1e-6)
-    assert {999, 1000} <= set(steps)
-    plt.close(axes.figure)
-
-
-def test_without_matplotlib_there_is_one_clear_error(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ImportError, match="^plot: matplotlib is needed and not installed: pip install matplotlib$"):
-        plot(LR, 10)
-
-
 # The command line ---------------------------------------------------------------------------------------
 
 
 def test_the_command_describes_checks_and_plots(tmp_path):
     picture = tmp_path / "lr.png"
-    command = [sys.executable, "-m", "schedules", "warmup(cosine(3e-4, 0, 9000), 1000)", "0.1", "--steps", "10000"]
+    command = [sys.executable, "-m", "schedules", "warmup(cosine(3e-4, 0, 9000), 1000)", "--steps", "10000"]
     done = subprocess.run([*command, "--plot", str(picture)], capture_output=True, text=True, check=True)
     assert str(describe(LR, 10_000)) in done.stdout
     assert "! The first update changes nothing" in done.stdout
@@ -330,13 +308,6 @@ def test_epochs_among_updates_are_remarked_on(lr, steps, from_, last):
     assert check(advance(warmup(1e-3, 5), 1), steps) == []
 
 
-def test_curves_whose_reprs_begin_alike_are_all_drawn_and_told_apart():
-    axes = plot([wsd(3e-4, 1_000, 80_000, 19_000, shape=s) for s in (linear, cosine, one_minus_sqrt)], 100_000)
-    labels = [line.get_label() for line in axes.lines]
-    assert [label.partition("shape=")[2] for label in labels] == ["linear)", "cosine)", "one_minus_sqrt)"]
-    assert len(plot([constant(1.0), constant(1.0)], 9).lines) == 2
-
-
 def test_the_command_lists_the_vocabulary(capsys):
     assert main(["list"]) == 0
     printed = capsys.readouterr().out
@@ -347,11 +318,49 @@ def test_the_command_lists_the_vocabulary(capsys):
     assert "cosine(start, end, steps)\n      Half a cosine from `start` to `end`" in printed
 
 
+def test_the_command_compares_several_in_one_table_and_one_sketch(capsys, tmp_path):
+    texts = ["wsd(0.1, 10, 70, 20)", "-0.5*cosine(0.1, 0, 100)", "0.05", "ema(0.9)", "0.05 + 0"]
+    assert main([*texts, "--steps", "100", "--plot", str(tmp_path / "all")]) == 0
+    head, *rows = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert head.split() == ["schedule", "first", "peak", "at", "step", "last", "area"]
+    for row, text, letter in zip(rows, texts, "abcde", strict=True):
+        found = describe(parse(text), 100)
+        mark, rest = row.split(text, 1)
+        numbers = [found.first, found.peak, found.peak_step, found.last, found.area]
+        np.testing.assert_allclose([float(number) for number in rest.split()], numbers, rtol=1e-3, atol=1e-9)
+        assert mark.split() == [letter, *["!"] * bool(check(parse(text), 100))]
+    assert (tmp_path / "all.png").exists()
+
+    assert main([*texts[:2], "0.02", "--steps", "100"]) == 0
+    _, sketch, remarks, *_ = capsys.readouterr().out.split("\n\n")
+    assert remarks.splitlines() == [
+        f"! {letter}: {remark}" for letter, text in zip("ab", texts, strict=False) for remark in check(parse(text), 100)
+    ]
+    rows = [row.partition("|")[2] for row in sketch.splitlines()]
+    assert {*"".join(rows)} == {*"abc+ "}
+    assert rows[0].strip() == "a" * rows[0].count("a")  # the highest
+    assert rows[-1][0] == "b"  # the lowest
+
+
+def test_the_command_knows_averages_and_lists_them(capsys):
+    assert main(["ema(0.99)", "--steps", "100"]) == 0
+    assert capsys.readouterr().out.startswith(str(describe(ema(0.99), 100)))
+    assert parse("0.5 * ema_warmed(0.9)") == 0.5 * ema_warmed(0.9)
+    rooms = dict(room.split("\n", 1) for room in vocabulary().split("\n\n"))
+    for usage in ("polyak()", "ema(decay)", "ema_half_life(updates)"):
+        assert f"  {usage}\n" in rooms["optim.coefficients"]
+    assert "  average_like(" in rooms["optim.duality"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["cosine(1, 0, 9)"], "--steps must say how many updates the run has"),
         (["cosine(1, 0, 9)", "--steps", "0"], "describe: `steps` must be a whole number from 1 to 2147483647, got 0"),
+        (["ema", "--steps", "9"], "parse: ema must be called with its arguments, ema(decay), at character 1"),
+        (["ema(2)", "--steps", "9"], "parse: ema: `decay` must be a number from 0 to below 1, got 2, at character 1"),
+        (["-cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin': did you mean 'cosine'?, at character 2"),
+        ([*map(str, range(99)), "--steps", "9"], "at most 52 schedules can be compared, got 99"),
         (["cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin': did you mean 'cosine'?, at character 1"),
         (
             ["0.1", "--steps", "9", "--plot", "/nowhere/lr.png"],

@@ -87,6 +87,8 @@ def test_links_are_those_of_the_site(site):
     moved = site.rehomed("[a](../experiments/results/bench/bench.md#x) [b](https://c.d/e.md)", "docs/f.md", "f.md")
     assert moved == "[a](experiments/results/bench/bench.md#x) [b](https://c.d/e.md)"
     assert site.rehomed("[a](../docs/which.md)", "notebooks/n.md", "notebooks/n.md") == "[a](../which.md)"
+    picture = '<source srcset="{0}b.svg"><img src="{0}a.svg">'
+    assert site.rehomed(picture.format("docs/pictures/"), "README.md", "index.md") == picture.format("pictures/")
     assert site.rehomed("[a](../notebooks/n.ipynb)", "docs/f.md", "f.md") == "[a](notebooks/n.md)"
 
 
