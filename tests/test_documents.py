@@ -39,7 +39,7 @@ def test_an_example_of_the_readme_runs_and_prints_what_it_says(example, capsys):
 
 
 def test_there_are_examples():
-    assert len(EXAMPLES) == 4
+    assert len(EXAMPLES) == 3
 
 
 PAGES = [page for page in sorted((ROOT / "docs").rglob("*.md")) if "```python" in page.read_text()]

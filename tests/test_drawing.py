@@ -169,7 +169,7 @@ def shown(schedule):
         (ema(0.999), "1", 100),
         (tail(1000), "1", 2_200),
     ],
-    ids=str,
+    ids=range(16),
 )
 def test_a_notebook_shows_the_repr_and_a_small_drawing(schedule, peak, end):
     text, labels, (curve,) = shown(schedule)
