@@ -1,4 +1,4 @@
-"""`python -m optim merge FOLDER --like EXPR`: the decay of a run chosen after it, from its checkpoints."""
+"""`python -m optim merge FOLDER --like EXPR`: average checkpoints, to choose the decay of a run after the run."""
 
 import argparse
 import sys
@@ -35,10 +35,10 @@ def merge(options: argparse.Namespace) -> None:
 
 
 def told(weights: Mapping[int, float]) -> str:
-    """What each checkpoint weighs, and how many alike they are worth."""
+    """The weight of each checkpoint, and how many equal weights average as much."""
     rows = [f"{'updates':>11}  {'weight':>9}", *(f"{at:>11,}  {w:>9.6f}" for at, w in weights.items() if w)]
     used, alike = len(rows) - 1, 1 / np.sum(np.square([*weights.values()]))
-    rows.append(f"{used} of {len(weights)} checkpoints weigh; together as {alike:.1f} alike would")
+    rows.append(f"{used} of {len(weights)} checkpoints are used; they average as much as {alike:.1f} equal weights")
     return "\n".join(rows)
 
 
@@ -48,18 +48,20 @@ def _parser() -> argparse.ArgumentParser:
     merging = commands.add_parser(
         "merge",
         help="average the checkpoints of a run so that it imitates a decay",
-        description="Averages the checkpoints of a run so that it imitates a decay of its rate: without another run.",
+        description="Average the checkpoints of a run so that the result imitates a decay of its learning rate.",
         epilog='Example: python -m optim merge run/checkpoints --like "wsd(3e-4, 0, 8000, 2000)" --out merged',
     )
-    merging.add_argument("folder", type=Path, help="Orbax checkpoints named by their updates, as CheckpointManager's")
-    merging.add_argument("--like", metavar="EXPR", help="the schedule to imitate")
-    merging.add_argument("--of", metavar="EXPR", help="that of the run, by default --like without its decay")
-    merging.add_argument("--weights", type=float, nargs="+", help="of each checkpoint, in the place of --like")
-    merging.add_argument("--updates", type=int, help="of the checkpoint to end with, by default the last")
+    merging.add_argument("folder", type=Path, help="Orbax checkpoints, in folders named by their step")
+    merging.add_argument("--like", metavar="EXPR", help='the schedule to imitate, such as "wsd(3e-4, 0, 8000, 2000)"')
+    merging.add_argument("--of", metavar="EXPR", help="the schedule that the run used [--like without its decay]")
+    merging.add_argument("--weights", type=float, nargs="+", help="one weight per checkpoint, instead of --like")
+    merging.add_argument("--updates", type=int, help="the step of the last checkpoint to use [the latest]")
     merging.add_argument(
-        "--subtree", default="", metavar="PATH", help="of the parameters in a checkpoint: state/params"
+        "--subtree", default="", metavar="PATH", help="where the parameters are in a checkpoint, such as state/params"
     )
-    merging.add_argument("--out", type=Path, help="a new folder for the merged parameters; without it, see the weights")
+    merging.add_argument(
+        "--out", type=Path, help="a new folder for the average; without it, the weights are printed only"
+    )
     return parser
 
 

@@ -1,7 +1,7 @@
-"""`python -m schedules EXPR --steps N`: what a schedule does, in words, as warnings and as a picture.
+"""`python -m schedules EXPR --steps N` describes a schedule in words, warnings and a picture.
 
-Of several schedules it makes one table and one picture. The averages of `optim` are known to it, too.
-`python -m schedules list` names them all, and `python -m schedules advise` says which one a run may want.
+Several expressions give one table and one picture. Averages of `optim`, such as `ema(0.99)`, work as well.
+`python -m schedules list` names everything; `python -m schedules advise` recommends a schedule for a run.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def tell(options: argparse.Namespace) -> None:
     """Describes, checks and draws schedules."""
     if options.steps is None:
-        raise ValueError("--steps must say how many updates the run has")
+        raise ValueError("--steps must be the number of updates of the run, got none")
     schedules = {text: parse(text) for text in map(str.strip, options.expression)}
     (first, *others) = schedules.values()
     print(compared(schedules, options.steps) if others else told(first, options.steps))
@@ -54,12 +54,12 @@ def tell(options: argparse.Namespace) -> None:
 
 
 def told(schedule: Schedule, steps: int) -> str:
-    """All that there is to say of one schedule."""
+    """The description of one schedule, and its warnings."""
     return "\n".join([str(describe(schedule, steps)), *(f"! {remark}" for remark in check(schedule, steps)), ""])
 
 
 def compared(schedules: Mapping[str, Schedule], steps: int) -> str:
-    """Schedules in one table and one sketch, and what is odd about each."""
+    """Several schedules in one table and one sketch, and the warnings of each."""
     letters = dict(zip(string.ascii_letters, schedules.values(), strict=False))
     if len(letters) < len(schedules):
         raise ValueError(f"at most {len(letters)} schedules can be compared, got {len(schedules)}")
@@ -91,17 +91,17 @@ def vocabulary() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m schedules",
-        description="Describes learning-rate schedules: phases, values, a sketch, and what is odd about them.",
+        description="Describe learning-rate schedules: their phases and values, a sketch, and warnings.",
         epilog='Example: python -m schedules "warmup(cosine(3e-4, 0, 9000), 1000)" --steps 10000 --plot lr.png',
     )
     parser.add_argument(
         "expression",
         nargs="+",
-        help='one schedule or more, of names, numbers, lists, keywords, + and *; or "list" for the names; or "advise", '
-        "a command of its own. Several are compared in one table",
+        help='one or more schedules, such as "warmup(cosine(3e-4, 0, 9000), 1000)"; several are compared in one table. '
+        '"list" names every schedule; "advise" recommends one (see "advise --help")',
     )
-    parser.add_argument("--steps", type=int, help="how many updates the run has")
-    parser.add_argument("--plot", metavar="FILE", help="also draw them, in one picture (png, svg, pdf)")
+    parser.add_argument("--steps", type=int, help="the number of updates of the run")
+    parser.add_argument("--plot", metavar="FILE", help="also draw them in one picture (png, svg or pdf)")
     return parser
 
 

@@ -355,7 +355,7 @@ def test_the_command_knows_averages_and_lists_them(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["cosine(1, 0, 9)"], "--steps must say how many updates the run has"),
+        (["cosine(1, 0, 9)"], "--steps must be the number of updates of the run, got none"),
         (["cosine(1, 0, 9)", "--steps", "0"], "describe: `steps` must be a whole number from 1 to 2147483647, got 0"),
         (["ema", "--steps", "9"], "parse: ema must be called with its arguments, ema(decay), at character 1"),
         (["ema(2)", "--steps", "9"], "parse: ema: `decay` must be a number from 0 to below 1, got 2, at character 1"),

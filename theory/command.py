@@ -61,19 +61,19 @@ def read_curve(file: Path) -> Curve:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m schedules advise",
-        description="Recommends a schedule for a run, with the numbers that it follows from and how far to trust them. "
+        description="Recommend a schedule for a run, with the reasons and how far to trust them. "
         "Without --steps: for a run of unknown length.",
         epilog='Example: python -m schedules advise --steps 20000 --from "wsd(3e-4, 500, 7500, 2000)" --at 8000',
     )
-    parser.add_argument("--steps", type=int, help="how many updates the run has, or is to have in all")
-    parser.add_argument("--from", dest="after", metavar="EXPR", help="the schedule of a run that is to be extended")
-    parser.add_argument("--at", type=int, default=0, metavar="STEP", help="how many updates that run has made")
+    parser.add_argument("--steps", type=int, help="the number of updates of the run; when you extend a run, in total")
+    parser.add_argument("--from", dest="after", metavar="EXPR", help="the schedule of the run that you want to extend")
+    parser.add_argument("--at", type=int, default=0, metavar="STEP", help="the number of updates that run has made")
     parser.add_argument(
         "--curve",
         type=Path,
         action="append",
         default=[],
         metavar="FILE",
-        help="a run that was made, as CSV with the columns step, lr, loss; several times for several",
+        help="a CSV file with the columns step, lr and loss of a past run; repeat it for several runs",
     )
     return parser

@@ -1,4 +1,4 @@
-"""How fast schedules are: ratios of two things timed in turn in one run, never a single time."""
+"""How fast schedules are: ratios of two things timed in turn in one run, since single times depend on the machine."""
 
 import functools
 import gc
@@ -27,10 +27,10 @@ from schedules import Schedule, constant, cosine, exponential_decay, join, linea
 
 @dataclass(frozen=True)
 class Bench:
-    """Time schedules against optax and against themselves, as ratios in one run; takes about a minute."""
+    """Time schedules and optimizers against optax, as ratios within one run. Takes about a minute."""
 
     out: Path | None = None
-    """The folder for bench.md and bench.json; what is there is replaced. [runs/bench]"""
+    """The folder for bench.md and bench.json, which are replaced. [runs/bench]"""
 
 
 @dataclass(frozen=True)

@@ -37,12 +37,11 @@ def about_arms(_: str) -> str:
 class Compare(Running):
     """Train the 13 arms of the comparison in one program: decay, averaging and schedule-free.
 
-    Without options: on 8x8 digits that come with scikit-learn, in little more than a minute on two CPU
-    cores. Ends with tables, the published claims with their verdicts, and figures. Ctrl-C stops in order; whatever
-    stops it, the same command goes on from where it was.
+    By default it trains on the 8x8 digits that come with scikit-learn, which takes a little more than a minute on two
+    CPU cores. It writes tables, figures and a verdict on each published claim. Press Ctrl-C to stop; run the same
+    command again to resume.
 
-    Other commands: sweep, range-test, report, evidence and bench; "python -m experiments sweep --help" describes the
-    first.
+    Other commands: sweep, range-test, report, evidence and bench. Each has its own --help.
     """
 
     arms: tuple[str, ...] = field(default=(PUBLISHED.name,), metadata={"about": about_arms})

@@ -59,14 +59,14 @@ class Sampling:
     """Options of every command that draws batches."""
 
     task: str = of_tasks(sampled_tasks)
-    seeds: int | None = of_task("Runs of every arm, each from another initialization and with other batches.")
+    seeds: int | None = of_task("Number of seeds. Each gives every arm another initialization and other batches.")
     first_seed: int = 0
-    """The first of the seeds; runs with others can be merged by `report`."""
-    batch_size: int | None = of_task("Images in a batch.")
+    """The first seed. `report` merges runs with different seeds."""
+    batch_size: int | None = of_task("Batch size, in images.")
     data: Path | None = None
-    """The folder that holds cifar-10-batches-bin, or a packed JPEG copy (.npz). [downloaded once, with a check]"""
+    """The folder that contains cifar-10-batches-bin, or a packed JPEG copy (.npz). [downloaded once and checked]"""
     title: str | None = None
-    """What the data is called in the results, where it is not the task's own."""
+    """The name of the data in the results. [the name of the task]"""
     out: Path | None = None
     """The folder for the results. [runs/<task>, runs/<task>-policies, runs/<task>-<command>]"""
 
@@ -76,20 +76,20 @@ class Running(Sampling):
     """Options of every command that trains. Its folder is new, or of this very run, which then goes on."""
 
     task: str = of_tasks(every_task)
-    steps: int | None = of_task("Updates of every run; schedules and averaging windows scale with it.")
+    steps: int | None = of_task("Number of updates. Schedules and averaging windows scale with it.")
     learning_rate: float | None = of_task("The peak rate.")
     precision: Precision = "float32"
-    """Of matrix products. tf32 where a device has it; bfloat16 with sums in float32; weights are always float32."""
+    """Precision of matrix products: tf32 needs a device that has it; bfloat16 adds in float32. Weights are float32."""
     checkpoint_seconds: float = 60.0
-    """Seconds between checkpoints; there is one at the end in any case."""
+    """Seconds between checkpoints. One more is written at the end."""
     early_stopping: int | None = None
-    """End the run when no arm's validation loss has fallen in as many validations: 20 in a run, 4 in a short one."""
+    """Stop when no arm's validation loss has improved in this many validations (a run has 20; a short one, 4)."""
     gradient_norms: Norm | None = None
-    """Record the L1 or the L2 norm of the gradients of every update, in history.npz."""
+    """Record the L1 or L2 norm of the gradients at every update, in history.npz."""
     tensorboard: bool = False
-    """Write for TensorBoard as well, into the folder."""
+    """Also write TensorBoard logs, into the same folder."""
     distributed: bool = False
-    """Be one process of several, as started by SLURM, Kubernetes, Open MPI or on a TPU pod."""
+    """Run as one of several processes, started by SLURM, Kubernetes, Open MPI or on a TPU pod."""
 
 
 SHARED = ("task", "title", "out", "steps", "learning_rate")  # with commands that compute

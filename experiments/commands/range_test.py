@@ -32,19 +32,19 @@ OPTIMIZERS = {"adam": lambda lr: adam(lr, eps=EPS), "sgd": lambda lr: sgd(lr, mo
 
 @dataclass(frozen=True)
 class Range(Sampling):
-    """Train briefly with a rate that grows at every update until the loss does too, and suggest rates.
+    """Learning-rate range test: train briefly while the rate grows at every update, and suggest a rate.
 
-    All seeds run in one program. The rates of four rules of thumb may be an order of magnitude apart: look at the plot.
+    All seeds run in one program. Different rules can suggest rates an order of magnitude apart: look at the plot.
     """
 
     steps: int = 100
-    """Updates, over which the rate grows from --start to --end."""
+    """Number of updates over which the rate grows from --start to --end."""
     start: float = 1e-7
     """The first rate."""
     end: float = 10.0
-    """The rate that would follow the last."""
+    """The rate that the next update would have."""
     optimizer: Literal["adam", "sgd"] = "adam"
-    """sgd has a momentum of 0.9."""
+    """The optimizer. sgd has a momentum of 0.9."""
 
 
 def find_range(options: Range) -> int:

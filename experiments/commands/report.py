@@ -19,16 +19,16 @@ RUNS = "runs.json"
 
 @dataclass(frozen=True)
 class Report:
-    """Remake the tables, figures and claims of a run from its saved history, without training.
+    """Rebuild the tables, figures and claims of a run from its saved history, without training.
 
-    Several runs are merged, of other seeds or of other arms, and their report goes to --out, with runs.json: the
-    config.json of each.
+    Several runs, with different seeds or different arms, are merged into one report in --out. Their config.json files
+    are collected there in runs.json.
     """
 
     folders: tyro.conf.Positional[tuple[Path, ...]] = ()
     """The folders of the runs, or their history.npz."""
     out: Path | None = None
-    """The folder for the report, not a run's. [that of the run, if it is one]"""
+    """The folder for the report. [the folder of the run, if there is one run]"""
 
 
 def report(options: Report) -> int:

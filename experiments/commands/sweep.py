@@ -12,13 +12,13 @@ from experiments.studies.sweep import FACTORS, SWEEP, grid
 
 @dataclass(frozen=True)
 class Sweep(Running):
-    """Train schedules at several peak rates each, all in one program, and draw loss against rate.
+    """Train each schedule at several peak rates, all in one program, and plot loss against peak rate.
 
-    Every policy has a scale of its own (that of SGD is 10 times Adam's), which --learning-rate and --factors multiply.
+    The rate of a policy is --learning-rate times a factor times the scale of the policy (10 for SGD, 1 for Adam).
     """
 
     schedules: tuple[str, ...] = ("constant", "step", "linear", "cosine", "wsd-linear", "schedule-free-ema")
-    """Policies by name; a wrong name lists them all."""
+    """Policies by name. An unknown name lists them all."""
     factors: tuple[float, ...] = FACTORS
     """The rates, as multiples of the peak rate."""
 

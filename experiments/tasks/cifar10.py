@@ -131,7 +131,7 @@ def _title(more: str = "") -> Callable[[Path | None], str]:
 # A size that two CPU cores carry: a smaller network and batch, a fifth of the run.
 SMALL = Sampled(
     name="cifar10-small",
-    about="takes two CPU cores half an hour a seed",
+    about="takes half an hour per seed on two CPU cores",
     title=_title(", small"),
     load=cifar10,
     model=TinyViT(features=64, layers=2, heads=4, dropout=0.1),
@@ -144,7 +144,7 @@ SMALL = Sampled(
 # The published setting: Adam 1e-3, batch 128, 100,000 updates.
 PUBLISHED = Sampled(
     name="cifar10",
-    about="is the published experiment and wants an accelerator",
+    about="is the published experiment and needs an accelerator",
     title=_title(),
     load=cifar10,
     model=TinyViT(),

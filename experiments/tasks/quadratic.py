@@ -26,7 +26,7 @@ def problem() -> Quadratic:
 
 QUADRATIC = Exact(
     name="quadratic",
-    about="is a noisy quadratic, computed exactly in seconds",
+    about="is a noisy quadratic, whose expected losses are computed exactly in seconds",
     title="Noisy quadratic, losses in % of the first",
     problem=problem,
     learning_rate=1 / 32,
