@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "--subtree", default="", metavar="PATH", help="where the parameters are in a checkpoint, such as state/params"
     )
     merging.add_argument(
-        "--out", type=Path, help="a new folder for the average; without it, the weights are printed only"
+        "--out", type=Path, help="a new folder for the average; without it, only weights are printed"
     )
     return parser
 
