@@ -309,7 +309,7 @@ def _finite(curve: np.ndarray) -> int:
 # As a picture --------------------------------------------------------------------------------------------
 
 MARKERS = dict(zip(PICKERS, "osD^", strict=True))  # told apart without colours
-THE_ONE, THE_OTHERS = COLOURS[1], "0.55"
+THE_ONE, THE_OTHERS = COLOURS[1], "0.35"
 
 
 def plot_range_test(found: RangeTest, ax: "Axes | None" = None) -> "Axes":
@@ -334,7 +334,7 @@ def plot_range_test(found: RangeTest, ax: "Axes | None" = None) -> "Axes":
     rates, curves = (np.reshape(np.asarray(x, float), (-1, x.shape[-1])) for x in (found.rates, found.smoothed))
     rate, mean, several = rates.mean(0), curves.mean(0), len(curves) > 1
     if several:
-        ax.plot(rates.T, curves.T, color="0.65", linestyle="-", linewidth=0.8)
+        ax.plot(rates.T, curves.T, color="0.8", linestyle="-", linewidth=0.8)
     ax.plot(rate, mean, color="black", linestyle="-", linewidth=1.8)
     suggestions = sorted(_suggestions(found).items(), key=lambda suggestion: suggestion[1])
     heights = [float(np.interp(picked, rate[: _finite(mean)], mean[: _finite(mean)])) for _, picked in suggestions]
@@ -348,10 +348,12 @@ def plot_range_test(found: RangeTest, ax: "Axes | None" = None) -> "Axes":
 
 def _mark(ax: "Axes", picker: str, picked: float, height: float, above: bool) -> None:
     """A suggestion and its name, above to the right or below to the left: two are often at nearly the same rate."""
+    from matplotlib.patheffects import withStroke
+
     default = picker == DEFAULT_PICKER
     colour = THE_ONE if default else THE_OTHERS
     style: dict[str, Any] = {"marker": MARKERS[picker], "color": colour, "linestyle": "none", "zorder": 3 + default}
-    face = colour if default else "none"
+    face = colour if default else "white"
     ax.plot(picked, height, markersize=9 if default else 7, markerfacecolor=face, markeredgewidth=1.4, **style)
     ax.annotate(
         f"{picker} {picked:.2g}",
@@ -363,6 +365,7 @@ def _mark(ax: "Axes", picker: str, picked: float, height: float, above: bool) ->
         color=colour,
         fontweight="bold" if default else "normal",
         fontsize="medium" if default else "small",
+        path_effects=[withStroke(linewidth=3, foreground="white")],
     )
 
 

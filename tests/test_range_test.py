@@ -454,7 +454,7 @@ def test_a_plot_of_one_test_has_its_curve_and_suggestions(axes):
     assert [np.ravel(mark.get_xdata()).item() for mark in marks] == picked
     assert len({mark.get_marker() for mark in marks}) == 4
     # The default is the one that is filled and in a colour of its own.
-    (default,) = (mark for mark in marks if mark.get_markerfacecolor() != "none")
+    (default,) = (mark for mark in marks if mark.get_markerfacecolor() != "white")
     assert np.ravel(default.get_xdata()).item() == suggest_rate(found)
     assert [mark.get_color() for mark in marks].count(default.get_color()) == 1
     finite = np.asarray(found.smoothed)[: np.isfinite(found.smoothed).sum()]

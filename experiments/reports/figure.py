@@ -122,7 +122,7 @@ def _curves(ax: Axes, results: Results, of: Loss, panel: Panel, looks: Mapping[s
         ax.set_ylabel(f"{results.named(of)}\nminus {looks[baseline].get('label', baseline)}’s")
         ax.yaxis.set_major_locator(MaxNLocator(5))
         ax.yaxis.set_major_formatter("{x:+.3g}")
-    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.set_xticks(np.linspace(0, results.steps, 5))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_title(panel.question)
 
