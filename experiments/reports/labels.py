@@ -52,7 +52,8 @@ def _points(line: Line2D) -> np.ndarray:
 
 def _beside(line: Line2D, label: str, ax: Axes) -> Annotation:
     last = np.flatnonzero(np.isfinite(_points(line)))[-1]
-    at = np.asarray(line.get_xdata(), float)[last], np.clip(_points(line)[last], *sorted(ax.get_ylim()))
+    low, high = sorted(ax.get_ylim())
+    at = float(np.asarray(line.get_xdata(), float)[last]), float(np.clip(_points(line)[last], low, high))
     written: dict[str, Any] = {"color": line.get_color(), "fontsize": "small", "path_effects": OUTLINE}
     place: dict[str, Any] = {"xytext": (RIGHT_OF_IT, 0), "textcoords": "offset points", "va": "center"}
     return ax.annotate(label, at, annotation_clip=False, **place, **written)

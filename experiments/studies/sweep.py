@@ -138,7 +138,13 @@ def _map(title: str, results: Results) -> Figure:
     for (row, column), shade in np.ndenumerate(shades):
         if np.isfinite(shade):
             written: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": "x-small"}
-            ax.text(column, row, decimals(losses[row, column], 3), color="white" if shade < 0.4 else "black", **written)
+            ax.text(
+                column,
+                row,
+                decimals(float(losses[row, column]), 3),
+                color="white" if shade < 0.4 else "black",
+                **written,
+            )
     ax.set_yticks(range(len(policies)), policies, fontsize="small", parse_math=False)
     ax.set_xticks(range(len(factors)), [f"x {factor:g}" for factor in factors])
     ax.tick_params(length=0)
