@@ -41,7 +41,8 @@ def spread(heights: np.ndarray, gap: float, low: float = -np.inf, high: float = 
 
 def _labelled(ax: Axes) -> list[tuple[Line2D, str]]:
     handles, labels = ax.get_legend_handles_labels()
-    lines = [handle if isinstance(handle, Line2D) else handle[0] for handle in handles]  # of error bars, their line
+    parts = [[handle, *handle.get_children()] for handle in handles]  # of error bars, the line is a part
+    lines = [next(part for part in each if isinstance(part, Line2D)) for each in parts]
     return [(line, label) for line, label in zip(lines, labels, strict=True) if np.isfinite(_points(line)).any()]
 
 
