@@ -91,19 +91,21 @@ def label_ends(ax: "Axes") -> bool:
     return True
 
 
-def apart(places: Sequence[float] | np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
-    """Ascending `places`, moved as little as possible until `gap` lies between neighbours, within `low` and `high`.
+def apart(places: Sequence[float] | np.ndarray, gap: float, low: float = -np.inf, high: float = np.inf) -> np.ndarray:
+    """`places`, moved as little as possible until `gap` lies between neighbours, within `low` and `high`.
 
     (Least squares: isotonic regression, by pooling neighbours that would overlap.)
     """
-    gaps = gap * np.arange(len(places))
+    order = np.argsort(places, kind="stable")
+    gaps = gap * np.arange(len(order))
     pools: list[list[float]] = []
-    for place in np.asarray(places) - gaps:
+    for place in np.asarray(places, float)[order] - gaps:
         pools.append([place])
         while len(pools) > 1 and np.mean(pools[-2]) >= np.mean(pools[-1]):
             pools[-2:] = [pools[-2] + pools[-1]]
-    moved = np.array([np.mean(pool) for pool in pools for _ in pool])
-    return np.clip(moved, low, high - gaps[-1] if len(gaps) else high) + gaps
+    moved = np.empty(len(order))
+    moved[order] = np.clip([np.mean(pool) for pool in pools for _ in pool], low, high - gaps[-1:]) + gaps
+    return moved
 
 
 def members(schedule: Schedule) -> list[Schedule]:

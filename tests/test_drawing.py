@@ -121,6 +121,13 @@ def test_all_of_a_stack_are_drawn():
     assert len(plot(grid, 1000).lines) == 10
 
 
+def test_places_in_any_order_stay_in_it():
+    np.testing.assert_allclose(apart([5.0, 1.0, 5.2], 1.0), [4.6, 1.0, 5.6])
+    np.testing.assert_allclose(apart([0.0, 0.0, 0.0], 1.0, low=0.0, high=9.0), [0.0, 1.0, 2.0])
+    np.testing.assert_allclose(apart([9.0, 8.9], 1.0, low=0.0, high=9.0), [9.0, 8.0])
+    assert apart([], 1.0).size == 0
+
+
 def test_curves_whose_reprs_begin_alike_are_all_drawn_and_told_apart():
     axes = plot([wsd(3e-4, 1_000, 80_000, 19_000, shape=s) for s in (linear, cosine, one_minus_sqrt)], 100_000)
     labels = [line.get_label() for line in axes.lines]

@@ -18,7 +18,6 @@ from experiments.engine.plan import validated_after
 from experiments.reports import claims
 from experiments.reports.claims import parts, verdicts
 from experiments.reports.figure import ENDS, LOOKS, Panel, moving_average, plot, plot_panels
-from experiments.reports.labels import spread
 from experiments.reports.results import (
     LAYOUT,
     OPTIONAL,
@@ -742,23 +741,6 @@ def test_labels_are_in_the_colours_of_their_lines_and_do_not_overlap():
         boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
         assert all(above.y0 >= below.y1 - 0.5 for below, above in itertools.pairwise(boxes))
         assert boxes[-1].x1 <= figure.bbox.width
-
-
-def test_heights_are_spread_with_the_least_sum_of_squared_moves():
-    np.testing.assert_allclose(spread(np.array([5.0, 1.0, 5.2]), 1.0), [4.6, 1.0, 5.6])
-    np.testing.assert_allclose(spread(np.array([0.0, 0.0, 0.0]), 1.0, low=0.0, high=9.0), [0.0, 1.0, 2.0])
-    np.testing.assert_allclose(spread(np.array([9.0, 8.9]), 1.0, low=0.0, high=9.0), [9.0, 8.0])
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        heights = rng.uniform(0, 10, 6)
-        moved = spread(heights, 1.0, 0.0, 10.0)
-        assert (np.argsort(moved) == np.argsort(heights)).all()
-        assert (np.diff(np.sort(moved)) > 1 - 1e-9).all()
-        assert moved.min() >= 0
-        assert moved.max() <= 10
-        for _ in range(50):  # no other that is allowed is nearer
-            other = np.sort(rng.uniform(0, 5, 6))[np.argsort(np.argsort(heights))] + np.argsort(np.argsort(heights))
-            assert np.sum((moved - heights) ** 2) <= np.sum((other - heights) ** 2) + 1e-9
 
 
 def test_figures_of_other_arms_and_of_sweeps_have_names_and_marks():

@@ -10,7 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
-from scipy.optimize import isotonic_regression
+
+from schedules.drawing import apart
 
 RIGHT_OF_IT = 6  # points from the end of a line to its label
 OUTLINE = [withStroke(linewidth=2.5, foreground="white")]  # readable where other lines pass
@@ -26,17 +27,6 @@ def label_lines(figure: Figure) -> None:
     for ax, labels in written:
         for _, ending_together in groupby(sorted(labels, key=_end), key=_end):
             _move_apart([*ending_together], ax.get_window_extent(), 72 / figure.dpi)
-
-
-def spread(heights: np.ndarray, gap: float, low: float = -np.inf, high: float = np.inf) -> np.ndarray:
-    """The heights from `low` to `high` that are at least `gap` apart, in the same order, with the least sum of squared
-    moves."""
-    order = np.argsort(heights, kind="stable")
-    room = gap * np.arange(len(heights))
-    closest = isotonic_regression(np.asarray(heights, float)[order] - room).x
-    moved = np.empty(len(heights))
-    moved[order] = np.clip(closest, low, high - room[-1:]) + room
-    return moved
 
 
 def _labelled(ax: Axes) -> list[tuple[Line2D, str]]:
@@ -69,5 +59,5 @@ def _move_apart(labels: list[Annotation], axes: Bbox, points: float) -> None:
     boxes = [label.get_window_extent() for label in labels]
     heights = np.array([(box.y0 + box.y1) / 2 for box in boxes])
     gap = max(box.height for box in boxes)
-    for label, shift in zip(labels, spread(heights, gap, axes.y0, axes.y1) - heights, strict=True):
+    for label, shift in zip(labels, apart(heights, gap, axes.y0, axes.y1) - heights, strict=True):
         label.set_position((RIGHT_OF_IT, shift * points))
