@@ -101,7 +101,7 @@ def adam(
     $m / (1 - b_1^t)$ by $b_1 m / (1 - b_1^{t + 1}) + (1 - b_1)\, g / (1 - b_1^t)$. `eps_root`: added to
     $v / (1 - b_2^t)$ inside the root, as in optax.
 
-    Any finite gradient gives a finite update, any other NaN: docs/optimizers.md, "What is not finite".
+    Any finite gradient gives a finite update, any other NaN: docs/optimizers.md, "Infinite and NaN gradients".
 
     **Raises:** `ValueError` if b1 or b2 is a number outside [0, 1) or eps or eps_root a negative one, an argument is no
     schedule, nesterov is not a bool, mu_dtype is not real and floating, or a parameter is not.

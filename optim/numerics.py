@@ -28,7 +28,7 @@ def lerp(a: Array, b: Array, weight: Array) -> Array:
 def limit(v: Array, m: Array) -> float:
     """The largest gradient that enters the moments v, which holds its square, and m; 9.2e18 in float32.
 
-    docs/optimizers.md, "What is not finite", says why.
+    docs/optimizers.md, "Infinite and NaN gradients", says why.
     """
     return min(2.0 ** (jnp.finfo(v.dtype).maxexp // 2 - 1), float(jnp.finfo(m.dtype).max))
 

@@ -93,7 +93,7 @@ def schedule_free_plus(
     lambda, multiplied by the square of the rate (AdamC, arXiv:2506.02285), so 20 to 50 and not 0.1;
     `polyak_beta`: rho.
 
-    Where gradients are tiny and the loss is not, the rate is huge: docs/optimizers.md, "What is not finite".
+    Where gradients are tiny and the loss is not, the rate is huge: docs/optimizers.md, "Infinite and NaN gradients".
 
     **Raises:** `ValueError` if b1, b2, beta, beta_max or polyak_beta is a number outside [0, 1), another number is
     negative, or `update` is called without `params` or without `value`.
