@@ -46,7 +46,7 @@ PICTURES = {
     "validation.png": "The validation losses in the tables, as a picture",
 }
 # What a search finds first, and after all else: pages by the beginning of their path.
-BOOSTS = {"cookbook": 8, "coming-from": 4, "which": 4, "api/": 2}
+BOOSTS = {"cookbook": 4, "which": 3, "coming-from": 2, "notebooks/": 0.5}
 BOOSTS |= dict.fromkeys(("CHANGELOG", "CONTRIBUTING", "accelerator", "design", "experiments", "tests/"), 0.2)
 MATHML = LatexToMathML(fancy_error=False)
 
