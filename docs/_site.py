@@ -5,6 +5,7 @@ schedule; links between all of these. mkdocs calls the functions named `on_*`, m
 sources) the class at the end.
 """
 
+import html
 import importlib
 import inspect
 import io
@@ -19,6 +20,7 @@ import jax.numpy as jnp
 import matplotlib
 import nbformat
 import numpy as np
+from math_core import LatexToMathML
 from matplotlib.figure import Figure
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -43,6 +45,10 @@ PICTURES = {
     "figure.png": "The losses in the tables, as a picture",
     "validation.png": "The validation losses in the tables, as a picture",
 }
+# What a search finds first, and after all else: pages by the beginning of their path.
+BOOSTS = {"cookbook": 4, "which": 3, "coming-from": 2, "notebooks/": 0.5}
+BOOSTS |= dict.fromkeys(("CHANGELOG", "CONTRIBUTING", "accelerator", "design", "experiments", "tests/"), 0.2)
+MATHML = LatexToMathML(fancy_error=False)
 
 
 # Pages ----------------------------------------------------------------------------------------------
@@ -65,7 +71,7 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         add(uri, (ROOT / uri).read_text())
     for path in sorted((ROOT / "experiments/results").rglob("*.md")):
         pictures = {name: path.with_name(name) for name in PICTURES if path.with_name(name).exists()}
-        shown = "".join(f"\n[![{PICTURES[name]}]({name})]({name})\n" for name in pictures)
+        shown = "".join(f"\n![{PICTURES[name]}]({name})\n" for name in pictures)
         add(path.relative_to(ROOT).as_posix(), path.read_text().replace("\n", f"\n{shown}", 1))
         for picture in pictures.values():
             add(picture.relative_to(ROOT).as_posix(), picture.read_bytes())
@@ -84,14 +90,24 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     uri = page.file.src_uri
+    markdown = re.sub(r"!\[[^\]]*\]\([^)]*\.png\)(?!\])", r"\g<0>{.on-glb}", markdown)  # opens large on a click
+    page.meta["search"] = {"boost": next((BOOSTS[start] for start in BOOSTS if uri.startswith(start)), 1)}
     if page.is_homepage:
-        page.meta["hide"] = ["navigation"]  # which the tabs are
         return linked(rehomed(markdown, "README.md", uri))
     if uri.startswith("api/"):
         markdown = with_formulas(markdown)
     if page.file.generated_by:
         return rehomed(markdown, uri, uri)
     return linked(rehomed(markdown, f"docs/{uri}", uri))
+
+
+def on_page_content(content: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """TeX becomes MathML, which browsers draw without a script; an error in it ends the build."""
+
+    def drawn(found: re.Match[str]) -> str:
+        return found[1] + MATHML.convert_with_local_state(html.unescape(found[3]), displaystyle=found[2] == "[")
+
+    return re.sub(r'(class="arithmatex">)\\([\[(])(.*?)\\[\])](?=</)', drawn, content, flags=re.DOTALL)
 
 
 def with_formulas(markdown: str) -> str:

@@ -4,6 +4,7 @@ import importlib.util
 import inspect
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -111,3 +112,30 @@ def test_every_coefficient_has_an_example(site):
 def test_a_plot_is_the_same_picture_every_time(site):
     values = np.linspace(0.1, 0.0, 9)
     assert site.drawn(values, "light") == site.drawn(values, "light") != site.drawn(values, "dark")
+
+
+def test_formulas_become_mathml(site):
+    from math_core import LatexError
+
+    def drawn(tex, tag="div"):
+        return site.on_page_content(f'<{tag} class="arithmatex">{tex}</{tag}>', page=None, config=None, files=None)
+
+    assert drawn(r"\[a &lt; b\]") == (
+        '<div class="arithmatex"><math display="block"><mi>a</mi><mo>&lt;</mo><mi>b</mi></math></div>'
+    )
+    assert drawn(r"\(a\)", "span") == '<span class="arithmatex"><math><mi>a</mi></math></span>'
+    with pytest.raises(LatexError):
+        drawn(r"\[\frac{1}\]")
+
+
+@pytest.mark.parametrize(
+    ("uri", "boost"), [("which.md", 3), ("api/ramps.md", 1), ("experiments/results/README.md", 0.2)]
+)
+def test_a_search_finds_advice_before_records_and_results_open_large(site, uri, boost):
+    page = SimpleNamespace(
+        file=SimpleNamespace(src_uri=uri, generated_by="hook"), meta={"title": "A"}, is_homepage=False
+    )
+    markdown = "![Loss\nagainst steps](figure.png) [![A](a.png)](b.md) ![B](b.svg)"
+    shown = site.on_page_markdown(markdown, page=page, config=None, files=None)
+    assert shown == markdown.replace("figure.png)", "figure.png){.on-glb}")
+    assert page.meta == {"title": "A", "search": {"boost": boost}}
