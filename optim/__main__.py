@@ -35,10 +35,10 @@ def merge(options: argparse.Namespace) -> None:
 
 
 def told(weights: Mapping[int, float]) -> str:
-    """What each checkpoint weighs, and how many alike they are worth."""
+    """A table of the weight of each checkpoint, and the effective number of checkpoints averaged."""
     rows = [f"{'updates':>11}  {'weight':>9}", *(f"{at:>11,}  {w:>9.6f}" for at, w in weights.items() if w)]
-    used, alike = len(rows) - 1, 1 / np.sum(np.square([*weights.values()]))
-    rows.append(f"{used} of {len(weights)} checkpoints weigh; together as {alike:.1f} alike would")
+    used, effective = len(rows) - 1, 1 / np.sum(np.square([*weights.values()]))
+    rows.append(f"{used} of {len(weights)} checkpoints have a weight; effective number averaged: {effective:.1f}")
     return "\n".join(rows)
 
 

@@ -260,7 +260,7 @@ def test_the_command_says_what_weighs_and_writes_a_checkpoint(folder, tmp_path, 
     assert capsys.readouterr().out.splitlines() == [
         "    updates     weight",
         *(f"{at:>11}   {w:.6f}" for at, w in zip((12, 16, 20, 24), weights, strict=True)),
-        "4 of 7 checkpoints weigh; together as 3.6 alike would",
+        "4 of 7 checkpoints have a weight; effective number averaged: 3.6",
         f"Merged in {out}",
     ]
     with ocp.StandardCheckpointer() as checkpointer:
