@@ -38,7 +38,7 @@ def told(weights: Mapping[int, float]) -> str:
     """A table of the weight of each checkpoint, and the effective number of checkpoints averaged."""
     rows = [f"{'updates':>11}  {'weight':>9}", *(f"{at:>11,}  {w:>9.6f}" for at, w in weights.items() if w)]
     used, effective = len(rows) - 1, 1 / np.sum(np.square([*weights.values()]))
-    rows.append(f"{used} of {len(weights)} checkpoints have a weight; effective number averaged: {effective:.1f}")
+    rows.append(f"checkpoints with a weight: {used} of {len(weights)}; effective number averaged: {effective:.1f}")
     return "\n".join(rows)
 
 
