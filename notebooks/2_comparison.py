@@ -54,10 +54,11 @@ sys.path.insert(0, "..")  # for `experiments`, which is not installed
 from experiments.commands.compare import Compare, compare
 from experiments.reports.claims import judged, verdicts
 from experiments.reports.figure import STYLE, plot_panels
+from experiments.reports.labels import label_lines
 from experiments.reports.results import Results
 from experiments.reports.tables import heading, measures, table
 from experiments.reports.text import markdown, spread, standard_error
-from experiments.studies.published import CLAIMS, PANELS, PUBLISHED, published
+from experiments.studies.published import CLAIMS, FIGURES, PUBLISHED, published
 from schedules import tabulate
 
 plt.rcParams.update(STYLE)
@@ -94,20 +95,27 @@ figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrain
 for name, arm in arms.items():
     rates = tabulate(arm.hyperparameters["learning_rate"], arm.horizon)
     if "coefficient" not in arm.hyperparameters:
-        left.plot(rates, label=name, **looks[name])
+        whole = arm.horizon == results.steps
+        left.plot(rates, **looks[name] if whole else {**looks[name], "label": None})
+        if not whole:  # above its end, which is on the axis
+            share = f"{100 * arm.horizon // results.steps} %"
+            left.text(0.8 * arm.horizon, 0.2 * rate, share, color=looks[name]["color"], ha="left", va="bottom")
         left.plot(arm.horizon - 1, rates[-1], "o", color=looks[name]["color"], markersize=5, clip_on=False)
-for names in (("polyak", "sf-polyak"), ("ema-short",), ("ema-long", "sf-ema")):
+for label, names in {
+    "Polyak": ("polyak", "sf-polyak"),
+    "short EMA": ("ema-short",),
+    "long EMA": ("ema-long", "sf-ema"),
+}.items():
     coefficient = arms[names[0]].hyperparameters["coefficient"]
     updates = np.arange(1, results.steps + 1)
-    right.loglog(updates, tabulate(coefficient, results.steps), label=" and ".join(names), **looks[names[0]])
+    right.loglog(updates, tabulate(coefficient, results.steps), **{**looks[names[0]], "label": label})
 quarters = np.linspace(0, results.steps, 5)
 left.set(title="Decayed: learning rate", xlabel="updates", ylim=(0, rate * 1.1), xticks=quarters)
 left.xaxis.set_major_formatter("{x:,.0f}")
 right.set(title="Averaged at a constant rate: coefficient", xlabel="updates", ylabel="share of the newest point")
 right.xaxis.set_major_formatter("{x:,.0f}")
 right.yaxis.set_major_formatter("{x:g}")
-for ax in (left, right):
-    ax.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.16), columnspacing=1.2)
+label_lines(figure)
 plt.show()
 
 # %% [markdown]
@@ -158,7 +166,7 @@ def show(panel):
     display(plot_panels(results, [panel], looks), Markdown(markdown(rows)))
 
 
-show(PANELS[0])
+show(FIGURES[0])
 
 # %% [markdown]
 # **At each quarter of the run, the linear decay that ends there is below the constant rate, as published.** But decay
@@ -172,7 +180,7 @@ show(PANELS[0])
 # run.
 
 # %%
-show(PANELS[1])
+show(FIGURES[1])
 
 # %% [markdown]
 # **Linear and cosine decay end at about the same loss, and the step at 75 % ends below both.** The step at 25 % ends
@@ -186,7 +194,7 @@ show(PANELS[1])
 # updates. The windows here are the same fractions of 20,000 updates.
 
 # %%
-show(PANELS[2])
+show(FIGURES[2])
 
 # %% [markdown]
 # **Both EMAs end below cosine decay, and Polyak averaging ends above the constant rate.** In the published run, the
@@ -200,7 +208,7 @@ show(PANELS[2])
 # average. The average is a Polyak average, as in the paper, or the long EMA.
 
 # %%
-show(PANELS[3])
+show(FIGURES[3])
 
 # %% [markdown]
 # **Schedule-free with the EMA has the lowest training loss of all arms, as published.** With Polyak averaging it ends
@@ -210,11 +218,12 @@ show(PANELS[3])
 # ## Figure 5. Is one run as good as every decay?
 #
 # A decay is only good at its end. Is there a single run that is as good as each linear decay at the end of that decay?
-# The candidates are schedule-free Polyak, the EMA of Adam, and schedule-free EMA. The table has the difference between
-# each of them and each decay at the decay's end, taken seed by seed. Negative means better than the decay.
+# The candidates are schedule-free Polyak, the EMA of Adam, and schedule-free EMA. The figure shows losses minus the
+# loss at the constant rate. The table has the difference between each of them and each decay at the decay's end, taken
+# seed by seed. Negative means better than the decay.
 
 # %%
-display(plot_panels(results, PANELS[4:], looks))
+display(plot_panels(results, [FIGURES[4]], looks))
 undecayed = [name for name in ("sf-polyak", "ema-long", "sf-ema") if name in MEASURED]
 rows = [("decay to", "published", "here", *(f"{name}, difference" for name in undecayed))]
 for percent in (25, 50, 75, 100):

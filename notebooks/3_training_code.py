@@ -199,22 +199,18 @@ for batch in batches:
 
 # %%
 plt.rcParams.update({"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False})
-black, blue, orange, green, red = "#000000", "#0072b2", "#e69f00", "#009e73", "#d55e00"
+black, blue, orange, green, red = "#000000", "#0072b2", "#b87700", "#008060", "#d55e00"
 
 
 def column(log, name):
     return np.array([metrics[name] for metrics in log])
 
 
-# Wide and pale below, thin and dark above, so that curves that coincide stay visible.
-styles = dict(zip(logs, [(orange, 9, "-"), ("#56b4e9", 5, "-"), ("#ffffff", 2.5, "-"), (black, 1.2, ":")], strict=True))
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.4))
-for name, (colour, width, dash) in styles.items():
-    axes[0].plot(column(logs[name], "loss"), color=colour, linewidth=width, linestyle=dash, label=name)
-    axes[1].plot(column(logs[name], "learning_rate"), color=colour, linewidth=width, linestyle=dash)
-axes[0].set(title="loss of the batch", xlabel="update")
-axes[1].set(title="rate used", xlabel="update")
-axes[0].legend(facecolor="#cccccc", framealpha=1)
+axes[0].plot(column(logs["optax"], "loss"), color=blue)
+axes[0].set(title="loss of the batch, in all four", xlabel="update", ylim=(0, None))
+axes[1].plot(column(logs["optax"], "learning_rate"), color=blue)
+axes[1].set(title="rate used, in all four", xlabel="update", ylim=(0, None))
 plt.show()
 
 for name, log in logs.items():
@@ -274,15 +270,13 @@ for batch in batches:
     params, opt_state, _ = step(injected, params, opt_state, batch)
     rates.append(opt_state.hyperparams["learning_rate"])
 np.testing.assert_allclose(rates, column(log, "learning_rate"), rtol=1e-6)
+print(f"rates differ by {np.abs(rates - column(log, 'learning_rate')).max():.0e} at most")
 
 fig, axes = plt.subplots(1, 4, figsize=(12, 2.6))
 for ax, name in zip(axes, ("learning_rate", "b1", "weight_decay", "coefficient"), strict=True):
     ax.plot(column(log, name), color=blue, linewidth=2)
     ax.set(title=name, xlabel="update")
-axes[0].plot(rates, color=orange, linestyle=(0, (1, 2)), linewidth=3, label="inject_hyperparams")
-axes[0].set(ylim=(0, 0.026))
-axes[0].legend(frameon=False, loc="upper right", fontsize="small")
-axes[3].set(yscale="log")
+axes[3].set(yscale="log", title="coefficient (of the average)")
 plt.show()
 print({name: f"{value:.4g}" for name, value in log[-1].items()})
 
@@ -324,14 +318,16 @@ jax.tree.map(np.testing.assert_array_equal, (params, opt_state), (whole, whole_s
 _, _, without = train(optimizer, restored["params"], optimizer.init(initial), batches[at:])
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 3))
-axes[0].plot(column(logs["optax"], "learning_rate"), color="#56b4e9", linewidth=6, label="never interrupted")
-for run, dash, label in ((log, "-", "resumed"), (without, "--", "resumed without opt_state")):
+axes[0].plot(column(logs["optax"], "learning_rate")[: at + 1], color="0.6")
+for run, colour in ((log, blue), (without, red)):
     apart = column(run, "loss") - column(logs["optax"], "loss")[at:]
     for ax, values in zip(axes, (column(run, "learning_rate"), apart), strict=True):
-        ax.plot(range(at, steps), values, dash, color=black if run is log else red, label=label)
-axes[0].set(title="rate used", xlabel="update", ylim=(0, 0.031))
+        ax.plot(range(at, steps), values, color=colour)
+axes[0].text(0.3 * at, 0.004, "before the stop", color="0.4")
+axes[0].text(1.42 * at, 0.021, "resumed without opt_state", color=red, ha="center")
+axes[0].text(1.28 * at, 0.0105, "resumed", color=blue)
+axes[0].set(title="rate used", xlabel="update", ylim=(0, 0.024))
 axes[1].set(title="loss, less that of the run never interrupted", xlabel="update")
-axes[0].legend(frameon=False, loc="upper left", fontsize="small", ncols=2)
 plt.show()
 
 # %% [markdown]
@@ -355,11 +351,12 @@ updates_per_epoch = len(labels) // size
 epochs = per_epoch(step_decay(0.02, 2, 0.5), updates_per_epoch)  # halve the rate every two epochs
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 3))
-axes[0].plot(column(log, "learning_rate"), color=blue, linewidth=2, label="lengths in updates")
+axes[0].plot(column(log, "learning_rate"), color=blue, linewidth=2)
 too_long = warmup(cosine(0.02, 0.0, steps=160 * k), steps=40 * k)
-axes[0].plot(too_long(jnp.arange(steps * k) // k), "--", color=red, label="lengths in micro-batches: too long")
+axes[0].plot(too_long(jnp.arange(steps * k) // k), color=red)
+axes[0].text(0.7 * steps * k, 0.008, "lengths in updates", color=blue)
+axes[0].text(0.97 * steps * k, 0.021, "lengths in micro-batches: too long", color=red, ha="right")
 axes[0].set(title=f"rate used, {k} micro-batches to an update", xlabel="micro-batch", ylim=(0, 0.026))
-axes[0].legend(frameon=False, loc="upper left", fontsize="small")
 plot(epochs, steps, axes[1])
 axes[1].set(title=f"per_epoch(step_decay(0.02, 2, 0.5), {updates_per_epoch})", xlabel="update", ylim=(0, 0.026))
 plt.show()
@@ -413,10 +410,12 @@ fig, axes = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True)
 for ax, optimizer, title in zip(axes, (layer_wise(lr), fine_tuned), ("scale_by_path", "per_parameter"), strict=True):
     sizes = update_sizes(optimizer)
     for name, (colour, dash) in looks.items():
-        ax.plot(sizes[name], color=colour, linestyle=dash, label=name)
+        ax.plot(sizes[name], color=colour, linestyle=dash)
+        if sizes[name].any():  # what is frozen is off the logarithmic axis
+            ax.text(0.17 * steps, 1.1 * sizes[name].max(), name, color=colour, ha="center", va="bottom")
     ax.set(title=title, xlabel="update", yscale="log", ylim=(1e-6, 0.1))
 axes[0].set(ylabel="mean size of a weight's change")
-axes[1].legend(frameon=False)
+axes[1].text(0.25 * steps, 1e-5, "layer_0, layer_1: frozen", color="0.4")
 plt.show()
 
 # %%

@@ -162,15 +162,19 @@ print(f"{len(shapes) * len(peaks) * seeds} runs of {steps} updates, traces: {len
 
 # %% tags=["finding"]
 _, ax = plt.subplots(figsize=(8, 4.2), layout="constrained")
-for (name, losses), style in zip(final.items(), STYLE, strict=False):
-    ax.errorbar(peaks, losses.mean(1), sem(losses, 1), marker="o", markersize=4, label=name, **style)
+for losses, style in zip(final.values(), STYLE, strict=False):
+    ax.errorbar(peaks, losses.mean(1), sem(losses, 1), marker="o", markersize=4, **style)
+label = {"xycoords": "data", "fontsize": 11}
+ax.annotate("constant", (0.05, 0.33), color=COLOURS[0], ha="right", **label)
+ax.annotate("cosine", (0.108, 0.24), color=COLOURS[1], ha="right", **label)
+ax.annotate("one-cycle", (0.19, 0.45), color=COLOURS[2], **label)
 for picker, dash in {"valley": "-", "steep": ":"}.items():
     suggested = np.median(suggest_rate(found, picker))
-    ax.axvline(suggested, color="0.5", linestyle=dash, linewidth=1, label=f"range test, {picker}")
+    ax.axvline(suggested, color="0.5", linestyle=dash, linewidth=1)
+    ax.text(suggested, 2.6, f"range test,\n{picker} ", color="0.4", ha="right", va="top")
 ax.set(xscale="log", yscale="log", xlabel="peak rate", ylabel=f"validation loss after {steps} updates")
 ax.set_yticks([0.05, 0.1, 0.2, 0.5, 1, 2], [0.05, 0.1, 0.2, 0.5, 1, 2])
 ax.spines[["top", "right"]].set_visible(False)
-ax.legend(frameon=False)
 
 best = {name: peaks[losses.argmin(axis=0)] for name, losses in final.items()}  # for each seed
 larger = Results.load(Path("../experiments/results/digits-policies/sweep/history.npz"))
@@ -233,7 +237,7 @@ _, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
 plot(lr, steps, axes[0]).set(ylabel="rate")
 plot(momentum, steps, axes[1]).set(ylabel="momentum")
 for (label, losses), style in zip({"cycled": cycled, "0.9": fixed}.items(), STYLE, strict=False):
-    axes[2].errorbar(sgd_peaks, losses.mean(1), sem(losses, 1), marker="o", markersize=4, label=label, **style)
+    axes[2].errorbar(sgd_peaks, losses.mean(1), sem(losses, 1), marker="o", markersize=4, **style)
     lowest = losses.mean(1).argmin()
     print(
         f"momentum {label}: lowest {losses[lowest].mean():.4f} ± {sem(losses[lowest]):.4f} at {sgd_peaks[lowest]:.2f}"
@@ -241,7 +245,9 @@ for (label, losses), style in zip({"cycled": cycled, "0.9": fixed}.items(), STYL
 axes[2].set(xscale="log", yscale="log", xlabel="peak rate", ylabel="validation loss")
 axes[2].set_yticks([0.05, 0.1, 0.2, 0.5, 1, 2], [0.05, 0.1, 0.2, 0.5, 1, 2])
 axes[2].spines[["top", "right"]].set_visible(False)
-axes[2].legend(title="momentum", frameon=False, loc="upper left")
+axes[2].annotate("momentum\n0.9", (0.28, 0.9), color=COLOURS[1], ha="right")
+axes[2].annotate("cycled", (0.4, 0.16), color=COLOURS[0])
+axes[2].set_xlim(right=1.6)
 
 difference = cycled[cycled.mean(1).argmin()] - fixed[fixed.mean(1).argmin()]
 print(f"cycled minus 0.9, each at its best rate, seed by seed: {difference.mean():+.4f} ± {sem(difference):.4f}")
@@ -280,10 +286,15 @@ panels = {
         "step decay": ([larger.end(goal)], larger.valid_loss(goal)[None]),
     },
 }
+places = {"xytext": (-8, -8), "ha": "right", "va": "top"}, {"xytext": (6, 6)}  # of the names, below and above
 _, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for ax, (title, curves) in zip(axes, panels.items(), strict=True):
-    for (name, (at, losses)), style in zip(curves.items(), STYLE, strict=False):
-        ax.errorbar(at, losses.mean(1), sem(losses, 1), marker="o", markersize=4, label=name, **style)
+    for (name, (at, losses)), style, beside in zip(curves.items(), STYLE, places, strict=False):
+        ax.errorbar(at, losses.mean(1), sem(losses, 1), marker="o", markersize=4, **style)
+        middle = (len(at) - 1) // 2
+        ax.annotate(
+            name, (at[middle], losses.mean(1)[middle]), color=style["color"], textcoords="offset points", **beside
+        )
     goal = curves["step decay"][1][-1]
     ax.axhline(goal.mean(), color="0.6", linewidth=1)
     ax.set(xscale="log", yscale="log", xlabel="length of the run in updates", ylabel="validation loss at its end")
@@ -291,7 +302,6 @@ for ax, (title, curves) in zip(axes, panels.items(), strict=True):
     ax.set_xticks(curves["one-cycle"][0], curves["one-cycle"][0])
     ax.set_yticks([0.1, 0.2, 0.4, 0.8, 1.6], [0.1, 0.2, 0.4, 0.8, 1.6])
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False)
     ax.set_title(title, loc="left")
 
     print(f"{title}: loss of one-cycle minus loss of step decay over {curves['step decay'][0][-1]} updates")

@@ -253,11 +253,12 @@ PICKERS = {
 }
 
 
+DEFAULT_PICKER = "valley"
 PickerName = TypeAliasType("PickerName", Annotated[str, Choice(*PICKERS)])
 
 
 @checked
-def suggest_rate(found: RangeTest, picker: PickerName = "valley") -> Any:
+def suggest_rate(found: RangeTest, picker: PickerName = DEFAULT_PICKER) -> Any:
     r"""A learning rate from the smoothed losses $s_i$ of a range test, by one of four rules of thumb:
 
     | picker | rate |
@@ -308,13 +309,14 @@ def _finite(curve: np.ndarray) -> int:
 # As a picture --------------------------------------------------------------------------------------------
 
 MARKERS = dict(zip(PICKERS, "osD^", strict=True))  # told apart without colours
+THE_ONE, THE_OTHERS = COLOURS[1], "0.35"
 
 
 def plot_range_test(found: RangeTest, ax: "Axes | None" = None) -> "Axes":
-    """Draws the smoothed losses of a range test by rate, and the suggestions of the pickers that have enough points.
+    """Draws the smoothed losses of a range test by rate, and the suggestion of "valley", the default of `suggest_rate`.
 
-    Of several seeds, each is a thin line, their mean as far as all of them got a thick one, and a suggestion the
-    median of theirs.
+    Those of the other pickers that have enough points are drawn in grey, for comparison. Of several seeds, each is a
+    thin line, their mean as far as all of them got a thick one, and a suggestion the median of theirs.
 
     **Arguments:** `ax`: the matplotlib axes to draw on, by default a new figure's.
 
@@ -332,21 +334,39 @@ def plot_range_test(found: RangeTest, ax: "Axes | None" = None) -> "Axes":
     rates, curves = (np.reshape(np.asarray(x, float), (-1, x.shape[-1])) for x in (found.rates, found.smoothed))
     rate, mean, several = rates.mean(0), curves.mean(0), len(curves) > 1
     if several:
-        ax.plot(rates.T, curves.T, color="0.65", linestyle="-", linewidth=0.8)
-    label = f"mean of {len(curves)} seeds" if several else None
-    ax.plot(rate, mean, color="black", linestyle="-", linewidth=1.8, label=label)
-    suggestions = _suggestions(found)
-    heights = np.interp([*suggestions.values()], rate[: _finite(mean)], mean[: _finite(mean)]) if suggestions else []
-    for (name, picked), height, colour in zip(suggestions.items(), heights, COLOURS, strict=False):
-        # Hollow, since two pickers often choose the same rate.
-        style: dict[str, Any] = {"marker": MARKERS[name], "color": colour, "fillstyle": "none", "linestyle": "none"}
-        ax.plot(picked, height, **style, markersize=9, mew=1.8, label=f"{name} {picked:.2g}" + ", median" * several)
-    ax.set(xscale="log", xlabel="learning rate", ylabel="smoothed loss", ylim=_frame(curves, heights))
+        ax.plot(rates.T, curves.T, color="0.8", linestyle="-", linewidth=0.8)
+    ax.plot(rate, mean, color="black", linestyle="-", linewidth=1.8)
+    suggestions = sorted(_suggestions(found).items(), key=lambda suggestion: suggestion[1])
+    heights = [float(np.interp(picked, rate[: _finite(mean)], mean[: _finite(mean)])) for _, picked in suggestions]
+    for i, ((name, picked), height) in enumerate(zip(suggestions, heights, strict=True)):
+        _mark(ax, name, picked, height, above=i % 2 == 0)
+    ylabel = f"smoothed loss, {len(curves)} seeds\nand their mean" if several else "smoothed loss"
+    ax.set(xscale="log", xlabel="learning rate", ylabel=ylabel, ylim=_frame(curves, heights))
     ax.spines[["top", "right"]].set_visible(False)
-    if ax.get_legend_handles_labels()[0]:
-        place: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1.02), "borderaxespad": 0}
-        ax.legend(frameon=False, fontsize="small", ncols=4 - several, **place)
     return ax
+
+
+def _mark(ax: "Axes", picker: str, picked: float, height: float, above: bool) -> None:
+    """A suggestion and its name, above to the right or below to the left: two are often at nearly the same rate."""
+    from matplotlib.patheffects import withStroke
+
+    default = picker == DEFAULT_PICKER
+    colour = THE_ONE if default else THE_OTHERS
+    style: dict[str, Any] = {"marker": MARKERS[picker], "color": colour, "linestyle": "none", "zorder": 3 + default}
+    face = colour if default else "white"
+    ax.plot(picked, height, markersize=9 if default else 7, markerfacecolor=face, markeredgewidth=1.4, **style)
+    ax.annotate(
+        f"{picker} {picked:.2g}",
+        (picked, height),
+        xytext=(7, 7) if above else (-7, -7),
+        textcoords="offset points",
+        ha="left" if above else "right",
+        va="bottom" if above else "top",
+        color=colour,
+        fontweight="bold" if default else "normal",
+        fontsize="medium" if default else "small",
+        path_effects=[withStroke(linewidth=3, foreground="white")],
+    )
 
 
 def _suggestions(found: RangeTest) -> dict[str, float]:
@@ -358,7 +378,7 @@ def _suggestions(found: RangeTest) -> dict[str, float]:
     return suggestions
 
 
-def _frame(curves: np.ndarray, heights: Sequence[float] | np.ndarray) -> tuple[float, float] | None:
+def _frame(curves: np.ndarray, heights: Sequence[float]) -> tuple[float, float] | None:
     """Around the descents and the marks, since what follows may be of any height."""
     descents = [curve[: np.argmin(curve[: _finite(curve)]) + 1] for curve in curves if _finite(curve)]
     shown = np.concatenate([*descents, heights])

@@ -435,22 +435,31 @@ def axes():
 
 
 def labels(axes):
-    return [text.get_text() for text in axes.get_legend().get_texts()]
+    return {text.get_text() for text in axes.texts}
+
+
+def by_rate(picked):
+    return [*dict(sorted(picked.items(), key=lambda each: each[1])).values()]
 
 
 def test_a_plot_of_one_test_has_its_curve_and_suggestions(axes):
     found = of_a_quadratic()
     assert plot_range_test(found, axes) is axes
     assert (axes.get_xscale(), axes.get_xlabel(), axes.get_ylabel()) == ("log", "learning rate", "smoothed loss")
-    assert labels(axes) == [f"{picker} {suggest_rate(found, picker):.2g}" for picker in PICKERS]
+    assert labels(axes) == {f"{picker} {suggest_rate(found, picker):.2g}" for picker in PICKERS}
     line, *marks = axes.lines
     np.testing.assert_allclose(line.get_xdata(), found.rates)
     np.testing.assert_allclose(line.get_ydata(), found.smoothed)
-    assert [mark.get_xdata().item() for mark in marks] == [suggest_rate(found, picker) for picker in PICKERS]
+    picked = by_rate({picker: suggest_rate(found, picker) for picker in PICKERS})
+    assert [np.ravel(mark.get_xdata()).item() for mark in marks] == picked
     assert len({mark.get_marker() for mark in marks}) == 4
+    # The default is the one that is filled and in a colour of its own.
+    (default,) = (mark for mark in marks if mark.get_markerfacecolor() != "white")
+    assert np.ravel(default.get_xdata()).item() == suggest_rate(found)
+    assert [mark.get_color() for mark in marks].count(default.get_color()) == 1
     finite = np.asarray(found.smoothed)[: np.isfinite(found.smoothed).sum()]
     low, high = axes.get_ylim()
-    assert all(low < mark.get_ydata().item() < high for mark in marks)
+    assert all(low < np.ravel(mark.get_ydata()).item() < high for mark in marks)
     assert low < finite.min() < finite[0] < high < finite[-1]  # what goes up leaves the frame
     axes.figure.canvas.draw()
 
@@ -460,10 +469,11 @@ def test_a_plot_of_several_has_a_line_for_each_and_medians(axes):
     found = jax.vmap(lambda params, batches: range_test(regression, params, batches, sgd))(params, batches)
     plot_range_test(found, axes)
     medians = {picker: np.median(suggest_rate(found, picker)) for picker in PICKERS}
-    assert labels(axes) == ["mean of 3 seeds", *(f"{name} {rate:.2g}, median" for name, rate in medians.items())]
+    assert labels(axes) == {f"{name} {rate:.2g}" for name, rate in medians.items()}
+    assert axes.get_ylabel() == "smoothed loss, 3 seeds\nand their mean"
     assert len(axes.lines) == 3 + 1 + 4
     np.testing.assert_allclose(axes.lines[3].get_ydata(), np.asarray(found.smoothed, float).mean(0))
-    assert [line.get_xdata().item() for line in axes.lines[4:]] == list(medians.values())
+    assert [np.ravel(line.get_xdata()).item() for line in axes.lines[4:]] == by_rate(medians)
     axes.figure.canvas.draw()
 
 
@@ -476,7 +486,7 @@ def test_a_plot_is_drawn_whatever_the_losses(losses):
 
 def test_a_picker_with_too_few_points_is_left_out(axes):
     plot_range_test(range_test(prescribed, jnp.zeros(()), jnp.arange(10.0, 0, -1), sgd), axes)
-    assert [label.split()[0] for label in labels(axes)] == ["valley", "steep", "minimum"]
+    assert {label.split()[0] for label in labels(axes)} == {"valley", "steep", "minimum"}
 
 
 def test_without_matplotlib_there_is_one_clear_error(monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import json
 import random
 import re
@@ -16,7 +17,8 @@ from experiments.__main__ import main
 from experiments.engine.plan import validated_after
 from experiments.reports import claims
 from experiments.reports.claims import parts, verdicts
-from experiments.reports.figure import LOOKS, Panel, moving_average, plot, plot_panels
+from experiments.reports.figure import ENDS, LOOKS, Panel, moving_average, plot, plot_panels
+from experiments.reports.labels import spread
 from experiments.reports.results import (
     LAYOUT,
     OPTIONAL,
@@ -31,7 +33,7 @@ from experiments.reports.tables import courses, heading, numbers, table
 from experiments.reports.text import decimals
 from experiments.studies import save
 from experiments.studies.policies import POLICIES, super_convergence
-from experiments.studies.published import CLAIMS, PANELS, PUBLISHED, published
+from experiments.studies.published import CLAIMS, FIGURES, PANELS, PUBLISHED, published
 from experiments.studies.sweep import best, grid, plot_rates
 
 ARMS = PUBLISHED.names
@@ -652,23 +654,55 @@ def test_every_policy_is_an_arm_of_any_length_and_its_rate_scales():
 # Figures ------------------------------------------------------------------------------------------------------
 
 
-def test_every_arm_is_in_a_panel_and_has_a_look_of_its_own_there():
-    assert {name for panel in PANELS for name in panel.arms} == set(ARMS)
-    for panel in PANELS:
+def texts(ax):
+    """The labels at the ends of lines, by text."""
+    return {text.get_text(): text for text in ax.texts}
+
+
+def label_of(name):
+    return LOOKED[name]["label"]
+
+
+def test_every_arm_is_in_a_figure_and_has_a_look_of_its_own_there():
+    assert {name for panel in FIGURES for name in panel.arms} == set(ARMS)
+    assert len({label_of(name) for name in ARMS}) == len(ARMS)
+    for panel in (*PANELS, *FIGURES):
         looks = [(LOOKED[name]["color"], str(LOOKED[name]["linestyle"])) for name in panel.arms]
         assert len(set(looks)) == len(panel.arms)
 
 
 @pytest.mark.parametrize("of", ["training", "validation"])
 def test_figures_show_each_arm_to_its_end(of):
-    figure = plot(results(shaken(AS_PUBLISHED)), PANELS, LOOKED, of=of)
+    figure = plot_panels(results(shaken(AS_PUBLISHED)), FIGURES[:4], LOOKED, of=of)
     panels = {ax.get_title(loc="left"): ax for ax in figure.axes}
-    assert set(panels) == {*(panel.question for panel in PANELS), "Where each arm ends"}
-    for panel in PANELS:
-        names = panel.arms
+    assert set(panels) == {panel.question for panel in FIGURES[:4]}
+    for panel in FIGURES[:4]:
         ends = {line.get_label(): line.get_xdata()[-1] for line in panels[panel.question].lines}
-        assert {name: ends[name] for name in names} == {n: int(n[7:]) if n.startswith("linear") else 100 for n in names}
+        expected = {label_of(n): int(n[7:]) if n.startswith("linear") else 100 for n in panel.arms}
+        assert {label: ends[label] for label in expected} == expected
     assert f"{of} loss" in figure.get_suptitle()
+
+
+def test_curves_against_a_baseline_are_differences_of_paired_seeds():
+    r = results(shaken({"constant": 0.5, "linear-100": 0.3, "linear-25": 0.4}))
+    panel = Panel("Decay?", ("constant", "linear-100", "linear-25"), baseline="constant")
+    lines = {line.get_label(): line for line in plot(r, [panel], LOOKED).axes[0].lines}
+    for name, loss in {"constant": 0.0, "linear-100": -0.2, "linear-25": -0.1}.items():
+        np.testing.assert_allclose(lines[label_of(name)].get_ydata(), loss, atol=5e-3)  # of seeds 0.5 apart
+    assert lines[label_of("linear-25")].get_xdata()[-1] == 25
+    without = plot(of_arms(r, ["linear-100"]), [panel], LOOKED).axes[0]
+    assert without.get_ylabel() == "training loss"
+
+
+def test_the_ends_are_in_the_order_of_their_losses_and_those_of_shorter_runs_hollow():
+    r = results(shaken({"constant": 0.5, "cosine": 0.3, "linear-25": 0.4}))
+    ends = plot(r, PANELS, LOOKED).axes[-1]
+    assert ends.get_title(loc="left") == ENDS
+    assert [text.get_text() for text in ends.get_yticklabels()] == [*map(label_of, ("cosine", "linear-25", "constant"))]
+    dots = [line for line in ends.lines if line.get_marker() == "o"]
+    assert [line.get_markerfacecolor() == "white" for line in dots] == [False, True, False]
+    means = [r.train_loss(name).mean() for name in ("cosine", "linear-25", "constant")]
+    np.testing.assert_allclose([line.get_xdata()[0] for line in dots], means)
 
 
 def test_an_arm_without_a_look_is_drawn_like_any_other_and_nothing_else_disappears():
@@ -680,42 +714,94 @@ def test_an_arm_without_a_look_is_drawn_like_any_other_and_nothing_else_disappea
     assert looks["constant"] == LOOKED["constant"]
     assert looks["new"] == LOOKS[0]
     figure = plot(r, panels, looks)
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["Is it new?", "And the other?", "Where each arm ends"]
-    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["constant", "new"]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["Is it new?", "And the other?", ENDS]
+    assert [*texts(figure.axes[0])] == [label_of("constant"), "new"]
 
 
 def test_questions_are_drawn_alone_with_the_arms_that_were_trained():
     r = results(shaken({"constant": 0.5, "linear-25": 0.4, "polyak": 0.6}))
-    decay, _, average, *_ = PANELS
+    decay, _, average, *_ = FIGURES
     figure = plot_panels(r, [decay, average], LOOKED, of="validation")
-    drawn = {ax.get_title(loc="left"): [text.get_text() for text in ax.get_legend().get_texts()] for ax in figure.axes}
-    assert drawn == {"How long to decay?": ["constant", "linear-25"], "Average instead?": ["constant", "polyak"]}
+    drawn = {ax.get_title(loc="left"): [*texts(ax)] for ax in figure.axes}
+    assert drawn == {
+        "How long to decay?": [label_of("constant"), label_of("linear-25")],
+        "Average instead?": [label_of("constant"), label_of("polyak")],
+    }
     assert figure.axes[0].get_ylabel() == "validation loss"
     (ax,) = plot_panels(of_arms(r, ["polyak"]), [decay], LOOKED).axes
-    assert ax.get_legend() is None
+    assert not ax.texts
+
+
+def test_labels_are_in_the_colours_of_their_lines_and_do_not_overlap():
+    figure = plot(results(shaken({**AS_PUBLISHED, "cosine": 0.2001})), PANELS, LOOKED)
+    figure.draw_without_rendering()
+    for ax in figure.axes[:2]:
+        colours = {line.get_label(): line.get_color() for line in ax.lines}
+        assert len(ax.texts) > 3
+        assert all(text.get_color() == colours[label] for label, text in texts(ax).items())
+        boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda box: box.y0)
+        assert all(above.y0 >= below.y1 - 0.5 for below, above in itertools.pairwise(boxes))
+        assert boxes[-1].x1 <= figure.bbox.width
+
+
+def test_heights_are_spread_with_the_least_sum_of_squared_moves():
+    np.testing.assert_allclose(spread(np.array([5.0, 1.0, 5.2]), 1.0), [4.6, 1.0, 5.6])
+    np.testing.assert_allclose(spread(np.array([0.0, 0.0, 0.0]), 1.0, low=0.0, high=9.0), [0.0, 1.0, 2.0])
+    np.testing.assert_allclose(spread(np.array([9.0, 8.9]), 1.0, low=0.0, high=9.0), [9.0, 8.0])
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        heights = rng.uniform(0, 10, 6)
+        moved = spread(heights, 1.0, 0.0, 10.0)
+        assert (np.argsort(moved) == np.argsort(heights)).all()
+        assert (np.diff(np.sort(moved)) > 1 - 1e-9).all()
+        assert moved.min() >= 0
+        assert moved.max() <= 10
+        for _ in range(50):  # no other that is allowed is nearer
+            other = np.sort(rng.uniform(0, 5, 6))[np.argsort(np.argsort(heights))] + np.argsort(np.argsort(heights))
+            assert np.sum((moved - heights) ** 2) <= np.sum((other - heights) ** 2) + 1e-9
 
 
 def test_figures_of_other_arms_and_of_sweeps_have_names_and_marks():
     r = results({"cosine": [0.2], "constant": [0.5]})
     r = dataclasses.replace(r, arms={"a": Trained(100, 1.0), "b": Trained(100, 1.0)})
     (ax,) = plot(r, [], {}).axes
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    assert {label.get_text() for label in ax.get_yticklabels()} == {"a", "b"}
     figure = plot_rates(swept())
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels == ["linear", "cosine"]
+    assert [*texts(figure.axes[0])] == ["linear", "cosine"]
     best = [line.get_xdata() for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
     np.testing.assert_allclose(np.ravel(best), [0.05, 0.2], rtol=1e-6)
-    drawn = np.concatenate([line.get_ydata() for line in figure.axes[0].lines])
-    assert figure.axes[0].get_ylim()[1] <= 1.05 * np.nanmax(drawn[np.isfinite(drawn)]) * (1 + 1e-6)
+
+
+def test_a_sweep_of_many_policies_is_a_map_with_the_best_of_each_framed():
+    names, factors, losses = "abcdefgh", (0.5, 1.0, 2.0), np.full((8, 3), 0.4)
+    losses[:, 1] = 0.3 - 0.01 * np.arange(8)
+    losses[0, 2], losses[3, 0] = np.inf, np.nan
+    arms = {f"{n}@{f:g}": Trained(100, f, {"policy": n, "factor": f}) for n in names for f in factors}
+    measured = np.broadcast_to(losses.reshape(-1, 1, 1), (24, 2, 4)).astype(np.float32)
+    r = results(shaken({"constant": 0.5}, seeds=2))
+    history = History(np.ones((24, 2, 100), np.float32), r.history.valid_steps, measured, measured)
+    (ax,) = plot_rates(dataclasses.replace(r, arms=arms, history=history)).axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == [*"hgfedcba"]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["x 0.5", "x 1", "x 2"]
+    assert sorted(frame.get_center()[1] for frame in ax.patches) == [*range(8)]
+    assert {frame.get_center()[0] for frame in ax.patches} == {1}
+    assert len(ax.texts) == 22  # without the two that diverged
+    lost = history._replace(valid_loss=np.full_like(measured, np.nan))
+    assert not plot_rates(dataclasses.replace(r, arms=arms, history=lost)).axes[0].patches
 
 
 @pytest.mark.parametrize(("shift", "from_zero"), [(0.0, True), (1.0, False)])
 def test_an_axis_begins_at_zero_unless_losses_could_not_be_told_apart(shift, from_zero):
     losses = {name: [loss + shift, loss + shift + 0.01] for name, loss in AS_PUBLISHED.items()}
-    first, *_, last = plot(results(losses), PANELS, LOOKED).axes
+    begins = plot_panels(results(losses), FIGURES[:1], LOOKED).axes[0].get_ylim()[0]
     lowest = min(map(min, losses.values()))
-    for begins in (first.get_ylim()[0], last.get_xlim()[0]):
-        assert begins == 0 if from_zero else 0.9 * lowest < begins < lowest
+    assert begins == 0 if from_zero else 0.9 * lowest < begins < lowest
+
+
+@pytest.mark.parametrize(("highest", "scale"), [(0.5, "linear"), (0.7, "log")])
+def test_the_axis_of_ends_is_logarithmic_where_they_differ_in_size(highest, scale):
+    ends = plot(results({"cosine": [0.2], "constant": [highest]}), PANELS, LOOKED).axes[-1]
+    assert ends.get_xscale() == scale
 
 
 def test_figures_are_alike_whatever_a_persons_settings_are(tmp_path):

@@ -12,10 +12,12 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from scipy.stats import pearsonr, spearmanr
 
 from experiments.evidence.evidence import Answer, Evidence
-from experiments.reports.figure import STYLE
+from experiments.reports.figure import STYLE, titled
+from experiments.reports.labels import label_lines
 from experiments.reports.results import Loss, Results
 from experiments.reports.text import markdown
 from experiments.studies.policies import SCHEDULES
@@ -271,11 +273,16 @@ MARKERS = {"linear": "o", "1-sqrt": "^", "cosine": "s", "constant": "D"}
 
 def figure(points: Sequence[Point]) -> Figure:
     with matplotlib.rc_context({**STYLE, "axes.titlesize": "medium"}):
-        made = Figure(figsize=(11, 4), layout="constrained")
+        made = titled(
+            "Final losses of a language model, and what a bound for convex losses says of their schedules",
+            f"Colours: the length of the run, {', '.join(f'{steps:,}' for steps in LENGTHS)} updates",
+        )
+        made.set_size_inches(10.5, 4.2)
         lengths, ranks, best = made.subplots(1, 3)
         _lengths(lengths, points)
         _ranks(ranks, points)
         _peaks(best, points)
+        label_lines(made)
         return made
 
 
@@ -285,12 +292,11 @@ def _lengths(ax: Axes, points: Sequence[Point]) -> None:
         slope, start = line(cooldowns)
         lowest = min(p.loss for p in cooldowns)
         shares = np.array([p.cooldown for p in cooldowns])
-        ax.plot(shares, [p.loss - lowest for p in cooldowns], "o-", color=color, label=f"{steps:,} updates")
+        ax.plot(shares, [p.loss - lowest for p in cooldowns], "o-", color=color, label=f"{steps:,}")
         ax.plot(shares, [start + slope * p.bound - lowest for p in cooldowns], "--", color=color)
-    ax.plot([], [], "--", color="#555555", label="the bound, scaled")
-    ax.set(xlabel="linear cooldown, % of the run", ylabel="final validation loss above the best")
-    ax.set_title("The longer, the better?", loc="left", fontweight="bold")
-    ax.legend(frameon=False)
+    ax.set(xlabel="length of the cooldown, % of the run", ylabel="final loss, above the lowest")
+    ax.annotate("dots: runs\ndashed: the bound, scaled", (0.35, 0.8), xycoords="axes fraction", color="#555555")
+    ax.set_title("How long a cooldown?")
 
 
 def _ranks(ax: Axes, points: Sequence[Point]) -> None:
@@ -305,11 +311,11 @@ def _ranks(ax: Axes, points: Sequence[Point]) -> None:
                 ax.annotate(
                     f"{p.name}: {above:.0f} %, {loss:.3f}", (1, 0.01), xycoords="axes fraction", ha="right", color=color
                 )
-    for kind in ("linear", "1-sqrt", "cosine"):
-        ax.plot([], [], MARKERS[kind], color="#555555", markersize=6, label=kind)
-    ax.set(xlabel="bound above the least, %", ylabel="final validation loss above the best")
-    ax.set_title("Are schedules in the same order?", loc="left", fontweight="bold")
-    ax.legend(frameon=False)
+    kinds = ("linear", "1-sqrt", "cosine")
+    marks = [Line2D([], [], marker=MARKERS[kind], color="#555555", linestyle="none") for kind in kinds]
+    ax.set(xlabel="bound, above the lowest, %", ylabel="final loss, above the lowest")
+    ax.set_title("A lower bound, a lower loss?")
+    ax.legend(marks, kinds, frameon=False, loc="upper left")
 
 
 def _peaks(ax: Axes, points: Sequence[Point]) -> None:
@@ -319,11 +325,13 @@ def _peaks(ax: Axes, points: Sequence[Point]) -> None:
     ax.axline((1e-3, 1e-3), slope=1, color="#999999", linewidth=1, zorder=0)
     ticks = [3e-4, 5e-4, 1e-3, 2e-3]
     labels = [f"{tick:g}" for tick in ticks]
-    ax.set(xscale="log", yscale="log", xlabel="best peak by the bound, scaled", ylabel="best peak of the runs")
+    ax.set(
+        xscale="log", yscale="log", xlabel="best peak rate by the bound, scaled", ylabel="best peak rate of the runs"
+    )
     ax.set_xticks(ticks, labels, minor=False)
     ax.set_yticks(ticks, labels, minor=False)
     ax.minorticks_off()
-    ax.set_title("Is the best peak where it says?", loc="left", fontweight="bold")
+    ax.set_title("The best peak rate?")
 
 
 def _marker(p: Point) -> str:

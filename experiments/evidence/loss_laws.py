@@ -279,7 +279,7 @@ TITLES = {
 
 def _draw(what: str, unseen: dict[str, Curve], fits: dict[str, Fit]) -> Figure:
     """Measured and predicted curves of the schedules that were not fitted to, and how far they are apart."""
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context({**STYLE, "font.size": 9, "axes.titleweight": "normal"}):
         figure = Figure(figsize=(11, 7.5), layout="constrained")
         rows = figure.subplots(4, 3, height_ratios=[3, 1.3, 3, 1.3])
         for i, (name, title) in enumerate(TITLES.items()):

@@ -11,12 +11,14 @@ import numpy as np
 from jax import Array
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from experiments.evidence.evidence import Answer, Evidence
 from experiments.evidence.loss_laws import FLOOR, PEAK, published_curves
-from experiments.reports.figure import DASHES, DOTS, STYLE, Look
+from experiments.reports.figure import DASHES, DOTS, STYLE, Look, titled
+from experiments.reports.labels import label_lines
 from experiments.reports.text import markdown
-from experiments.studies.published import BLACK, BLUE, GREEN, GREY, ORANGE, SKY, VERMILION
+from experiments.studies.published import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION
 from schedules import (
     Schedule,
     Shape,
@@ -261,25 +263,31 @@ FOUND = dict(zip(FLOORS, (VERMILION, GREEN), strict=True))
 
 def figure(numbers: Mapping[str, Any]) -> Figure:
     with matplotlib.rc_context({**STYLE, "axes.titlesize": "medium"}):
-        made = Figure(figsize=(11, 4), layout="constrained")
+        made = titled("Best schedules, as a search over all of them finds them")
+        made.set_size_inches(10.5, 4)
         of_bound, of_law, lengths = made.subplots(1, 3)
-        _best(of_bound, "Best for the bound", OF_BOUND)
-        of_bound.plot([0, OF_BOUND], [1, 0], color=SKY, linewidth=5, label="linear")
-        of_bound.plot(*_over(numbers["bound"]["rates"], 0, OF_BOUND), color=VERMILION, linewidth=1.6, label="found")
-        of_bound.legend(frameon=False)
-        _best(of_law, "Best for the law of the 100M model", STEPS)
+        _best(of_bound, "For the convex bound: linear decay", OF_BOUND)
+        updates, rates = _over(numbers["bound"]["rates"], 0, OF_BOUND)
+        of_bound.plot(updates, rates, color=VERMILION, linewidth=1.6)
+        apart = np.max(np.abs(np.array(rates) - 1 + updates / OF_BOUND))
+        of_bound.text(
+            0.97, 0.85, f"at most {apart:.1g} of the peak\nfrom linear", ha="right", transform=of_bound.transAxes
+        )
+        _best(of_law, "For a law of a language model’s loss", STEPS)
         of_law.plot([0, WARMUP], [0, 1], color=GREY)
         for name, floor in numbers["floors"].items():
             updates, rates = _over(floor["rates"], WARMUP, STEPS)
-            of_law.plot(updates, rates, color=FOUND[name], linewidth=1.6, label=f"found, {name}")
-        of_law.legend(frameon=False, loc="lower left", bbox_to_anchor=(0.1, 0.1))
+            of_law.plot(updates, rates, color=FOUND[name], linewidth=1.6, label=name)
         _lengths(lengths, numbers["floors"]["to 3e-5"])
+        label_lines(made)
         return made
 
 
 def _best(ax: Axes, title: str, steps: int) -> None:
     ax.set(xlabel="updates", ylabel="rate over peak", xlim=(0, steps), ylim=(0, 1.05))
-    ax.set_title(title, loc="left", fontweight="bold")
+    ax.set_title(title)
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
 
 
 def _over(rates: list[float], first: int, last: int) -> tuple[np.ndarray, list[float]]:
@@ -291,10 +299,13 @@ def _lengths(ax: Axes, floor: Mapping[str, Any]) -> None:
         of_shape = [each for each in floor["named"] if each["shape"] == shape]
         shares, ends = [each["share"] for each in of_shape], [each["end"] for each in of_shape]
         ax.plot(shares, ends, linewidth=1.6, label=shape, **look)
-    ax.axhline(floor["found"], color=FOUND["to 3e-5"], linewidth=1.6, label="found")
-    ax.set(xlabel="cooldown to 3e-5, % after the warm-up", ylabel="predicted loss at the end", xlim=(0, 100))
-    ax.set_title("How long a cooldown?", loc="left", fontweight="bold")
-    ax.legend(frameon=False)
+    ax.plot([0, 100], [floor["found"]] * 2, color=FOUND["to 3e-5"], linewidth=1.6, label="best of all")
+    ax.set(
+        xlabel="length of a cooldown to 3e-5,\n% of the run after its warm-up",
+        ylabel="predicted loss at the end",
+        xlim=(0, 100),
+    )
+    ax.set_title("Cooldowns by that law")
 
 
 OPTIMAL = Evidence("optimal", "Which schedule is the best?", measure)

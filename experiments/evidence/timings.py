@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from experiments.engine.machine import machine
 from experiments.evidence.evidence import Answer, Evidence
+from experiments.reports.figure import titled
 from experiments.reports.text import markdown
 from experiments.studies.published import BLUE, SKY
 from optim import average_of, decay_of, effective_window, half_life, merge, polyak
@@ -69,16 +70,19 @@ def timed(steps: int, rounds: int) -> dict[str, dict[str, float]]:
 
 
 def drawn(seconds: dict[str, dict[str, float]]) -> Figure:
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = titled(f"Seconds of one call, for a run of {STEPS:,} updates: the first call compiles")
+    figure.set_size_inches(8, 5)
     ax = figure.subplots()
     places = np.arange(len(seconds))[::-1]
     for which, colour in (("first", SKY), ("later", BLUE)):
         at = [each[which] for each in seconds.values()]
         ax.plot(at, places, "o", color=colour, label={"first": "first call", "later": "later calls"}[which])
-    ax.set(xscale="log", xlabel=f"seconds, for a run of {STEPS:,} updates")
+    ax.set(xscale="log", xlabel="seconds")
     ax.set_yticks(places, [*seconds])
-    ax.grid(axis="x", color="#dddddd")
-    ax.legend(frameon=False, loc="lower right")
+    ax.grid(color="#e5e5e5")
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(frameon=False, loc="upper left", ncols=2, bbox_to_anchor=(0, 1.1))
     return figure
 
 

@@ -1,26 +1,30 @@
-"""The figures of a comparison: small multiples, each a question, and where all arms end."""
+"""The figures of a comparison: curves by question, and where all arms end."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from experiments.reports.labels import label_lines
 from experiments.reports.results import Loss, Results
+from experiments.reports.text import standard_error
 
-Look = Mapping[str, Any]  # keywords of matplotlib for a line; a colour among them
+Look = Mapping[str, Any]  # keywords of matplotlib for a line: a colour, and what it is called if not by its name
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A question, and the arms whose curves answer it."""
+    """A question, and the arms whose curves answer it: their losses, or how much above those of `baseline` they are."""
 
     question: str
     arms: tuple[str, ...]
+    baseline: str | None = None  # an arm of the same run
 
 
 # Hues of Okabe and Ito, safe for colour-blind readers, from dark to light, for lines that also differ in dash.
@@ -34,99 +38,163 @@ LOOKS: Sequence[Look] = (
     {"color": "#E69F00", "linestyle": DASHES},
 )
 
-STYLE: dict[Any, Any] = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": "medium",
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+ENDS = "At the end, lowest first"
+WIDTH = 9.0  # inches: on a page that is 830 pixels wide, letters are 12 pixels high
 
 
-def plot(
-    results: Results, panels: Sequence[Panel], looks: Mapping[str, Look], of: Loss = "training", columns: int = 4
-) -> Figure:
-    """The loss of every arm: curves by question, the middle half of the seeds shaded, and where each arm ends."""
+def plot(results: Results, panels: Sequence[Panel], looks: Mapping[str, Look], of: Loss = "training") -> Figure:
+    """The loss of every arm: on the left the curves, by question, and on the right where each arm ends."""
     with matplotlib.rc_context(STYLE):
-        columns = min(len(panels) + 1, columns)
-        rows = -(-(len(panels) + 1) // columns)
-        ends = 1.5 + 0.25 * len(results.arms)
-        size = (3.75 * columns, max(3.5 * rows, ends)) if panels else (9, ends)
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
-        axes = np.ravel(figure.subplots(rows, columns))
-        for ax, panel in zip(axes, panels, strict=False):
-            _curves(ax, results, of, panel, looks)
-        _ends(axes[len(panels)], results, of)
-        for ax in axes[len(panels) + 1 :]:
-            ax.set_axis_off()
-        figure.suptitle(_title(results, of, bool(panels)), parse_math=False, x=0.01, ha="left", fontsize=11)
+        notes = _notes(results, of, panels), _notes_of_ends(results)
+        figure = titled(f"{results.title}: {results.named(of)} over {results.steps:,} updates", *notes)
+        figure.set_size_inches(WIDTH, max(0.8 + 2.3 * len(panels), 1.3 + 0.22 * len(results.arms)))
+        grid = figure.add_gridspec(max(len(panels), 1), 2 if panels else 1, width_ratios=(5, 4) if panels else (1,))
+        for i, panel in enumerate(panels):
+            _curves(figure.add_subplot(grid[i, 0]), results, of, panel, looks)
+        _ends(figure.add_subplot(grid[:, -1]), results, of, looks if panels else {})
+        label_lines(figure)
         return figure
 
 
 def plot_panels(results: Results, panels: Sequence[Panel], looks: Mapping[str, Look], of: Loss = "training") -> Figure:
-    """Some panels of `plot`, in one row."""
-    with matplotlib.rc_context({**STYLE, "axes.titlesize": "medium"}):  # three of them fit beside each other
-        figure = Figure(figsize=(9.5, 4), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
+    """The curves of some questions, in one row."""
+    with matplotlib.rc_context({**STYLE, "axes.titlesize": "medium" if len(panels) < 3 else "small"}):
+        figure = titled(f"{results.title}: {results.named(of)}", _notes(results, of, panels))
+        figure.set_size_inches(WIDTH, 4)
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
         for ax, panel in zip(axes, panels, strict=True):
             _curves(ax, results, of, panel, looks)
-        axes[0].set_ylabel(results.named(of))
-        figure.suptitle(_title(results, of, curves=True), parse_math=False, x=0.01, ha="left", fontsize=11)
+            ax.label_outer()
+        label_lines(figure)
         return figure
 
 
-def _title(results: Results, of: Loss, curves: bool) -> str:
-    told = f"{results.title}: {results.named(of)} over {results.steps:,} updates"
-    if not curves:
-        return told
+def titled(title: str, *notes: str) -> Figure:
+    """An empty figure with a title, and below it how to read it."""
+    figure = Figure(layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.06))
+    told = "\n".join(filter(None, (title, *notes)))
+    figure.suptitle(told, parse_math=False, x=0.01, ha="left", fontsize="medium")
+    return figure
+
+
+def _notes(results: Results, of: Loss, panels: Sequence[Panel]) -> str:
+    """How to read the curves."""
+    if not panels:
+        return ""
     noisy = of == "training" and not results.exact
-    averaged = f"moving average over {results.window * results.every:,}" if noisy else ""
+    averaged = f"moving averages over {results.window * results.every:,} updates" if noisy else ""
     shaded = f"shaded: the middle half of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
-    notes = "; ".join(note for note in (averaged, shaded) if note)
-    return f"{told} ({notes})" if notes else told
+    told = "; ".join(filter(None, (averaged, shaded)))
+    return f"Curves: {told}" if told else ""
+
+
+def _notes_of_ends(results: Results) -> str:
+    """How to read the dots."""
+    several = f"mean ± standard error of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
+    shorter = "hollow: of a shorter run" if any(results.end(arm) < results.done for arm in results.arms) else ""
+    told = "; ".join(filter(None, (several, shorter)))
+    return f"Dots: {told}" if told else ""
 
 
 def _curves(ax: Axes, results: Results, of: Loss, panel: Panel, looks: Mapping[str, Look]) -> None:
-    names = [name for name in panel.arms if name in results.arms]
-    for name in names:
-        style = looks[name]
-        updates, curves = _curve(results, of, name)
+    baseline = panel.baseline if panel.baseline in results.arms else None
+    drawn = {name: _curve(results, of, name, baseline) for name in panel.arms if name in results.arms}
+    for name, (updates, curves) in drawn.items():
+        look = {"label": name, **looks[name]}
         mean = curves.mean(axis=0)
-        ax.plot(updates, mean, label=name, linewidth=1.6, **style)
-        middle = np.quantile(curves, (0.25, 0.75), axis=0)
-        ax.fill_between(updates, *middle, color=style["color"], alpha=0.15, linewidth=0)
-        end = {"color": style["color"], "markersize": 6, "markeredgecolor": "white", "zorder": 3}
-        ax.plot(updates[-1:], mean[-1:], "o", **end)
-    top = _top(results, of)
-    if np.isfinite(top):
-        ends = np.array([results.loss(name, of).mean() for name in results.arms])
-        ax.set_ylim(_floor(ends, top), top)
-    ax.set_xlim(0, results.steps * 1.01)
-    ax.set_xlabel("updates")
-    if names:
-        ax.legend(frameon=False, handlelength=2.6)
-    ax.set_title(panel.question, loc="left", fontweight="bold")
+        ax.plot(updates, mean, linewidth=1.6, **look)
+        ax.fill_between(
+            updates, *np.quantile(curves, (0.25, 0.75), axis=0), color=look["color"], alpha=0.15, linewidth=0
+        )
+        ax.plot(updates[-1:], mean[-1:], "o", color=look["color"], markersize=5, zorder=3)
+    if limits := _around([*drawn.values()], results) if baseline else _limits(results, of):
+        ax.set_ylim(*limits)
+    ax.set(xlim=(0, 1.01 * results.steps), xlabel="updates", ylabel=results.named(of))
+    if baseline:
+        ax.set_ylabel(f"{results.named(of)}\nminus {looks[baseline].get('label', baseline)}’s")
+        ax.yaxis.set_major_locator(MaxNLocator(5))
+        ax.yaxis.set_major_formatter("{x:+.3g}")
+    ax.set_xticks(np.linspace(0, results.steps, 5))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    ax.set_title(panel.question)
 
 
-def _curve(results: Results, of: Loss, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """After how many updates, and the losses (seeds, updates)."""
-    if of == "training":
-        curves = moving_average(results.train_loss_curve(name), results.window)
-        first = min(results.window, results.train_loss_curve(name).shape[1])
-        return (first + np.arange(curves.shape[1])) * results.every, curves
-    return results.valid_loss_curve(name)
+def _curve(results: Results, of: Loss, name: str, baseline: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """After how many updates, and the losses (seeds, updates), less those of the baseline on the same batches."""
+    updates, losses = _measured(results, of, name)
+    if baseline:
+        shared = min(len(updates), len((below := _measured(results, of, baseline)[1])[0]))
+        with np.errstate(invalid="ignore"):  # of infinite losses the difference is no number
+            updates, losses = updates[:shared], losses[:, :shared] - below[:, :shared]
+    if of == "validation":
+        return updates, losses
+    averaged = moving_average(losses, results.window)
+    return updates[len(updates) - averaged.shape[1] :], averaged
 
 
-def _ends(ax: Axes, results: Results, of: Loss) -> None:
-    names = [*results.arms]
+def _measured(results: Results, of: Loss, name: str) -> tuple[np.ndarray, np.ndarray]:
+    if of == "validation":
+        return results.valid_loss_curve(name)
+    losses = results.train_loss_curve(name)
+    return (1 + np.arange(losses.shape[1])) * results.every, losses
+
+
+def _ends(ax: Axes, results: Results, of: Loss, looks: Mapping[str, Look]) -> None:
+    """From the lowest loss at the top to the highest; what diverged is last."""
+    ends = {name: results.loss(name, of) for name in results.arms}
+    means = {name: float(losses.mean()) for name, losses in ends.items()}
+    names = sorted(means, key=lambda name: np.nan_to_num(means[name], nan=np.inf))
     for row, name in enumerate(names):
-        losses = results.loss(name, of)
-        ax.plot([losses.min(), losses.max()], [row, row], color="#999999", linewidth=1)
-        ax.plot(np.quantile(losses, (0.25, 0.75)), [row, row], color="#999999", linewidth=5, solid_capstyle="butt")
-        ax.plot(losses.mean(), row, "o", color="black", markersize=5)
-    ax.set_yticks(range(len(names)), names)
-    ax.invert_yaxis()
-    shown = np.concatenate([results.loss(name, of) for name in names])
-    ax.set_xlim(left=_floor(shown, np.max(shown, initial=0.0, where=np.isfinite(shown))))
-    ax.grid(axis="x", color="#dddddd")
+        colour = looks.get(name, {"color": "black"})["color"]
+        face = "white" if results.end(name) < results.done else colour
+        with np.errstate(invalid="ignore"):  # of infinite losses the spread is no number
+            error = standard_error(ends[name]) if len(results.seeds) > 1 else None
+        ax.errorbar(means[name], row, xerr=error, fmt="o", color=colour, markersize=5.5, markerfacecolor=face)
+    labels = [looks.get(name, {}).get("label", name) for name in names]
+    ax.set_yticks(range(len(names)), labels, fontsize="small", parse_math=False)
+    ax.set_ylim(len(names) - 0.4, -0.6)
+    ax.grid(color="#e5e5e5")
     ax.set_axisbelow(True)
-    spread = "" if results.exact else "\n(mean, middle half, range)"
-    ax.set_xlabel(f"{results.named(of)} at the end{spread}")
-    ax.set_title("Where each arm ends", loc="left", fontweight="bold")
+    scale_for(ax, "x", np.array([*means.values()]))
+    ax.set_xlabel(f"{results.named(of)} at the end")
+    ax.set_title(ENDS)
+
+
+def scale_for(ax: Axes, which: Literal["x", "y"], losses: np.ndarray) -> None:
+    """An axis for losses, logarithmic where the largest is more than three times the smallest."""
+    finite = losses[np.isfinite(losses)]
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    if finite.size and 0 < 3 * finite.min() < finite.max():
+        ax.set(**{f"{which}scale": "log"})
+        few = finite.max() < 10 * finite.min()
+        axis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7) if few else (1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(NullFormatter())
+    else:
+        axis.set_major_locator(MaxNLocator(5))
+
+
+def _limits(results: Results, of: Loss) -> tuple[float, float] | None:
+    """Of losses: without the first tenth of the run, in which every arm falls alike."""
+    top = _top(results, of)
+    ends = np.array([results.loss(name, of).mean() for name in results.arms])
+    return (_floor(ends, top), top) if np.isfinite(top) else None
+
+
+def _around(drawn: Sequence[tuple[np.ndarray, np.ndarray]], results: Results) -> tuple[float, float] | None:
+    """Of differences: all that come after the first quarter of the run, in which some are far larger."""
+    late = np.concatenate([curves.mean(axis=0)[updates >= results.steps / 4] for updates, curves in drawn])
+    finite = late[np.isfinite(late)]
+    room = 0.08 * np.ptp(finite) if finite.size else 0.0
+    return (float(finite.min() - room), float(finite.max() + room)) if room else None
 
 
 def _floor(losses: np.ndarray, top: float) -> float:

@@ -4,15 +4,14 @@ Batches and dropout masks depend on seed and step alone, and all arms share thei
 same run, and a decay whose rate is constant at first branches off from that run, as from a checkpoint of it.
 """
 
-import functools
 from collections.abc import Callable
 
 import numpy as np
 
 from experiments.reports.claims import At, Claim, Claims, below
 from experiments.reports.figure import DASHES, DOTS, Look, Panel
-from experiments.studies.published import BLUE, GREEN, GREY, VERMILION, alike, averaged_adam
-from experiments.studies.study import Arm, Study, curves
+from experiments.studies.published import BLUE, GREEN, GREY, VERMILION, alike, averaged_adam, look
+from experiments.studies.study import Arm, Study
 from optim import Coefficient, average_like
 from schedules import Schedule, ScheduleLike, constant, cosine, exponential, linear, one_minus_sqrt, wsd
 
@@ -35,21 +34,18 @@ def decays(rate: float, steps: int) -> dict[str, Schedule]:
     }
 
 
-QUESTIONS = {
-    "linear": "Linear decay from the start?",
-    "cosine": "Cosine decay from the start?",
-    "exponential": "An exponential cooldown?",
-    "wsd": "A linear cooldown of a fifth?",
-    "wsd-sqrt": "The same fifth, as 1 - sqrt?",
+LABELS = {
+    "linear": "linear",
+    "cosine": "cosine",
+    "exponential": "exponential",
+    "wsd": "linear cooldown",
+    "wsd-sqrt": "1-sqrt cooldown",
 }
 FEW = f"merged-wsd-{CHECKPOINTS}"
 
 
 # Arms -------------------------------------------------------------------------------------------------
 
-DECAYED: Look = {"color": BLUE}
-MERGED: Look = {"color": VERMILION, "linestyle": DASHES}
-SPARSE: Look = {"color": GREEN, "linestyle": DOTS}
 NEWEST = constant(1.0)  # no average: the parameters themselves
 
 
@@ -63,19 +59,20 @@ def merging(rate: float, steps: int) -> list[Arm]:
     def merged(name: str, decay: Schedule, look: Look, every: int = 1) -> Arm:
         return arm(name, constant(rate), average_like(decay, steps, of=rate, every=every), look)
 
+    sparse = look(f"average of {CHECKPOINTS} checkpoints", GREEN, DOTS)
     return [
-        arm("constant", constant(rate), NEWEST, {"color": GREY}),
-        *(arm(name, lr, NEWEST, DECAYED) for name, lr in of.items()),
-        *(merged(f"merged-{name}", lr, MERGED) for name, lr in of.items()),
-        merged(FEW, of["wsd"], SPARSE, every=max(round(COOLDOWN * steps / CHECKPOINTS), 1)),
+        arm("constant", constant(rate), NEWEST, look("constant rate", GREY)),
+        *(arm(name, lr, NEWEST, look(LABELS[name], BLUE)) for name, lr in of.items()),
+        *(merged(f"merged-{name}", lr, look(f"average: {LABELS[name]}", VERMILION, DASHES)) for name, lr in of.items()),
+        merged(FEW, of["wsd"], sparse, every=max(round(COOLDOWN * steps / CHECKPOINTS), 1)),
     ]
 
 
 # Questions and claims ---------------------------------------------------------------------------------
 
-PANELS = tuple(
-    Panel(question, ("constant", name, f"merged-{name}", *[FEW] * (name == "wsd")))
-    for name, question in QUESTIONS.items()
+PANELS = (
+    Panel("Imitate a decay from the start?", ("constant", "linear", "merged-linear"), baseline="constant"),
+    Panel("Imitate a cooldown at the end?", ("constant", "wsd", "merged-wsd", FEW), baseline="constant"),
 )
 
 
@@ -85,7 +82,7 @@ def imitated(name: str) -> Callable[[At], dict[str, np.ndarray]]:
 
 def each_below(at: At, lower: str, upper: str) -> dict[str, np.ndarray]:
     """For every decay, whose name takes the place of {}."""
-    return {k: v for name in QUESTIONS for k, v in below(at, lower.format(name), upper.format(name)).items()}
+    return {k: v for name in LABELS for k, v in below(at, lower.format(name), upper.format(name)).items()}
 
 
 CLAIMS = Claims(
@@ -108,5 +105,4 @@ MERGING = Study(
     merging,
     panels=PANELS,
     claims=CLAIMS,
-    figures=functools.partial(curves, columns=3),
 )

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from experiments.reports.claims import At, Claim, Claims, below
-from experiments.reports.figure import DASHES, DOTS, LONG_DASHES, Panel
+from experiments.reports.figure import DASHES, DOTS, LONG_DASHES, Look, Panel
 from experiments.reports.tables import QUARTERS
 from experiments.studies.study import Arm, Optimizer, Study, with_sgd
 from optim import Coefficient, adam, average, exponential_average, polyak, schedule_free
@@ -41,10 +41,10 @@ def schedule_free_adam(learning_rate: ScheduleLike, coefficient: Coefficient) ->
 
 # Arms -------------------------------------------------------------------------------------------------
 
-# An arm looks the same in every panel. Arms of one panel differ in hue (Okabe and Ito's, safe for colour-blind
-# readers), in lightness and in dash.
-GREY, BLACK, SKY, BLUE = "#999999", "#000000", "#56B4E9", "#0072B2"
-ORANGE, VERMILION, PURPLE, GREEN = "#E69F00", "#D55E00", "#CC79A7", "#009E73"
+# An arm looks the same in every panel: its colour (Okabe and Ito's, safe for colour-blind readers) is that of its kind,
+# and arms of one kind differ in dash.
+GREY, BLACK, SKY, BLUE = "#777777", "#000000", "#56B4E9", "#0072B2"
+ORANGE, VERMILION, PURPLE, GREEN = "#E69F00", "#D55E00", "#A64D84", "#008060"
 
 
 def published(rate: float, steps: int) -> list[Arm]:
@@ -57,42 +57,51 @@ def published(rate: float, steps: int) -> list[Arm]:
     after = {percent: steps * percent // 100 for percent in QUARTERS}
     long, short = exponential_average(max(steps / 10, 1.0)), exponential_average(max(steps / 100, 1.0))
 
-    def decayed(name: str, lr: ScheduleLike, color: str, dash: object = "-", end: int = steps) -> Arm:
-        return Arm(name, decayed_adam, {"learning_rate": lr, "b1": 0.9}, end, {"color": color, "linestyle": dash})
+    def decayed(name: str, lr: ScheduleLike, look: Look, end: int = steps) -> Arm:
+        return Arm(name, decayed_adam, {"learning_rate": lr, "b1": 0.9}, end, look)
 
-    def averaged(by: Optimizer, name: str, coefficient: Coefficient, color: str, dash: object = "-") -> Arm:
-        mixed = {"learning_rate": still, "coefficient": coefficient}
-        return Arm(name, by, mixed, steps, {"color": color, "linestyle": dash})
+    def averaged(by: Optimizer, name: str, coefficient: Coefficient, look: Look) -> Arm:
+        return Arm(name, by, {"learning_rate": still, "coefficient": coefficient}, steps, look)
 
     return [
-        decayed("constant", still, GREY),
-        decayed("linear-100", linear(rate, 0.0, after[100]), BLUE, end=after[100]),
-        decayed("linear-75", linear(rate, 0.0, after[75]), BLUE, DASHES, end=after[75]),
-        decayed("linear-50", linear(rate, 0.0, after[50]), SKY, DASHES, end=after[50]),
-        decayed("linear-25", linear(rate, 0.0, after[25]), SKY, DOTS, end=after[25]),
-        decayed("cosine", cosine(rate, 0.0, steps), BLACK),
-        decayed("step-25", multistep(rate, [after[25]], 0.1), ORANGE, DOTS),
-        decayed("step-75", multistep(rate, [after[75]], 0.1), VERMILION, DASHES),
-        averaged(averaged_adam, "polyak", polyak(), ORANGE, DOTS),
-        averaged(averaged_adam, "ema-long", long, GREEN, LONG_DASHES),
-        averaged(averaged_adam, "ema-short", short, PURPLE, DASHES),
-        averaged(schedule_free_adam, "sf-polyak", polyak(), ORANGE, DASHES),
-        averaged(schedule_free_adam, "sf-ema", long, VERMILION),
+        decayed("constant", still, look("constant rate", GREY)),
+        decayed("linear-100", linear(rate, 0.0, after[100]), look("linear", BLUE), after[100]),
+        decayed("linear-75", linear(rate, 0.0, after[75]), look("linear to 75 %", BLUE, DASHES), after[75]),
+        decayed("linear-50", linear(rate, 0.0, after[50]), look("linear to 50 %", BLUE, LONG_DASHES), after[50]),
+        decayed("linear-25", linear(rate, 0.0, after[25]), look("linear to 25 %", BLUE, DOTS), after[25]),
+        decayed("cosine", cosine(rate, 0.0, steps), look("cosine", BLACK)),
+        decayed("step-25", multistep(rate, [after[25]], 0.1), look("step at 25 %", PURPLE, DASHES)),
+        decayed("step-75", multistep(rate, [after[75]], 0.1), look("step at 75 %", PURPLE)),
+        averaged(averaged_adam, "polyak", polyak(), look("Polyak average", GREEN, DOTS)),
+        averaged(averaged_adam, "ema-long", long, look("long EMA", GREEN)),
+        averaged(averaged_adam, "ema-short", short, look("short EMA", GREEN, DASHES)),
+        averaged(schedule_free_adam, "sf-polyak", polyak(), look("schedule-free, Polyak", VERMILION, DASHES)),
+        averaged(schedule_free_adam, "sf-ema", long, look("schedule-free, EMA", VERMILION)),
     ]
+
+
+def look(label: str, color: str, linestyle: object = "-") -> Look:
+    return {"label": label, "color": color, "linestyle": linestyle}
 
 
 # Questions --------------------------------------------------------------------------------------------
 
 LINEAR = tuple(f"linear-{percent}" for percent in QUARTERS)
-# The five published figures; the last of them has three panels.
+DECAYS, AVERAGES = (
+    ("linear-100", "cosine", "step-25", "step-75"),
+    ("polyak", "ema-short", "ema-long", "sf-polyak", "sf-ema"),
+)
 PANELS = (
+    Panel("Decay the learning rate?", ("constant", *DECAYS), baseline="constant"),
+    Panel("Average instead, or train schedule-free?", ("constant", "cosine", *AVERAGES), baseline="constant"),
+)
+# The five published figures. The last of them has its lines on three panels there.
+FIGURES = (
     Panel("How long to decay?", ("constant", *LINEAR)),
     Panel("Does the shape matter?", ("constant", "step-25", "step-75", "linear-100", "cosine")),
     Panel("Average instead?", ("constant", "polyak", "ema-short", "ema-long", "cosine")),
     Panel("Schedule-free?", ("constant", "sf-polyak", "ema-long", "cosine", "sf-ema")),
-    Panel("Every horizon: schedule-free Polyak?", ("constant", *LINEAR, "sf-polyak")),
-    Panel("Every horizon: EMA?", ("constant", *LINEAR, "ema-long")),
-    Panel("Every horizon: schedule-free EMA?", ("constant", *LINEAR, "sf-ema")),
+    Panel("Every horizon?", ("constant", *LINEAR, "sf-polyak", "ema-long", "sf-ema"), baseline="constant"),
 )
 
 

@@ -88,10 +88,10 @@ def no_arms(rate: float, steps: int) -> Sequence[Arm]:
     return ()
 
 
-def curves(study: "Study", results: Results, columns: int = 4) -> dict[str, Figure]:
+def curves(study: "Study", results: Results) -> dict[str, Figure]:
     """The panels, and where the arms end, of training and of validation losses where these are two things."""
     looks, files = study.looks(results.arms), {"training": "figure.png", "validation": "validation.png"}
-    return {files[of]: plot(results, study.panels, looks, of, columns) for of in results.losses}
+    return {files[of]: plot(results, study.panels, looks, of) for of in results.losses}
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from textwrap import fill
+from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator
 
-from experiments.reports.figure import LOOKS, STYLE, Look
+from experiments.reports.figure import LOOKS, STYLE, WIDTH, Look, scale_for, titled
+from experiments.reports.labels import label_lines
 from experiments.reports.results import Loss, Results
 from experiments.reports.tables import changes
 from experiments.reports.text import decimals, markdown
@@ -86,47 +86,65 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def plot_rates(results: Results) -> Figure:
-    """A sweep: final validation loss against the peak rate, a line for each policy, the lowest point of each filled."""
-    policies = list(results.grid().items())
-    panels = [policies[i : i + len(MARKERS)] for i in range(0, len(policies), len(MARKERS))]
-    columns = min(len(panels), 3)
-    rows = -(-len(panels) // columns)
+    """A sweep: final validation loss by peak rate. A few policies are a line each, and many are rows of one map."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.5 * columns, 3.8 * rows), layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08))
-        axes = np.ravel(figure.subplots(rows, columns, sharey=True, squeeze=False))
-        for ax, panel in zip(axes, panels, strict=False):
-            for (policy, arms), style, marker in zip(panel, LOOKS, MARKERS, strict=False):
-                _line(ax, results, policy, arms, {**style, "marker": marker})
-            ax.set_xscale("log")
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-            ax.xaxis.set_major_formatter("{x:g}")
-            ax.xaxis.set_minor_formatter("")
-            ax.set_xlabel("peak learning rate")
-            ax.legend(frameon=False, fontsize="small")
-        for ax in axes[::columns]:
-            ax.set_ylabel(results.named("validation"))
-        for ax in axes[len(panels) :]:
-            ax.set_axis_off()
         seeds = f", mean of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
-        told = f"{results.named('validation')} after {results.steps:,} updates{seeds} (filled: the best rate)"
-        figure.suptitle(
-            fill(f"{results.title}: {told}", 64 * columns), parse_math=False, x=0.01, ha="left", fontsize=11
-        )
-        ends = {arm: results.valid_loss(arm).mean() for arm in results.arms}
-        lowest = [ends[arm] for _, arms in policies if (arm := results.best(arms))]
-        if lowest:  # what is far above the others' best is cut off, except for the best of each
-            highest = max(filter(np.isfinite, ends.values()))
-            axes[0].set_ylim(0.95 * min(lowest), min(1.05 * highest, max(3 * np.median(lowest), 1.2 * max(lowest))))
-        return figure
+        told = f"{results.title}: {results.named('validation')} after {results.steps:,} updates{seeds}"
+        policies = results.grid()
+        return _lines(told, results) if len(policies) <= len(LOOKS) else _map(told, results)
 
 
-def _line(ax: Axes, results: Results, policy: str, arms: Sequence[str], style: Look) -> None:
-    rates = [results.arms[arm].rate for arm in arms]
-    losses = np.array([results.valid_loss(arm).mean() for arm in arms])
-    ax.plot(rates, losses, label=policy, linewidth=1.5, markersize=5, markerfacecolor="white", **style)
-    if best := results.best(arms):
-        end = results.valid_loss(best).mean()
-        ax.plot(results.arms[best].rate, end, marker=style["marker"], markersize=7, color=style["color"])
+def _lines(title: str, results: Results) -> Figure:
+    figure = titled(title, "Filled: the best rate of each")
+    figure.set_size_inches(7.0, 4.2)
+    ax = figure.subplots()
+    for (policy, arms), look, marker in zip(results.grid().items(), LOOKS, MARKERS, strict=False):
+        rates = [results.arms[arm].rate for arm in arms]
+        losses = np.array([results.valid_loss(arm).mean() for arm in arms])
+        style: Look = {**look, "marker": marker, "markersize": 5}
+        ax.plot(rates, losses, label=policy, linewidth=1.5, markerfacecolor="white", **style)
+        if best := results.best(arms):
+            ax.plot(results.arms[best].rate, results.valid_loss(best).mean(), **{**style, "markersize": 7})
+    ax.set(xscale="log", xlabel="peak learning rate", ylabel=results.named("validation"))
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("")
+    scale_for(ax, "y", np.array([results.valid_loss(arm).mean() for arm in results.arms]))
+    label_lines(figure)
+    return figure
+
+
+def _map(title: str, results: Results) -> Figure:
+    """A row for each policy, the one with the lowest loss on top, and a column for each multiple of its rate."""
+    grid, ends = results.grid(), {arm: float(results.valid_loss(arm).mean()) for arm in results.arms}
+    lowest = {policy: results.best(arms) for policy, arms in grid.items()}
+    policies = sorted(grid, key=lambda policy: ends[arm] if (arm := lowest[policy]) else math.inf)
+    factors = sorted({results.factor(arm) for arm in results.arms})
+    losses = np.full((len(policies), len(factors)), np.nan)
+    figure = titled(title, "Framed: the best rate of each. Dark: a low loss. Grey: diverged, or not tried")
+    figure.set_size_inches(WIDTH, 1.3 + 0.24 * len(policies))
+    ax = figure.subplots()
+    for row, policy in enumerate(policies):
+        for arm in grid[policy]:
+            column = factors.index(results.factor(arm))
+            losses[row, column] = ends[arm] if math.isfinite(ends[arm]) else np.nan
+            if arm == lowest[policy]:
+                frame = Rectangle((column - 0.47, row - 0.45), 0.94, 0.9, fill=False, edgecolor="#D55E00", linewidth=2)
+                ax.add_patch(frame)
+    # Pale from four times the lowest of all on, so that the losses near it can be told apart.
+    shades = np.log2(losses / np.nanmin(losses, initial=np.inf)) / 2
+    ax.set_facecolor("#dddddd")
+    ax.imshow(shades, cmap="Blues_r", vmin=-0.2, vmax=1.1, aspect="auto")
+    for (row, column), shade in np.ndenumerate(shades):
+        if np.isfinite(shade):
+            written: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": "x-small"}
+            ax.text(column, row, decimals(losses[row, column], 3), color="white" if shade < 0.4 else "black", **written)
+    ax.set_yticks(range(len(policies)), policies, fontsize="small", parse_math=False)
+    ax.set_xticks(range(len(factors)), [f"x {factor:g}" for factor in factors])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_xlabel("peak learning rate, in multiples of the policy's own")
+    return figure
 
 
 SWEEP = Study(
