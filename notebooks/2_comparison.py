@@ -310,15 +310,17 @@ plt.show()
 # ## What about validation data?
 #
 # The published experiment reports only training losses. The figure shows training loss, validation loss and validation
-# accuracy at the end of each arm, with standard errors, ordered by training loss.
+# accuracy at the end of each arm, with standard errors, ordered by training loss. Blue, black and purple arms decay the
+# rate, green ones average the parameters, and red ones are schedule-free.
 
 # %% tags=["finding"]
 order = sorted(results.arms, key=lambda name: MEASURED[name].mean())
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 1 + 0.22 * len(order)), sharey=True, layout="constrained")
 for ax, (measured, measure) in zip(axes, measures(results).items(), strict=True):
     for name in order:
-        ends = measure(name, 100)
-        ax.errorbar(ends.mean(), name, xerr=standard_error(ends) if len(ends) > 1 else None, fmt="o", color="black")
+        ends, look = measure(name, 100), looks[name]
+        error = standard_error(ends) if len(ends) > 1 else None
+        ax.errorbar(ends.mean(), look["label"], xerr=error, fmt="o", color=look["color"])
     ax.set(xlabel=measured + " (%)" * measured.endswith("accuracy"))
     ax.grid(axis="x", color="#dddddd")
 axes[0].invert_yaxis()
