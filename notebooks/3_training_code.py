@@ -10,8 +10,8 @@
 # # 3. Schedules in your training code
 #
 # One schedule works in plain JAX, Flax linen, Flax nnx, Equinox and PyTorch: pass it where the optimizer takes a
-# learning rate. The four JAX frameworks use the same rate at each of 200 updates and here have exactly the same losses.
-# To resume a run, save the optimizer state with the parameters. Without it, the schedule starts again at its warm-up
+# learning rate. All five use the same rate at each of 200 updates, and their losses are the same up to rounding. To
+# resume a run, save the optimizer state with the parameters. Without it, the schedule starts again at its warm-up
 # (red).
 #
 # ![The learning rate of a run resumed with and without the optimizer state](pictures/3_training_code.png)
@@ -219,7 +219,7 @@ for name, log in logs.items():
     print(f"{name:10} rates equal to tabulate(lr, steps); losses differ from optax by at most {apart:.0e}")
 
 # %% [markdown]
-# **Yes: with the same optimizer, all four use the same rate at every update, and here have exactly the same losses.**
+# **Yes: with the same optimizer, all four use the same rate at every update, and their losses agree up to rounding.**
 #
 # ## Use with PyTorch
 #
@@ -270,7 +270,7 @@ for batch in batches:
     params, opt_state, _ = step(injected, params, opt_state, batch)
     rates.append(opt_state.hyperparams["learning_rate"])
 np.testing.assert_allclose(rates, column(log, "learning_rate"), rtol=1e-6)
-print(f"rates differ by {np.abs(rates - column(log, 'learning_rate')).max():.0e} at most")
+print(f"rates differ by at most {np.abs(rates - column(log, 'learning_rate')).max():.0e}")
 
 fig, axes = plt.subplots(1, 4, figsize=(12, 2.6))
 for ax, name in zip(axes, ("learning_rate", "b1", "weight_decay", "coefficient"), strict=True):
@@ -327,7 +327,7 @@ axes[0].text(0.3 * at, 0.004, "before the stop", color="0.4")
 axes[0].text(1.42 * at, 0.021, "resumed without opt_state", color=red, ha="center")
 axes[0].text(1.28 * at, 0.0105, "resumed", color=blue)
 axes[0].set(title="rate used", xlabel="update", ylim=(0, 0.024))
-axes[1].set(title="loss, less that of the run never interrupted", xlabel="update")
+axes[1].set(title="loss minus the loss of the uninterrupted run", xlabel="update")
 plt.show()
 
 # %% [markdown]
@@ -411,7 +411,7 @@ for ax, optimizer, title in zip(axes, (layer_wise(lr), fine_tuned), ("scale_by_p
     sizes = update_sizes(optimizer)
     for name, (colour, dash) in looks.items():
         ax.plot(sizes[name], color=colour, linestyle=dash)
-        if sizes[name].any():  # what is frozen is off the logarithmic axis
+        if sizes[name].any():  # frozen layers are off the logarithmic axis
             ax.text(0.17 * steps, 1.1 * sizes[name].max(), name, color=colour, ha="center", va="bottom")
     ax.set(title=title, xlabel="update", yscale="log", ylim=(1e-6, 0.1))
 axes[0].set(ylabel="mean size of a weight's change")
