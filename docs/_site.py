@@ -80,6 +80,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         add(f"notebooks/{path.stem}.md", text)
         for name, content in pictures.items():
             add(f"notebooks/{name}", content)
+        picture = f"notebooks/pictures/{path.stem}.png"
+        add(picture, (ROOT / picture).read_bytes())
     for name, (text, steps) in {**EXAMPLES, **COEFFICIENTS}.items():
         of, is_example = evaluated(text), name in EXAMPLES
         values = np.asarray(schedules.tabulate(of, steps)) if is_example else optim.weights_of(of, steps)[1:]

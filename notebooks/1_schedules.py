@@ -7,14 +7,29 @@
 # ---
 
 # %% [markdown]
-# # 1. Every schedule and combinator, and one of your own in three lines
+# # 1. Schedules and how to combine them
 #
-# A schedule is a pure function of the step that is also a value. Called with t it gives the number for the update that
-# follows t updates. As a value it prints, compares, saves, and goes through `jax.vmap`.
+# To put a warm-up before a decay, use `warmup`: `warmup(cosine(0.1, 0, 700), 300)` rises to its peak of 0.1 in 300
+# updates and then runs the whole decay, 1,000 updates in total. Multiplying the decay by a ramp looks similar, but the
+# peak is only 0.0612 and the rate is 0 after 700 updates, because both factors run on the same clock.
 #
-# ## Which schedules are there?
+# ![A ramp times a cosine decay, and a warm-up followed by the same decay](pictures/1_schedules.png)
 #
-# First the ramps, from a start to an end in so many updates. The title of a panel is all that was written to get it.
+# This notebook draws every schedule and combinator. It also shows how to print, compare, save, batch and check a
+# schedule, and how to write your own in three lines. To run it, install `pure-schedules[notebooks]`. It takes about
+# a minute on two CPU cores.
+
+# %% tags=["colab"]
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:  # install the package, and unpack its sources, which have the recorded results
+    download = "pip download -q --no-deps --no-binary pure-schedules pure-schedules"
+    unpack = "mkdir -p pure-schedules && tar xf pure_schedules-*.tar.gz -C pure-schedules --strip-components=1"
+    install = "pip install -q './pure-schedules[notebooks]'"
+    subprocess.run(f"{download} && {unpack} && {install}", shell=True, check=True)
+    os.chdir("pure-schedules/notebooks")
 
 # %%
 import textwrap
@@ -53,10 +68,10 @@ from schedules.gallery import examples
 
 
 def draw(*modules):
-    """The examples of some modules of `schedules`; dashed, what each is made of, from its own step 0."""
+    """Plots the examples of these modules of `schedules`; dashed: the schedules that each takes as arguments."""
     found = examples(schedules)
     drawn = [found[name] for name in FORMULAS if name in found and FORMULAS[name].__module__.split(".")[1] in modules]
-    drawn = [(text, steps) for text, steps in drawn if "lambda" not in text]  # which `parse` does not evaluate
+    drawn = [(text, steps) for text, steps in drawn if "lambda" not in text]  # `parse` evaluates no lambdas
     rows = -(-len(drawn) // 3)
     figure = plt.figure(figsize=(9, 1.6 * rows), layout="constrained")
     for i, (text, steps) in enumerate(drawn):
@@ -64,64 +79,74 @@ def draw(*modules):
         ax = plot(lr, steps, figure.add_subplot(rows, 3, i + 1))
         highest = max(ax.lines[0].get_ydata())
         for part in jax.tree.leaves(dict(lr.arguments), is_leaf=lambda leaf: isinstance(leaf, Schedule)):
-            if isinstance(part, Schedule) and (curve := tabulate(part, steps))[0] < 3 * highest:  # not on another scale
+            if isinstance(part, Schedule) and (curve := tabulate(part, steps))[0] < 3 * highest:  # if on this scale
                 ax.plot(curve, "--", color="0.55", linewidth=1.2)
         ax.set(xlabel="", ylabel="")
         ax.set_title(textwrap.fill(text, 44), fontsize=7, family="monospace", loc="left")
         ax.tick_params(labelsize=7)
 
 
+# %% [markdown]
+# ## Which schedules are there?
+#
+# Ramps go from a start value to an end value in a given number of updates. The title of each panel is the code that
+# makes it.
+
+# %%
 draw("ramps")
 
 # %% [markdown]
-# **A ramp is at its start for t = 0, at its end for t = steps, and holds: each arrives at step 100.**
+# **A ramp has its start value at t = 0, reaches its end value at t = steps (here 100), and then stays there.**
 #
-# Then what has no end, and the cycles:
+# Some decays never end, and cycles repeat:
 
 # %%
 draw("decays", "cycles")
 
 # %% [markdown]
-# And the recipes, which have no formula of their own: each is a composition of the others that has a name in the field.
+# Recipes are well-known combinations of the schedules above:
 
 # %%
 draw("recipes")
 
 # %% [markdown]
-# **A recipe is the composition that it stands for, and no formula of its own.**
-# `.expand()` shows it: `sgdr` is `restarts` of `cosine`, `wsd` a `warmup` of a `cooldown`, and so on.
+# **A recipe has no formula of its own: it is built from other schedules, and `.expand()` shows how.**
+# For example, `sgdr` is `restarts` of `cosine`, and `wsd` is `warmup` of `cooldown`.
 #
-# ## What do combinators make of a schedule?
+# ## What do the combinators do?
 #
-# Dashed, the schedules that went in, each from its own step 0; solid, what came out. A number in the place of a
-# schedule is a constant one, and a function of the step, such as an optax schedule, is taken as it is. A part on
-# another scale, such as the factor in `multiply`, is left out.
+# Dashed lines are the schedules that go in, each drawn from its own step 0. Solid lines are the results. Instead of a
+# schedule you can pass a number, which is a constant schedule, or any function of the step, such as an optax schedule.
+# Inputs on a different scale, such as the factor in `multiply`, are not drawn.
 
 # %%
 draw("core", "combinators", "sequences", "clocks")
 
 # %% [markdown]
-# **There are three families: one after another, together on one clock, and the same values on another clock.**
-# The first are `join`, `warmup` and `cooldown`; the second `*`, `+`, `**`, `minimum`, `maximum` and `clip`; the third
-# `delay`, `advance`, `extend`, `stretch`, `per_epoch` and `per_update`.
+# **There are three kinds: run schedules one after another, combine them step by step, or change their clock.**
 #
-# ## Why is a decay times a ramp no warm-up?
+# - One after another: `join`, `warmup` and `cooldown`.
+# - Step by step: `*`, `+`, `**`, `minimum`, `maximum` and `clip`.
+# - Change the clock: `delay`, `advance`, `extend`, `stretch`, `per_epoch` and `per_update`.
+#
+# ## Can I multiply a decay by a ramp to get a warm-up?
 
-# %%
+# %% tags=["finding"]
 product = linear(0.0, 1.0, 300) * cosine(0.1, 0.0, 700)
-in_turn = warmup(cosine(0.1, 0.0, 700), 300)
+sequence = warmup(cosine(0.1, 0.0, 700), 300)
 
-plot({"linear(0, 1, 300) * cosine(0.1, 0, 700)": product, "warmup(cosine(0.1, 0, 700), 300)": in_turn}, 1_100)
-for lr in (product, in_turn):
+plot({"linear(0, 1, 300) * cosine(0.1, 0, 700)": product, "warmup(cosine(0.1, 0, 700), 300)": sequence}, 1_100)
+for lr in (product, sequence):
     print(f"peak {describe(lr, 1_100).peak:.4f}, above zero for {np.count_nonzero(tabulate(lr, 1_100))} updates")
 
 # %% [markdown]
-# **A product runs on one clock: the decay has begun during the ramp, and the peak is 0.0612 instead of 0.1.**
-# `warmup` puts one after the other: the peak is 0.1, and the run is as long as both together.
+# **No: in a product the decay starts during the ramp, so the peak is 0.0612 instead of 0.1.**
+# `warmup` runs one after the other: the peak is 0.1, and the lengths add up.
 #
-# ## Whose clock does a schedule run on?
+# ## How do I write a schedule in epochs?
 #
-# `per_epoch` and `stretch` both take a schedule that was written in epochs; `restarts` begins one again.
+# Use `stretch` or `per_epoch` with the number of updates in an epoch (left). `restarts` repeats a schedule; with
+# `growth=2` each cycle is twice as long as the one before (right).
 
 # %%
 written = warmup(cosine(0.1, 0.0, 8), 2)  # in epochs
@@ -135,14 +160,16 @@ print("first epoch of per_epoch: ", np.unique(tabulate(per_epoch(written, 50), 5
 print("where restarts(cycle, 80, growth=2) changes:", boundaries(restarts(cycle, 80, 2), 560))
 
 # %% [markdown]
-# **`per_epoch` changes once an epoch, so a warm-up from 0 spends its whole first epoch at 0; `stretch` does not.**
-# That is what a loop does which calls `scheduler.step()` once an epoch; `stretch` changes with every update.
+# **`per_epoch` changes once per epoch, so a warm-up from 0 stays at 0 for the whole first epoch; `stretch` does not.**
+# `per_epoch` does the same as a training loop that calls `scheduler.step()` once per epoch. `stretch` changes at every
+# update.
 #
-# **A growth stretches all of a cycle: the warm-up takes 20, 40 and 80 updates in cycles of 80, 160 and 320.**
+# **`growth` stretches the whole cycle: the warm-up takes 20, 40 and 80 updates in cycles of 80, 160 and 320.**
 #
-# ## Which value does an update get?
+# ## Which value does each update use?
 #
-# `lr(t)` is for the update that follows t updates. It may be asked for any array of steps, and between them.
+# `lr(t)` is the value for the next update after t updates. You can also call it with an array of steps, and with
+# fractions of a step.
 
 # %%
 lr = warmup(cosine(1.0, 0.0, steps=8), steps=4)
@@ -158,39 +185,38 @@ for ax, (title, each) in zip(axes, shown.items(), strict=True):
     ax.plot(between, each(between), color="#0072b2", linewidth=1)
     ax.plot(t, each(t), "o", color="#0072b2")
     ax.set_title(title, fontsize=8, family="monospace", loc="left")
-    ax.set(xlabel="updates before this one, t", xticks=range(0, 15, 2))
+    ax.set(xlabel="t, updates done so far", xticks=range(0, 15, 2))
     ax.grid(axis="x", color="0.9")
 
 # %% [markdown]
 # **The first update uses `lr(0)`, a ramp of 4 arrives at t = 4, and a boundary of 4 takes effect at t = 4.**
-# Lengths do not include a neighbour's: a warm-up of 4 and a decay of 8 end at t = 12. `advance(lr, 1)` is the curve
-# from its step 1 on, for those who do not want a first update of 0.
+# Each part counts only its own steps: a warm-up of 4 and a decay of 8 end at t = 12. `advance(lr, 1)` starts the same
+# curve at step 1. Use it if you do not want the first update to have a rate of 0.
 #
-# ## What can be done with a value?
+# ## How do I print, compare, save and check a schedule?
 
 # %%
 lr = warmup(cosine(0.1, 0.0, steps=900), steps=100)
 
 print(lr)
-print("equal to one written otherwise:", lr == parse("warmup(cosine(0.1, 0, 900), 100)"))
-print("read back from what it prints: ", parse(repr(lr)) == lr)
-print("another length, the rest kept: ", lr.replace(steps=200))
-print("the same as a key of a dict:   ", {lr: "run 7"}[lr.replace()])
-print("its numbers, for JAX:          ", jax.tree.leaves(lr))
-
-# %%
+print("equal to the same in other words: ", lr == parse("warmup(cosine(0.1, 0, 900), 100)"))
+print("read back from its repr:          ", parse(repr(lr)) == lr)
+print("with another length of warm-up:   ", lr.replace(steps=200))
+print("as a key of a dict:               ", {lr: "run 7"}[lr.replace()])
+print("its numbers are leaves of a pytree:", jax.tree.leaves(lr))
 print(describe(lr, 1_000), "\n")
 for length in (1_000, 800):
     print(f"check for {length} updates:", *check(lr, length), sep="\n  ")
 
 # %% [markdown]
-# **What a schedule prints is what it is saved as: `parse` makes the same value of it.**
-# And `check` says what a careful colleague would: that the first update changes nothing, and that a run of 800 updates
-# ends before its decay does.
+# **To save a schedule, save its `repr`: `parse` turns it back into an equal schedule.**
+# `check` warns about likely mistakes: here, that the first update changes nothing, and that a run of 800 updates stops
+# before the decay ends.
 #
-# ## How are three warm-ups one program?
+# ## How do I try several schedules in one compiled program?
 #
-# `stack` gives schedules that differ only in their numbers a leading axis, and `jax.vmap` maps over it.
+# `stack` combines schedules that differ only in their numbers into one schedule with a leading axis. Map over that axis
+# with `jax.vmap`.
 
 # %%
 lengths = [50, 200, 400]
@@ -201,7 +227,7 @@ traces = []
 @jax.jit
 @jax.vmap
 def values(lr):
-    traces.append("a trace")  # Python runs this only while JAX traces
+    traces.append("a trace")  # runs only when JAX traces the function
     return tabulate(lr, 1_000)
 
 
@@ -214,11 +240,11 @@ print("area under each:    ", np.round(rows.sum(axis=1), 2))
 # %% [markdown]
 # **Two sweeps, one over lengths and one over peaks, took one trace: numbers are arguments of the compiled program.**
 #
-# **A longer linear warm-up moves the area under the curve and leaves its size, half of peak times length.**
+# **A longer linear warm-up does not change the area under the curve, which is half the peak times the length.**
 #
-# ## How is one of your own written?
+# ## How do I write my own schedule?
 #
-# The formula for one step, with its arguments annotated by their kinds:
+# Write the formula for one step and annotate the arguments with their kinds:
 
 
 # %%
@@ -241,12 +267,12 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# **Three lines, and it prints, parses, plots, stretches, comes round again, adds up and is checked like all others.**
+# **These three lines make a full schedule: it prints, parses, plots, combines and is checked like all others.**
 #
-# ## Does an optax optimizer get these very values?
+# ## Does an optax optimizer use exactly these values?
 #
-# A schedule is a function of the count, which is all that optax asks for. With a gradient of 1, plain descent shows the
-# rate that it used.
+# optax calls the schedule with its count of updates. With a gradient of 1, each update of `optax.sgd` is the rate that
+# it used, with a minus sign.
 
 # %%
 lr = warmup(cosine(0.1, 0.0, steps=30), steps=10)
@@ -263,4 +289,4 @@ ax.legend(frameon=False)
 print(f"largest difference: {abs(jnp.stack(used) - tabulate(lr, 50)).max():.0e}")
 
 # %% [markdown]
-# **It does: the 50 rates are `lr(0)`, `lr(1)`, ... `lr(49)`, to the rounding of float32.**
+# **Yes: the 50 rates are `lr(0)`, `lr(1)`, ... `lr(49)`, up to float32 rounding.**

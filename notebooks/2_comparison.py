@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   kernelspec:
-#     display_name: Python 3 (ipykernel)
+#     display_name: Python 3
 #     language: python
 #     name: python3
 # ---
@@ -9,19 +9,39 @@
 # %% [markdown]
 # # 2. Decay, averaging or schedule-free?
 #
-# A published experiment trains a small vision transformer (TinyViT) on CIFAR-10 with Adam and one seed, and compares
-# 13 ways to end with a low training loss: decay the learning rate, average the parameters instead, or train
-# schedule-free. This notebook redraws its five figures from recorded results, puts its numbers beside ours, and tests
-# its conclusions.
+# At one and the same learning rate, averaging beats decay. An EMA of the parameters at a constant rate ends at a
+# training loss of 0.949, cosine decay at 1.000, and the constant rate without an average at 1.040. Schedule-free with
+# an EMA ends at 0.937. On validation data the EMA is best: 1.196, where cosine decay has 1.220. One rate for all
+# methods favours the EMA, though: in a shorter sweep with the best rate for each method, linear decay ended below the
+# EMA.
 #
-# Recorded here is the same comparison at a size that two CPU cores can train: 80,010 parameters instead of 556,042,
-# batches of 64 instead of 128, 20,000 updates instead of 100,000, and five seeds. The published network has memorised
-# its training data at the end; this one is still learning, and some of the answers differ. Sentences in bold are
-# findings of this run, and *loss* is the training loss where nothing else is said. [How everything is
-# measured](../docs/experiments.md) · [these results as a report](../experiments/results/cifar10-small/report.md)
+# ![Training loss, validation loss and accuracy of 13 methods, with standard errors](pictures/2_comparison.png)
+#
+# A published experiment trains a small vision transformer (TinyViT) on CIFAR-10 with Adam and one seed, and compares 13
+# ways to end with a low training loss: decay the learning rate, average the parameters instead, or train schedule-free.
+# This notebook redraws its five figures from our own recorded results, compares its numbers with ours, and tests its
+# conclusions. Our runs are small enough for two CPU cores: 80,010 parameters instead of 556,042, batches of 64 instead
+# of 128, 20,000 updates instead of 100,000, but five seeds. The published network has memorised its training data at
+# the end. Ours is still learning, so some answers differ. [How everything is measured](../docs/experiments.md) · [these
+# results as a report](../experiments/results/cifar10-small/report.md)
+#
+# The notebook also reads `experiments/results`, so run it in a checkout or in the unpacked source distribution, after
+# installing the extra `notebooks`. It takes half a minute on two CPU cores, since it trains nothing. Findings are in
+# bold, and *loss* means training loss unless it says otherwise.
+
+# %% tags=["colab"]
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:  # install the package, and unpack its sources, which have the recorded results
+    download = "pip download -q --no-deps --no-binary pure-schedules pure-schedules"
+    unpack = "mkdir -p pure-schedules && tar xf pure_schedules-*.tar.gz -C pure-schedules --strip-components=1"
+    install = "pip install -q './pure-schedules[notebooks]'"
+    subprocess.run(f"{download} && {unpack} && {install}", shell=True, check=True)
+    os.chdir("pure-schedules/notebooks")
 
 # %%
-import sys
 from pathlib import Path
 from textwrap import fill
 
@@ -29,7 +49,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown, display
 
-sys.path.insert(0, "..")  # where `experiments` is, which is not installed
+sys.path.insert(0, "..")  # for `experiments`, which is not installed
 
 from experiments.commands.compare import Compare, compare
 from experiments.reports.claims import judged, verdicts
@@ -44,12 +64,12 @@ from schedules import tabulate
 plt.rcParams.update(STYLE)
 
 # %% tags=["parameters"]
-recorded = "../experiments/results/cifar10-small/history.npz"  # of any run; None trains again, as the next line says
+recorded = "../experiments/results/cifar10-small/history.npz"  # of any run; None: train again, as in the next line
 task, steps, seeds, out = "cifar10-small", 20_000, 5, "../runs/notebook"
 
 # %%
 if recorded is None:
-    compare(Compare(task=task, steps=steps, seeds=seeds, out=Path(out)))  # run again after a stop, it goes on
+    compare(Compare(task=task, steps=steps, seeds=seeds, out=Path(out)))  # if interrupted, run it again to resume
     recorded = Path(out, "history.npz")
 results = Results.load(Path(recorded))
 print(heading(results))
@@ -57,12 +77,12 @@ print(heading(results))
 # %% [markdown]
 # ## What is compared
 #
-# An arm is an optimizer and a schedule for every number that it takes. A schedule prints as the expression that makes
-# it, and a schedule is also what mixes a new point into an average: `polyak` gives all the same weight, and
-# `exponential_average` forgets over a window, of a tenth (long) or of a hundredth (short) of the run.
+# Each method, or *arm*, is an optimizer with a schedule for each of its hyperparameters. The coefficient of an average
+# is a schedule, too: `polyak` gives all parameters the same weight, and `exponential_average` averages over a window of
+# a tenth (`ema-long`) or a hundredth (`ema-short`) of the run.
 
 # %%
-rate = float(f"{max(arm.rate for arm in results.arms.values()):.6g}")  # it is recorded in float32
+rate = float(f"{max(arm.rate for arm in results.arms.values()):.6g}")  # recorded in float32
 arms = {arm.name: arm for arm in published(rate, results.steps)}
 looks = PUBLISHED.looks(arms)
 for name, arm in arms.items():
@@ -99,17 +119,20 @@ label_lines(figure)
 plt.show()
 
 # %% [markdown]
-# ## Figure 1. How long to decay?
+# ## Figure 1. How long should the decay be?
 #
-# Is decay worth it, and does that depend on the length of the run? Linear decay to 25, 50, 75 and 100 % of
-# the run, against the constant rate. Each decay ends at its dot.
+# Does decay help, and does that depend on the length of the run? Linear decay over 25, 50, 75 and 100 % of the run is
+# compared with the constant rate. Each decay ends at its dot.
 #
-# The tables compare where the arms of a figure end. *Published* is the training loss read off the published figures, to
-# about ± 0.01; there, averages are scored on the batch that they have just been fitted to, here before that. *Below
-# the constant rate* is the difference between the two at the end of the arm, of paired seeds: all arms of a seed have
-# the same initialization, batches and dropout masks. The losses of a network that has memorised its data cannot be
-# compared with those of one that has not. So for arms that train for the whole run, the last two columns say how much
-# of the gap between the constant rate (0 %) and cosine decay (100 %) each closes.
+# The table lists the loss at the end of each arm. The columns are:
+#
+# - *published*: the training loss read off the published figures, to about ± 0.01. The published experiment scores
+#   averages on the batch they were just updated with. We score them on the batch before the update.
+# - *below the constant rate*: how far the arm ends below the constant rate at the same update. The difference is taken
+#   seed by seed; all arms of a seed have the same initialization, batches and dropout masks.
+# - *gap closed*: where the arm ends between the constant rate (0 %) and cosine decay (100 %), for arms that train for
+#   the whole run. Use this to compare with the published run. The losses themselves are not comparable, because the
+#   published network has memorised its data.
 
 # %%
 THEIRS = {
@@ -146,56 +169,58 @@ def show(panel):
 show(FIGURES[0])
 
 # %% [markdown]
-# **At each quarter of the run, the linear decay that ends there is below the constant rate, as published.** But it
-# gains far less. The loss at the constant rate still falls throughout the run, and an early decay probably gives up
-# some of that progress. A longer run at the constant rate ends below a shorter one with a decay.
+# **At each quarter of the run, the linear decay that ends there is below the constant rate, as published.** But decay
+# gains much less than in the published run. Here the loss at the constant rate still falls throughout the run, and an
+# early decay probably gives up some of that progress. A longer run at the constant rate ends below a shorter run with
+# decay.
 #
 # ## Figure 2. Does the shape matter?
 #
-# Cosine decay, and a constant rate that is divided by ten after 25 % or 75 % of the run.
+# Linear decay is compared with cosine decay, and with a constant rate that is divided by ten after 25 % or 75 % of the
+# run.
 
 # %%
 show(FIGURES[1])
 
 # %% [markdown]
-# **Linear and cosine decay end alike, and the step at 75 % below both.** The step at 25 % ends above even the constant
-# rate. In the published run the first three end at the same loss. Of these shapes, the one with the largest mean rate
-# ends lowest here, and the one with the smallest ends highest.
+# **Linear and cosine decay end at about the same loss, and the step at 75 % ends below both.** The step at 25 % ends
+# above even the constant rate. In the published run, the first three end at the same loss. Here, the shape with the
+# largest mean rate ends lowest, and the one with the smallest mean rate ends highest.
 #
-# ## Figure 3. Average instead?
+# ## Figure 3. Can averaging replace decay?
 #
-# Keep the rate constant, and evaluate an average of the parameters in place of the last ones: over all updates
-# (Polyak), or over a window (EMA). The published decays 0.999 and 0.9999 are windows of a hundredth and a tenth of
-# 100,000 updates, and the windows here are the same parts of 20,000.
+# Keep the rate constant, and evaluate an average of the parameters instead of the last ones: over all updates (Polyak),
+# or over a window (EMA). The published EMA decays of 0.999 and 0.9999 are windows of a hundredth and a tenth of 100,000
+# updates. The windows here are the same fractions of 20,000 updates.
 
 # %%
 show(FIGURES[2])
 
 # %% [markdown]
-# **Both EMAs end below cosine decay, and Polyak averaging ends above the constant rate.** In the published run the
-# long EMA is level with cosine decay and the short one slightly above it; Polyak averaging is above the constant rate
-# there, too. A likely reason for the lead of the EMAs over decay is that training continues at the full rate while the
-# average removes noise. The short EMA is ahead of the long one for about the first three quarters of the run.
+# **Both EMAs end below cosine decay, and Polyak averaging ends above the constant rate.** In the published run, the
+# long EMA ends level with cosine decay, the short one slightly above it, and Polyak averaging above the constant rate.
+# A likely reason that the EMAs are ahead of decay here is that training continues at the full rate while the average
+# removes noise. The short EMA is ahead of the long one for about the first three quarters of the run.
 #
-# ## Figure 4. Schedule-free?
+# ## Figure 4. Can schedule-free training replace decay?
 #
-# Schedule-free training takes gradients between the live point and its average, at nine tenths of the average. With
-# Polyak averaging as in its paper, and with the long EMA.
+# Schedule-free training takes gradients at a mixture of one tenth the training parameters and nine tenths their
+# average. The average is a Polyak average, as in the paper, or the long EMA.
 
 # %%
 show(FIGURES[3])
 
 # %% [markdown]
 # **Schedule-free with the EMA has the lowest training loss of all arms, as published.** With Polyak averaging it ends
-# level with the constant rate, where the published run ends level with cosine decay: early points, which are much
-# worse here, count as much as late ones.
+# level with the constant rate; in the published run it ends level with cosine decay. A Polyak average counts early
+# parameters as much as late ones, and here the early ones are much worse.
 #
-# ## Figure 5. Every horizon
+# ## Figure 5. Is one run as good as every decay?
 #
-# A decay is good at its end. Is there one run that is as good as each decay at the end of that decay? The constant
-# rate and the four linear decays again, with schedule-free Polyak, the EMA of Adam, and schedule-free EMA. The figure
-# has the differences of losses to the constant rate, which are small beside the losses.
-# The table has the differences to each decay at its end, of paired seeds; negative is better than the decay.
+# A decay is only good at its end. Is there a single run that is as good as each linear decay at the end of that decay?
+# The candidates are schedule-free Polyak, the EMA of Adam, and schedule-free EMA. The figure shows losses minus the
+# loss at the constant rate. The table has the difference between each of them and each decay at the decay's end, taken
+# seed by seed. Negative means better than the decay.
 
 # %%
 display(plot_panels(results, [FIGURES[4]], looks))
@@ -208,16 +233,16 @@ for percent in (25, 50, 75, 100):
 Markdown(markdown(rows))
 
 # %% [markdown]
-# **Schedule-free with the EMA is below each linear decay at its end, from one run, as published.** The EMA of Adam is
-# below them from the 50 % decay on, and schedule-free Polyak is above all of them.
+# **A single run of schedule-free with the EMA is below every linear decay at that decay's end, as published.** The EMA
+# of Adam is below the decays over 50 % of the run or more. Schedule-free Polyak is above all of them.
 #
-# ## The claims
+# ## Do the published conclusions hold?
 #
-# The published conclusions as tests: each claim is a set of differences that must all be positive, and the least
-# certain of them decides. The table has that difference, in training loss, for this run and for the same arms on 8x8
-# digits, with a network that is close to memorising its data. In the figure, which is about this run, it is the
-# coloured mark with its standard error; small grey marks are the other differences. \* means within a quarter of the
-# gap between the constant rate and cosine decay.
+# Each conclusion is tested as a claim: a set of differences that must all be positive. The least certain difference
+# decides. The table shows that difference, in training loss, for this run and for the same arms on 8x8 digits, where
+# the network comes close to memorising its data. The figure is about this run: the coloured mark is the deciding
+# difference with its standard error, and the grey marks are the other differences. \* means within a quarter of the gap
+# between the constant rate and cosine decay.
 
 # %%
 digits = Results.load(Path("../experiments/results/digits/history.npz"))
@@ -225,14 +250,14 @@ display(Markdown(verdicts(CLAIMS, results, digits)))
 for each in (results, digits):
     if {"constant", "cosine"} <= each.arms.keys():
         constant, end, cosine = each.train_loss("constant", 75), each.train_loss("constant"), each.train_loss("cosine")
-        print(f"{each.title}: over the last quarter of the run the loss at the constant rate falls by", end=" ")
+        print(f"{each.title}: in the last quarter of the run, the loss at the constant rate falls by", end=" ")
         print(f"{spread(constant - end, 3)}; cosine decay ends {spread(end - cosine, 3)} below it")
 
 findings = judged(CLAIMS, results)
 MARKS = {"holds": ("o", "#0072B2"), "fails": ("s", "#D55E00"), "undecided": ("D", "#999999")}
 figure, ax = plt.subplots(figsize=(9.5, 4.6), layout="constrained")
 for row, finding in enumerate(findings):
-    margins = np.array([margin.mean for margin in finding.margins], float)  # None, where one diverged, becomes NaN
+    margins = np.array([margin.mean for margin in finding.margins], float)  # None (a run diverged) becomes NaN
     mean, error = np.array([finding.weakest.mean, finding.weakest.error], float)
     marker, color = MARKS[finding.verdict]
     ax.plot(margins, np.full(len(margins), row), "|", color="#999999", markersize=9)
@@ -240,28 +265,29 @@ for row, finding in enumerate(findings):
 ax.axvline(0, color="black", linewidth=0.8)
 ax.set_yticks(range(len(findings)), [f"{f.name} {f.verdict}\n{fill(f.statement, 52)}" for f in findings])
 ax.set_ylim(len(findings) - 0.4, -0.6)
-ax.set_xlabel("margin, in training loss: above 0 it agrees with the claim")
+ax.set_xlabel("difference in training loss (above 0: agrees with the claim)")
 plt.show()
 
 # %% [markdown]
-# **C1, C3, C5 and C7 hold. C2, C4 and C6, each of which says that arms end alike, fail.** C2 and C4 fail because the
-# late step and the EMA end *below* cosine decay, C6 because schedule-free Polyak ends above it. These verdicts had no
-# part in choosing the setting: the peak rate is the best constant rate of a sweep that came before any other arm was
-# trained, and nothing else was tuned. The setting on digits was chosen among about thirty with an eye on these
-# verdicts, so it illustrates the claims and does not test them.
+# **C1, C3, C5 and C7 hold. C2, C4 and C6, which say that arms end at about the same loss, fail.** C2 and C4 fail
+# because the late step and the EMA end *below* cosine decay, and C6 because schedule-free Polyak ends above it. We did
+# not choose the setting by these verdicts. The peak rate is the best constant rate of a sweep that was run before any
+# other arm, and nothing else was tuned. The setting on digits is different: it was chosen among about thirty with these
+# verdicts in view, so it illustrates the claims but does not test them.
 #
-# One rate does not suit every arm: in a sweep of half the length, linear decay and schedule-free with the EMA did best
-# at four times this rate, the EMA at twice, and linear decay then ended below the EMA ([the
-# sweep](../docs/experiments.md#does-one-rate-suit-every-arm)). So C4 is a statement about one rate for all arms.
+# One rate does not suit every arm. In a sweep of half the length, linear decay and schedule-free with the EMA did best
+# at four times this rate, and the EMA at twice this rate; linear decay then ended below the EMA ([the
+# sweep](../docs/experiments.md#does-one-rate-suit-every-arm)). So the verdict on C4 is about one rate for all arms.
 #
-# **On digits, arms that should end alike do so, and Polyak averaging ends below the constant rate.** One difference is
-# how much is left to learn. On CIFAR-10 the loss at the constant rate falls in the last quarter by more than separates
-# it from cosine decay at the end; on digits it hardly falls any more. This could explain both sets of verdicts, but
-# the two settings differ in other ways too.
+# **On digits, C2, C4 and C6 hold, and Polyak averaging ends below the constant rate.** One difference is how much is
+# left to learn. On CIFAR-10, in the last quarter of the run, the loss at the constant rate falls by more than the final
+# gap between it and cosine decay. On digits it hardly falls any more. This could explain both sets of verdicts, but the
+# two settings also differ in other ways.
 #
-# ## How Polyak averaging lags
+# ## How far does Polyak averaging lag behind?
 #
-# How far is Polyak averaging above the constant rate in the course of the run, in paired seeds?
+# The figure shows how far Polyak averaging is above the constant rate during the run; differences are taken seed by
+# seed.
 
 # %%
 figure, ax = plt.subplots(figsize=(9.5, 3.2), layout="constrained")
@@ -272,45 +298,48 @@ if {"polyak", "constant"} <= results.arms.keys():
     ax.errorbar(percents, np.mean(above, axis=1), errors, fmt="o", color="black", capsize=3)
     for percent in (60, 75, 100):
         print(f"at {percent} %: constant {spread(results.train_loss('constant', percent), 3)}", end=", ")
-        print(f"polyak above it by {spread(above[percents.index(percent)], 3, sign='+')}")
+        print(f"polyak minus constant {spread(above[percents.index(percent)], 3, sign='+')}")
 ax.axhline(0, color="#999999", linewidth=1)
-ax.set(xlabel="% of the run", ylabel="polyak above constant")
+ax.set(xlabel="% of the run", ylabel="training loss: polyak minus constant")
 plt.show()
 
 # %% [markdown]
-# **Polyak averaging is above the constant rate at every point of the run.** The early points hold an average over all
-# of them back for as long as training makes progress, and here it still does at the end.
+# **Polyak averaging is above the constant rate throughout the run.** It averages all parameters since the start, and
+# the early ones hold it back as long as training makes progress. Here training still makes progress at the end.
 #
-# ## Does it carry over to data that was not trained on?
+# ## What about validation data?
 #
-# The published experiment has training losses only. Here are both losses and the accuracy where each arm ends, with
-# standard errors, ordered by training loss.
+# The published experiment reports only training losses. The figure shows training loss, validation loss and validation
+# accuracy at the end of each arm, with standard errors, ordered by training loss. Blue, black and purple arms decay the
+# rate, green ones average the parameters, and red ones are schedule-free.
 
-# %%
+# %% tags=["finding"]
 order = sorted(results.arms, key=lambda name: MEASURED[name].mean())
 figure, axes = plt.subplots(1, 3, figsize=(9.5, 1 + 0.22 * len(order)), sharey=True, layout="constrained")
 for ax, (measured, measure) in zip(axes, measures(results).items(), strict=True):
     for name in order:
-        ends = measure(name, 100)
-        ax.errorbar(ends.mean(), name, xerr=standard_error(ends) if len(ends) > 1 else None, fmt="o", color="black")
+        ends, look = measure(name, 100), looks[name]
+        error = standard_error(ends) if len(ends) > 1 else None
+        ax.errorbar(ends.mean(), look["label"], xerr=error, fmt="o", color=look["color"])
     ax.set(xlabel=measured + " (%)" * measured.endswith("accuracy"))
     ax.grid(axis="x", color="#dddddd")
 axes[0].invert_yaxis()
 display(Markdown(table(results)))
 
 # %% [markdown]
-# **The long EMA has the lowest validation loss.** Schedule-free with the EMA, which has the lowest training loss, is
-# not ahead of the decays here: its validation loss does not fall any more in the last quarter of the run ([the
+# **The long EMA has the lowest validation loss.** Schedule-free with the EMA has the lowest training loss, but is not
+# ahead of the decays on validation data: its validation loss stops falling in the last quarter of the run ([the
 # report](../experiments/results/cifar10-small/report.md) has all quarters). The constant rate has the highest
 # validation loss of all arms that train for the whole run. Polyak averaging and the step at 25 % end above it in
 # training loss and below it in validation loss.
 #
-# ## The published size
+# ## How do I run the published size?
 #
-# 100,000 updates of the published network want an accelerator, and have not been run yet. One command does so within a
-# time limit, and goes on where it stopped ([on an accelerator](../docs/accelerator.md)):
+# 100,000 updates of the published network need an accelerator, and have not been run yet. This command runs them within
+# a time limit, and continues where it stopped if you run it again ([on an accelerator](../docs/accelerator.md)):
 #
 #     python -m experiments.accelerator --data DATA --work WORK --out OUT --minutes 55
 #
-# With `recorded = "OUT/history.npz"` in the cell of parameters, this notebook then makes every figure, table and
-# verdict from that file. The sentences in bold describe the smaller run and may not hold for the new one.
+# Then set `recorded = "OUT/history.npz"` in the cell with the parameters, and run this notebook again: every figure,
+# table and verdict is made from that file. The findings in bold describe the smaller run and may not hold for the new
+# one.

@@ -7,12 +7,30 @@
 # ---
 
 # %% [markdown]
-# # 3. A schedule in your training code
+# # 3. Schedules in your training code
 #
-# A schedule is a function of t, the number of updates applied so far, and any optax optimizer takes one in place of a
-# number. Here is one small problem, handwritten digits and a network with one hidden layer, in optax alone, Flax linen,
-# Flax nnx, Equinox and PyTorch. Then what a training script needs besides: logs, checkpoints, gradient accumulation,
-# rates per layer.
+# One schedule works in plain JAX, Flax linen, Flax nnx, Equinox and PyTorch: pass it where the optimizer takes a
+# learning rate. All five use the same rate at each of 200 updates, and their losses are the same up to rounding. To
+# resume a run, save the optimizer state with the parameters. Without it, the schedule starts again at its warm-up
+# (red).
+#
+# ![The learning rate of a run resumed with and without the optimizer state](pictures/3_training_code.png)
+#
+# This notebook trains one small network, with one hidden layer on handwritten digits, in each framework. It then shows
+# how to log the learning rate, save checkpoints, accumulate gradients, and set rates per layer. To run it, install
+# `pure-schedules[notebooks]`, and `torch` for the section on PyTorch. It takes about a minute on two CPU cores.
+
+# %% tags=["colab"]
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:  # install the package, and unpack its sources, which have the recorded results
+    download = "pip download -q --no-deps --no-binary pure-schedules pure-schedules"
+    unpack = "mkdir -p pure-schedules && tar xf pure_schedules-*.tar.gz -C pure-schedules --strip-components=1"
+    install = "pip install -q './pure-schedules[notebooks]'"
+    subprocess.run(f"{download} && {unpack} && {install}", shell=True, check=True)
+    os.chdir("pure-schedules/notebooks")
 
 # %%
 import functools
@@ -37,7 +55,7 @@ from schedules import check, cosine, linear, parse, per_epoch, plot, step_decay,
 images, labels = load_digits(return_X_y=True)
 images, labels = jnp.asarray(images / 16, jnp.float32), jnp.asarray(labels)
 steps, size = 200, 64
-batches = jax.random.randint(jax.random.key(0), (steps, size), 0, len(labels))  # which examples update t sees
+batches = jax.random.randint(jax.random.key(0), (steps, size), 0, len(labels))  # the examples of each update
 
 
 def dense(seed, inputs, outputs):
@@ -45,17 +63,17 @@ def dense(seed, inputs, outputs):
     return {"kernel": kernel, "bias": jnp.zeros(outputs)}
 
 
-initial = {"hidden": dense(1, 64, 32), "head": dense(2, 32, 10)}  # in every framework, so that runs can be compared
+initial = {"hidden": dense(1, 64, 32), "head": dense(2, 32, 10)}  # the same in every framework
 
 lr = warmup(cosine(0.02, 0.0, steps=160), steps=40)
 print(lr)
-print(*check(lr, steps), sep="\n")  # what a careful colleague would say of it
+print(*check(lr, steps), sep="\n")  # warnings about this schedule
 
 # %% [markdown]
-# ## How does it go into a plain JAX loop?
+# ## Use with optax in plain JAX
 #
-# In place of the number. `optax.adam(lr)` would do; the `adam` of `optim` remembers what it used, for the log. This one
-# `optimizer` goes into all that follows.
+# Pass the schedule instead of a number. `optax.adam(lr)` works. `optim.adam(lr)` also records the rate of each update,
+# so that you can log it. All frameworks below use this one `optimizer`.
 
 # %%
 optimizer = adam(lr)
@@ -89,9 +107,9 @@ whole, whole_state, log = train(optimizer, initial, optimizer.init(initial), bat
 logs = {"optax": log}
 
 # %% [markdown]
-# ## Into Flax linen?
+# ## Use with Flax linen
 #
-# A `TrainState` takes the optimizer as `tx`.
+# Pass the optimizer to `TrainState` as `tx`.
 
 
 # %%
@@ -118,9 +136,9 @@ for batch in batches:
     logs["Flax linen"].append(metrics)
 
 # %% [markdown]
-# ## Into Flax nnx?
+# ## Use with Flax nnx
 #
-# An `nnx.Optimizer` takes it as well, and `wrt` says which variables it trains.
+# Pass the optimizer to `nnx.Optimizer`. The argument `wrt` says which variables to train.
 
 
 # %%
@@ -145,9 +163,9 @@ nnx_optimizer = nnx.Optimizer(model, optimizer, wrt=nnx.Param)
 logs["Flax nnx"] = [nnx_step(model, nnx_optimizer, batch) for batch in batches]
 
 # %% [markdown]
-# ## Into Equinox?
+# ## Use with Equinox
 #
-# A model is a pytree, and `eqx.filter` leaves what is trained of it.
+# A model is a pytree. `eqx.filter` selects the arrays to train.
 
 
 # %%
@@ -177,7 +195,7 @@ for batch in batches:
     logs["Equinox"].append(metrics)
 
 # %% [markdown]
-# ## Do the four do the same?
+# ## Do all four give the same result?
 
 # %%
 plt.rcParams.update({"figure.constrained_layout.use": True, "axes.spines.top": False, "axes.spines.right": False})
@@ -198,16 +216,15 @@ plt.show()
 for name, log in logs.items():
     np.testing.assert_allclose(column(log, "learning_rate"), tabulate(lr, steps), rtol=1e-6)
     apart = np.abs(column(log, "loss") - column(logs["optax"], "loss")).max()
-    print(f"{name:10} the rates of tabulate(lr, steps) to 1e-6; losses at most {apart:.0e} from those of optax")
+    print(f"{name:10} rates equal to tabulate(lr, steps); losses differ from optax by at most {apart:.0e}")
 
 # %% [markdown]
-# **Four frameworks, one optimizer: the same rate at every update, and here the same losses to the last bit.**
+# **Yes: with the same optimizer, all four use the same rate at every update, and their losses agree up to rounding.**
 #
-# ## Into PyTorch?
+# ## Use with PyTorch
 #
-# A scheduler of PyTorch gives multiples of the optimizer's own rate: that is 1, and `LambdaLR` gives the schedule.
-# `lambda t: float(lr(t))` is enough. A table of it spares a call of JAX at every update; it has one entry more than
-# there are updates, since `scheduler.step()` asks for the next rate after the last update, too.
+# `LambdaLR` multiplies the optimizer's own rate by a function of the step. Set the optimizer's rate to 1 and pass
+# `lr.at` as the function: `lr.at(t)` is the value at step t as a Python float.
 
 # %% tags=["torch"]
 import torch  # noqa: E402
@@ -217,9 +234,8 @@ for layer, weights in zip((network[0], network[2]), initial.values(), strict=Tru
     layer.weight.data = torch.tensor(np.array(weights["kernel"].T))
     layer.bias.data = torch.tensor(np.array(weights["bias"]))
 
-rates = tabulate(lr, steps + 1).tolist()
 torch_optimizer = torch.optim.Adam(network.parameters(), lr=1.0)
-scheduler = torch.optim.lr_scheduler.LambdaLR(torch_optimizer, lambda t: rates[t])
+scheduler = torch.optim.lr_scheduler.LambdaLR(torch_optimizer, lr.at)
 
 used, losses = [], []
 for x, y in zip(torch.tensor(np.array(images[batches])), torch.tensor(np.array(labels[batches])).long(), strict=True):
@@ -232,15 +248,17 @@ for x, y in zip(torch.tensor(np.array(images[batches])), torch.tensor(np.array(l
     scheduler.step()
 
 np.testing.assert_array_equal(np.float32(used), tabulate(lr, steps))
-print(f"the same rates; losses at most {np.abs(losses - column(logs['optax'], 'loss')).max():.0e} from those of optax")
+apart = np.abs(losses - column(logs["optax"], "loss")).max()
+print(f"rates equal to tabulate(lr, steps); losses differ from optax by at most {apart:.0e}")
 
 # %% [markdown]
-# **PyTorch gets the same rates, and its losses are the same up to rounding.**
+# **PyTorch uses the same rates, and its losses are the same up to rounding.**
 #
-# ## What was the rate, for the log?
+# ## How do I log the learning rate?
 #
-# `hyperparameters(opt_state)` has every number that the last update used, through any wrapper. It is what the steps
-# above return beside the loss. Optimizers of optax keep no such record; `optax.inject_hyperparams` makes them.
+# In a jitted step, return `hyperparameters(opt_state)` with the loss, as the steps above do. It has every number that
+# the last update used, also inside wrappers. On the host, for a log line or a progress bar, use `lr.at(step)`.
+# The optimizers of optax keep no such record unless you wrap them in `optax.inject_hyperparams`.
 
 # %%
 logged = average(adamw(lr, b1=linear(0.95, 0.85, steps), weight_decay=linear(0.0, 0.1, steps)), ema(0.95))
@@ -252,7 +270,7 @@ for batch in batches:
     params, opt_state, _ = step(injected, params, opt_state, batch)
     rates.append(opt_state.hyperparams["learning_rate"])
 np.testing.assert_allclose(rates, column(log, "learning_rate"), rtol=1e-6)
-print(f"rates differ by {np.abs(rates - column(log, 'learning_rate')).max():.0e} at most")
+print(f"rates differ by at most {np.abs(rates - column(log, 'learning_rate')).max():.0e}")
 
 fig, axes = plt.subplots(1, 4, figsize=(12, 2.6))
 for ax, name in zip(axes, ("learning_rate", "b1", "weight_decay", "coefficient"), strict=True):
@@ -263,15 +281,15 @@ plt.show()
 print({name: f"{value:.4g}" for name, value in log[-1].items()})
 
 # %% [markdown]
-# **The log has the numbers that were used, not those that were meant; both ways of asking agree at every update.**
+# **`hyperparameters` logs the numbers that each update used, and agrees with `inject_hyperparams` at every update.**
 #
-# ## What goes into a checkpoint?
+# ## What should I save in a checkpoint?
 #
-# Parameters, the optimizer's state, which has the clock in it, and the schedule: `repr(lr)` in the config is all of it,
-# and `parse` reads it back. With Orbax:
+# Save the parameters, the optimizer state, which contains the step count, and `repr(lr)` in the config. `parse` turns
+# that back into the schedule. With Orbax:
 
 # %%
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every save
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every save
 folder = tempfile.TemporaryDirectory()
 half = steps // 2
 
@@ -283,8 +301,8 @@ with ocp.CheckpointManager(folder.name) as manager:
     )
     manager.save(half, args=saved)
 
-# %%
-# In another process, which has the code and the folder.
+# %% tags=["finding"]
+# This part runs in the resumed process.
 with ocp.CheckpointManager(folder.name) as manager:
     at = manager.latest_step()
     config = manager.restore(at, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
@@ -309,17 +327,17 @@ axes[0].text(0.3 * at, 0.004, "before the stop", color="0.4")
 axes[0].text(1.42 * at, 0.021, "resumed without opt_state", color=red, ha="center")
 axes[0].text(1.28 * at, 0.0105, "resumed", color=blue)
 axes[0].set(title="rate used", xlabel="update", ylim=(0, 0.024))
-axes[1].set(title="loss, less that of the run never interrupted", xlabel="update")
+axes[1].set(title="loss minus the loss of the uninterrupted run", xlabel="update")
 plt.show()
 
 # %% [markdown]
 # **Resumed from parameters and optimizer state, the run is bit for bit the one that was never interrupted.**
-# From parameters alone, the schedule starts again at its warm-up.
+# Resumed from the parameters alone, it starts the schedule again at its warm-up.
 #
-# ## What counts under gradient accumulation?
+# ## Do steps count updates or micro-batches when I accumulate gradients?
 #
-# Updates. `optax.MultiSteps` calls the optimizer once for every k micro-batches, so a length is a number of
-# micro-batches divided by k, and so are the updates of an epoch for `per_epoch`.
+# They count updates. `optax.MultiSteps` calls the optimizer once for every k micro-batches. So divide the number of
+# micro-batches by k to get the length of a schedule, and the number of updates per epoch for `per_epoch`.
 
 # %%
 k = 4
@@ -327,10 +345,10 @@ micro_batches = batches.reshape(steps * k, size // k)
 optimizer = optax.MultiSteps(adam(lr), every_k_schedule=k).gradient_transformation()
 params, _, log = train(optimizer, initial, optimizer.init(initial), micro_batches)
 apart = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), params, whole)
-print(f"parameters at most {max(jax.tree.leaves(apart)):.0e} from those of whole batches")
+print(f"parameters differ from training on whole batches by at most {max(jax.tree.leaves(apart)):.0e}")
 
 updates_per_epoch = len(labels) // size
-epochs = per_epoch(step_decay(0.02, 2, 0.5), updates_per_epoch)  # halved after every second epoch
+epochs = per_epoch(step_decay(0.02, 2, 0.5), updates_per_epoch)  # halve the rate every two epochs
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 3))
 axes[0].plot(column(log, "learning_rate"), color=blue, linewidth=2)
@@ -344,14 +362,14 @@ axes[1].set(title=f"per_epoch(step_decay(0.02, 2, 0.5), {updates_per_epoch})", x
 plt.show()
 
 # %% [markdown]
-# **The clock counts updates: four micro-batches of 16 train as one batch of 64 does, with the same schedule.**
-# One whose lengths are in micro-batches is a quarter through when the run ends.
+# **Write lengths in updates: with the same schedule, four micro-batches of 16 train like one batch of 64.**
+# A schedule with its lengths in micro-batches is only a quarter done when the run ends.
 #
-# ## And a rate of its own for a layer?
+# ## How do I set learning rates per layer, freeze layers, or exclude biases from weight decay?
 #
-# Parameters are named by their paths, `layer_0/kernel`, and patterns are regular expressions. `scale_by_path`
-# multiplies what the optimizer before it does, here for layer-wise decay of the rate; `per_parameter` gives each group
-# an optimizer of its own; a mask spares the biases weight decay.
+# Select parameters by regular expressions on their paths, such as `layer_0/kernel`. `scale_by_path` multiplies the
+# updates of the optimizer before it, here for layer-wise learning-rate decay. `per_parameter` gives each group its own
+# optimizer. A mask excludes the biases from weight decay.
 
 # %%
 deep = {f"layer_{i}": dense(i, 64, 64) for i in range(3)} | {"head": dense(3, 64, 10)}
@@ -393,7 +411,7 @@ for ax, optimizer, title in zip(axes, (layer_wise(lr), fine_tuned), ("scale_by_p
     sizes = update_sizes(optimizer)
     for name, (colour, dash) in looks.items():
         ax.plot(sizes[name], color=colour, linestyle=dash)
-        if sizes[name].any():  # what is frozen is off the logarithmic axis
+        if sizes[name].any():  # frozen layers are off the logarithmic axis
             ax.text(0.17 * steps, 1.1 * sizes[name].max(), name, color=colour, ha="center", va="bottom")
     ax.set(title=title, xlabel="update", yscale="log", ylim=(1e-6, 0.1))
 axes[0].set(ylabel="mean size of a weight's change")
@@ -401,7 +419,7 @@ axes[1].text(0.25 * steps, 1e-5, "layer_0, layer_1: frozen", color="0.4")
 plt.show()
 
 # %%
-# Where the gradient is zero, weight decay is all that is left: here of parameters that are 1, at the rate 0.02.
+# With zero gradients only weight decay is left. All parameters are 1, and the rate is 0.02.
 ones, zeros = jax.tree.map(jnp.ones_like, deep), jax.tree.map(jnp.zeros_like, deep)
 optimizer = layer_wise(0.02)
 updates, _ = optimizer.update(zeros, optimizer.init(ones), ones)
@@ -409,15 +427,15 @@ for name, layer in updates.items():
     print(f"{name}: kernel {layer['kernel'].mean():+.6f}, bias {layer['bias'].mean():+.6f}")
 
 # %% [markdown]
-# **Rates, decay and what is frozen follow the paths: the first layers move least, or not at all, and no bias decays.**
+# **The first layers change least (left) or are frozen (right), and weight decay leaves the biases alone.**
 #
-# ## And batch norm?
+# ## What about batch norm?
 #
-# Its running statistics belong to the parameters that training ran at. A model that is evaluated at an average of them
-# needs new ones, after training or before a validation:
+# The running statistics belong to the training parameters. If you evaluate an average of the parameters, compute new
+# statistics first:
 #
-#     averaged = nnx.clone(model)  # training goes on from the model as it is
+#     averaged = nnx.clone(model)  # leave the model as it is for training
 #     nnx.update(averaged, eval_params(optimizer.opt_state, nnx.state(averaged, optimizer.wrt)))
-#     refresh_batch_stats_nnx(averaged, batches)  # of linen: refresh_batch_stats(apply_fn, variables, batches)
+#     refresh_batch_stats_nnx(averaged, batches)  # in linen: refresh_batch_stats(apply_fn, variables, batches)
 #
-# [Averaging](5_averaging.ipynb) shows what it costs to forget that.
+# [Averaging](5_averaging.ipynb) shows how much worse the loss is without this.

@@ -7,14 +7,34 @@
 # ---
 
 # %% [markdown]
-# # 4. Finding a rate: range test, sweeps in one program, one-cycle
+# # 4. Which learning rate should I use?
 #
-# How high should the rate be, and does that depend on the schedule? The model is a small network of our own on the 8x8
-# digits of scikit-learn: 1,000 to train on, 797 to validate, batches of 16. Put your own in the place of `start` and
-# `loss`.
+# Start from a range test, then try a few rates with the schedule you will train with, because the best peak depends on
+# the schedule. On a small network, the best peak of cosine decay is 1.98 times the best constant rate, and that of
+# one-cycle 1.88 times. A range test takes one short run and suggests 0.0058, which is 0.6 of the best constant rate.
+#
+# ![Validation loss by peak rate for a constant rate, cosine decay and one-cycle](pictures/4_finding_a_rate.png)
+#
+# This notebook runs range tests, compares 22 peak rates for three schedules in one compiled program, and tests
+# one-cycle and super-convergence. The network trains on the 8x8 digits of scikit-learn: 1,000 images to train, 797 to
+# validate, batches of 16. To use your own model, replace `start` and `loss`.
+#
+# The notebook also reads `experiments/results`, so run it in a checkout or in the unpacked source distribution, after
+# installing the extra `notebooks`. It takes about three minutes on two CPU cores.
+
+# %% tags=["colab"]
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:  # install the package, and unpack its sources, which have the recorded results
+    download = "pip download -q --no-deps --no-binary pure-schedules pure-schedules"
+    unpack = "mkdir -p pure-schedules && tar xf pure_schedules-*.tar.gz -C pure-schedules --strip-components=1"
+    install = "pip install -q './pure-schedules[notebooks]'"
+    subprocess.run(f"{download} && {unpack} && {install}", shell=True, check=True)
+    os.chdir("pure-schedules/notebooks")
 
 # %%
-import sys
 from pathlib import Path
 
 import jax
@@ -26,7 +46,7 @@ from cycler import cycler
 from scipy.stats import sem
 from sklearn.datasets import load_digits
 
-sys.path.insert(0, "..")  # where `experiments` is, which is not installed
+sys.path.insert(0, "..")  # for `experiments`, which is not installed
 
 from experiments.reports.results import Results
 from optim import adam, plot_range_test, range_test, sgd, suggest_rate
@@ -57,7 +77,7 @@ validation = jnp.arange(1_000, len(labels))
 
 
 def start(seed):
-    """The parameters that a run starts from, and the key of its batches."""
+    """The initial parameters of a run, and the random key of its batches."""
     first, second, batches = jax.random.split(jax.random.key(seed), 3)
     params = {"hidden": jax.random.normal(first, (64, 64)) / 8, "out": jax.random.normal(second, (64, 10)) / 8}
     return params, batches
@@ -69,7 +89,7 @@ def loss(params, batch):
 
 
 def train(optimizer, seed):
-    """The validation loss after all updates. Batches follow from seed and step: every optimizer gets the same."""
+    """The validation loss at the end. Batches depend on seed and step only, so every optimizer gets the same."""
     params, batches = start(seed)
 
     def update(run, step):
@@ -83,9 +103,10 @@ def train(optimizer, seed):
 
 
 # %% [markdown]
-# ## What does a range test suggest?
+# ## Which rate does a range test suggest?
 #
-# 200 updates, in which the rate of Adam grows from 1e-5 to 10; a test for each seed, all in one program.
+# The test makes 200 updates while the rate of Adam grows from 1e-5 to 10. Here it runs once per seed, all in one
+# program. `suggest_rate` reads a rate off the loss curve.
 
 
 # %%
@@ -101,13 +122,14 @@ for picker in ("valley", "steep", "minimum"):
     print(f"{picker:>8}: median {np.median(rates):.4f}, from {rates.min():.4f} to {rates.max():.4f} over {seeds} seeds")
 
 # %% [markdown]
-# **`valley`, the usual choice, suggests 0.0058 in the median of the seeds; `steep` and `minimum` three times that.**
-# All of them read the same curve, so none is more than a first guess; `slide` lands beyond every useful rate here.
+# **`valley`, the default, suggests 0.0058 (median over seeds); `steep` and `minimum` suggest three times that.**
+# All of these are first guesses, read off the same curve. `slide` suggests a rate that is too high to be useful here.
 #
 # ## Does the best rate depend on the schedule?
 #
-# `tabulate` turns schedules of different shapes into rows of numbers, `table` makes a schedule of a row, and `stack`
-# one of many. Over that and over the seeds `train` is mapped: rates, shapes and seeds are one program.
+# To train all rates, schedules and seeds in one program, `tabulate` turns each schedule into a row of numbers, `table`
+# turns a row back into a schedule, and `stack` combines many of these into one. `jax.vmap` then maps `train` over the
+# stacked schedule and the seeds.
 
 # %%
 up, down = round(0.3 * steps), round(0.7 * steps)
@@ -126,19 +148,19 @@ def rows(schedules):
 
 @jax.jit
 def final_losses(rates):
-    traces.append("a trace")  # Python runs this only while JAX traces
+    traces.append("a trace")  # runs only when JAX traces the function
     over_seeds = jax.vmap(lambda lr, seed: train(adam(lr), seed), (None, 0))
     return jax.vmap(over_seeds, (0, None))(rates, jnp.arange(seeds))
 
 
 final = {name: np.empty((len(peaks), seeds)) for name in shapes}
-for half in (slice(0, None, 2), slice(1, None, 2)):  # every other peak, and then those between
+for half in (slice(0, None, 2), slice(1, None, 2)):  # every second peak, then the others
     losses = final_losses(rows(shape(peak) for shape in shapes.values() for peak in peaks[half]))
     for name, of_shape in zip(shapes, jnp.split(losses, len(shapes)), strict=True):
         final[name][half] = of_shape
 print(f"{len(shapes) * len(peaks) * seeds} runs of {steps} updates, traces: {len(traces)}")
 
-# %%
+# %% tags=["finding"]
 _, ax = plt.subplots(figsize=(8, 4.2), layout="constrained")
 for losses, style in zip(final.values(), STYLE, strict=False):
     ax.errorbar(peaks, losses.mean(1), sem(losses, 1), marker="o", markersize=4, **style)
@@ -154,30 +176,31 @@ ax.set(xscale="log", yscale="log", xlabel="peak rate", ylabel=f"validation loss 
 ax.set_yticks([0.05, 0.1, 0.2, 0.5, 1, 2], [0.05, 0.1, 0.2, 0.5, 1, 2])
 ax.spines[["top", "right"]].set_visible(False)
 
-best = {name: peaks[losses.argmin(axis=0)] for name, losses in final.items()}  # of each seed
+best = {name: peaks[losses.argmin(axis=0)] for name, losses in final.items()}  # for each seed
 larger = Results.load(Path("../experiments/results/digits-policies/sweep/history.npz"))
 for name, losses in final.items():
     lowest = losses.mean(1).argmin()
     factor = np.log(best[name] / best["constant"])
     low, mid, high = np.exp(factor.mean() + sem(factor) * np.array([-1, 0, 1]))
     print(f"{name}: lowest {losses[lowest].mean():.3f} ± {sem(losses[lowest]):.3f} at {peaks[lowest]:.3f}")
-    print(f"    the best rate of a seed, by that of constant: {mid:.2f} ({low:.2f} to {high:.2f})")
+    print(f"    best rate of a seed, relative to constant: {mid:.2f} ({low:.2f} to {high:.2f})")
     of_transformer = larger.arms[larger.best(larger.grid()[name])].rate
-    print(f"    best rate of a transformer in the committed sweep: {of_transformer:.3f}")
+    print(f"    best rate of a vision transformer in the recorded sweep: {of_transformer:.3f}")
 
 # %% [markdown]
-# **What decays wants a higher peak: seed by seed 1.98 times the best constant rate for cosine, 1.88 for one-cycle.**
-# The range test knows nothing of the schedule: `valley` is 0.6 of the best constant rate here, and `steep` 0.6 of the
-# best for cosine. In the committed sweep of a vision transformer, whose rates are a factor of 2 apart, constant and
-# cosine are best at the same rate and one-cycle at twice that.
+# **Schedules that decay need a higher peak: 1.98 times the best constant rate for cosine, 1.88 times for one-cycle.**
+# The range test does not know the schedule: here `valley` suggests 0.6 of the best constant rate, and `steep` 0.6 of
+# the best peak for cosine. In the recorded sweep of a vision transformer, whose rates are a factor of 2 apart, constant
+# and cosine are best at the same rate, and one-cycle at twice that rate.
 #
-# **1,056 runs of three schedules at 22 rates, in two calls, were one trace.**
+# **1,056 runs (three schedules, 22 rates, 16 seeds) in two calls took one trace.**
 #
-# ## What does the momentum do in one-cycle?
+# ## Does cycling the momentum help in one-cycle?
 #
-# One-cycle moves the momentum against the rate, and `sgd` takes a schedule for each. Trained below, each at nine rates
-# and in one program: one-cycle, the same with a constant momentum, and for the next question step decay, all of them in
-# five lengths. The rate is 0 when a shorter run is over, so that its parameters stay where they are.
+# One-cycle lowers the momentum while the rate rises, and raises it again while the rate falls. `sgd` takes a schedule
+# for each. Three methods are trained in one program, each at nine rates and five lengths: one-cycle, one-cycle with a
+# constant momentum, and step decay for the next question. After the end of a shorter run the rate is 0, so its
+# parameters do not change any more.
 
 
 # %%
@@ -208,7 +231,7 @@ by_sgd = dict(zip(policies, np.nan_to_num(by_sgd, nan=np.inf), strict=True))
 
 # %%
 lr, momentum = one_cycle_policy(0.2, steps)
-cycled, fixed = by_sgd["one-cycle"][-1], by_sgd["one-cycle, momentum 0.9"][-1]  # of full length
+cycled, fixed = by_sgd["one-cycle"][-1], by_sgd["one-cycle, momentum 0.9"][-1]  # the longest runs
 
 _, axes = plt.subplots(1, 3, figsize=(9, 3.2), layout="constrained")
 plot(lr, steps, axes[0]).set(ylabel="rate")
@@ -227,25 +250,26 @@ axes[2].annotate("cycled", (0.4, 0.16), color=COLOURS[0])
 axes[2].set_xlim(right=1.6)
 
 difference = cycled[cycled.mean(1).argmin()] - fixed[fixed.mean(1).argmin()]
-print(f"seed by seed, cycled less 0.9, each at its best rate: {difference.mean():+.4f} ± {sem(difference):.4f}")
+print(f"cycled minus 0.9, each at its best rate, seed by seed: {difference.mean():+.4f} ± {sem(difference):.4f}")
 
 # %% [markdown]
-# **The cycle of the momentum lowers the loss by little, 0.0044 ± 0.0021, and bears a higher rate.**
-# At low rates it ends above the constant momentum, at high rates far below. A momentum of m multiplies a rate by about
-# 1 / (1 - m), which is 6.7 at the peak of the cycle and 10 for 0.9: one may read the picture as the same curve, moved.
+# **Cycling the momentum lowers the loss only a little, by 0.0044 ± 0.0021, and allows a higher rate.**
+# At low rates it ends above the constant momentum, and at high rates far below. A momentum of m multiplies the rate by
+# about 1 / (1 - m), which is 6.7 at the peak of the cycle and 10 for a momentum of 0.9. So the two curves may be the
+# same curve, shifted.
 #
-# ## Does one-cycle reach in fewer updates what step decay reaches?
+# ## Does one-cycle reach the loss of step decay in fewer updates?
 #
-# That is called super-convergence. Each policy and length is at the best of its nine rates, chosen on the first half of
-# the seeds and scored on the second. Beside it are the committed runs of a vision transformer on the same digits, with
-# three phases of one-cycle, their rates chosen in a sweep with other seeds.
+# This is called super-convergence. Each method and length uses the best of its nine rates, which is chosen on the first
+# half of the seeds and scored on the second half. The right panel shows recorded runs of a vision transformer on the
+# same digits. They use one-cycle with three phases, and their rates come from a sweep with other seeds.
 
 # %%
 half = seeds // 2
 
 
 def scored(losses):
-    """Of (rates, seeds): the second half of the seeds at the rate that is best for the first half."""
+    """The losses, of shape (rates, seeds), of the second half of the seeds, at the best rate of the first half."""
     return losses[losses[:, :half].mean(1).argmin(), half:]
 
 
@@ -262,7 +286,7 @@ panels = {
         "step decay": ([larger.end(goal)], larger.valid_loss(goal)[None]),
     },
 }
-places = {"xytext": (-8, -8), "ha": "right", "va": "top"}, {"xytext": (6, 6)}  # of the names, below and above
+places = {"xytext": (-8, -8), "ha": "right", "va": "top"}, {"xytext": (6, 6)}  # of the labels: below, above
 _, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for ax, (title, curves) in zip(axes, panels.items(), strict=True):
     for (name, (at, losses)), style, beside in zip(curves.items(), STYLE, places, strict=False):
@@ -280,17 +304,17 @@ for ax, (title, curves) in zip(axes, panels.items(), strict=True):
     ax.spines[["top", "right"]].set_visible(False)
     ax.set_title(title, loc="left")
 
-    print(f"{title}: one-cycle less step decay of {curves['step decay'][0][-1]} updates")
+    print(f"{title}: loss of one-cycle minus loss of step decay over {curves['step decay'][0][-1]} updates")
     for length, losses in zip(*curves["one-cycle"], strict=True):
-        print(f"    of {length:>5}: {(losses - goal).mean():+.4f} ± {sem(losses - goal):.4f}")
-print("a small network: one-cycle less step decay of the same length")
+        print(f"    over {length:>5}: {(losses - goal).mean():+.4f} ± {sem(losses - goal):.4f}")
+print("a small network: one-cycle minus step decay of the same length")
 for length, difference in zip(lengths, cycles - stepped, strict=True):
-    print(f"    of {length:>5}: {difference.mean():+.4f} ± {sem(difference):.4f}")
+    print(f"    over {length:>5}: {difference.mean():+.4f} ± {sem(difference):.4f}")
 
 # %% [markdown]
-# **No: one-cycle of half the updates ends 0.0112 ± 0.0051 above step decay, one of a quarter 0.0429 ± 0.0048.**
-# Of the transformer, half of them end 0.031 ± 0.021 above, which is undecided, and a quarter 0.250 ± 0.049; there the
-# best rate of both was the lowest that was tried. Super-convergence was reported of residual networks on CIFAR-10
-# (arXiv:1708.07120), about which this says nothing.
+# **No: one-cycle with half the updates ends 0.0112 ± 0.0051 above step decay, and with a quarter 0.0429 ± 0.0048.**
+# For the transformer, one-cycle with half the updates ends 0.031 ± 0.021 above, which is undecided, and with a quarter
+# 0.250 ± 0.049 above. Its best rate was the lowest that was tried, for both methods. Super-convergence was reported for
+# residual networks on CIFAR-10 (arXiv:1708.07120); this notebook does not test that.
 #
-# **In as many updates one-cycle does end lower: by 0.0224 ± 0.0034 in 200 and 0.0081 ± 0.0030 in 800.**
+# **With the same number of updates one-cycle ends lower: by 0.0224 ± 0.0034 in 200 and 0.0081 ± 0.0030 in 800.**

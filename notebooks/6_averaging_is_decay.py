@@ -7,12 +7,29 @@
 # ---
 
 # %% [markdown]
-# # 6. Can I decide on the decay after the run?
+# # 6. Can I choose the decay after the run?
 #
-# An average of a run's checkpoints takes back a part of each update: the more, the later it was made. A decaying rate
-# does the same. `decay_of(average, steps)` is the decay that an average is worth; `merge(checkpoints, like=decay)` is
-# the average that imitates a decay, of a run that had a constant rate. So one can train once, without a decay, and
-# choose its length and shape afterwards. How near that comes to a real decay is measured here.
+# Yes, if you keep checkpoints of a run with a constant learning rate. A weighted average of the checkpoints acts like a
+# decay of the rate: `merge(checkpoints, like=decay)` computes it, and `decay_of(average, steps)` tells you which decay
+# an average corresponds to. On a small network, a merged cooldown over 800 of 2,000 updates ends at a validation loss
+# of 0.068, the same as a real cooldown; the constant rate ends at 0.099. For cooldowns longer than that, the real one
+# is better.
+#
+# ![Validation loss of real cooldowns and of merged checkpoints, by length](pictures/6_averaging_is_decay.png)
+#
+# To run this notebook, install `pure-schedules[notebooks]`. It takes about a minute on two CPU cores.
+
+# %% tags=["colab"]
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:  # install the package, and unpack its sources, which have the recorded results
+    download = "pip download -q --no-deps --no-binary pure-schedules pure-schedules"
+    unpack = "mkdir -p pure-schedules && tar xf pure_schedules-*.tar.gz -C pure-schedules --strip-components=1"
+    install = "pip install -q './pure-schedules[notebooks]'"
+    subprocess.run(f"{download} && {unpack} && {install}", shell=True, check=True)
+    os.chdir("pure-schedules/notebooks")
 
 # %%
 import contextlib
@@ -52,13 +69,13 @@ black, grey, blue, sky, green, orange, red, pink = (
 steps, seeds, cooldowns = 2_000, 10, [40, 100, 200, 400, 800, 1_400, 2_000]
 
 # %% [markdown]
-# ## Which decay is an average worth?
+# ## Which decay is an average equivalent to?
 #
-# Left, what the parameters after each of 200 updates weigh in an average; right, by how much the average multiplies
-# each update, which is the weight of all parameters that came after it. The dots are schedules.
+# Left: the weight in the average of the parameters after each of 200 updates. Right: the factor by which the average
+# multiplies each update, which is the total weight of all later parameters. The dots are the values of schedules.
 
 # %%
-pairs = {  # an average, and the decay that it is worth
+pairs = {  # an average, and the equivalent decay
     "polyak() and linear": (polyak(), linear(1.0, 0.0, 200), orange, "--"),
     "tail(150) and wsd": (tail(150), wsd(1.0, 0, 150, 50), red, "-"),
     "ema(0.97) and an exponential cooldown": (
@@ -81,7 +98,8 @@ axes[1].legend(frameon=False, loc="upper left")
 plt.show()
 
 # %% [markdown]
-# **Each average is one decay, to the last digit.** And each decay is one average: `average_of` is the inverse.
+# **Each average is exactly equivalent to one decay of the same updates.**
+# The reverse also holds: `average_of` returns the weights of the average that is equivalent to a decay.
 
 # %%
 fig, ax = plt.subplots(figsize=(6.5, 3.4))
@@ -89,20 +107,21 @@ lines = ((linear, orange, "--"), (cosine, black, "-"), (one_minus_sqrt, blue, "-
 for shape, colour, dash in lines:
     weights = average_of(shape(0.1, 0.0, 200), 200)
     ax.plot(weights[1:], color=colour, linestyle=dash, linewidth=2, label=shape.__name__)
-    print(f"{shape.__name__:15} like {1 / np.sum(weights**2):5.1f} parameters alike")
+    print(f"{shape.__name__:15} effective number of parameters averaged: {1 / np.sum(weights**2):5.1f}")
 ax.set(xlabel="parameters after update", ylabel="weight in the average", ylim=(0, 0.03))
 ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Linear decay over 200 updates is the plain mean. Cosine decay prefers the middle; along 1 - sqrt the oldest weigh
-# most, up to 0.07 for the first of them, outside of the picture.
+# Linear decay over 200 updates is the plain mean. Cosine decay gives the largest weights to the middle of the run.
+# 1 - sqrt decay gives the largest weights to the oldest parameters, up to 0.07 for the first, which is outside the
+# picture. The effective number of parameters is how many equally weighted ones would average away as much noise.
 #
-# ## One run, merged at any length
+# ## How close do merged checkpoints come to a real cooldown?
 #
-# Digits with noise on every pixel, batches of 16, one hidden layer, Adam at a constant rate, one `vmap` over seeds. A
-# checkpoint is kept every twenty updates. Beside it are real cooldowns, which branch off from the same run: all see
-# the same batches.
+# The data are handwritten digits with noise on every pixel. The network has one hidden layer and trains with Adam at a
+# constant rate on batches of 16, with one `vmap` over seeds, and saves a checkpoint every 20 updates. For comparison,
+# real cooldowns branch off from the same run. All runs of a seed see the same batches.
 
 # %%
 images, labels = load_digits(return_X_y=True)
@@ -133,7 +152,7 @@ def valid(params):
 
 
 def train(lr, key):
-    """The parameters before the run, and after every twenty updates."""
+    """The parameters at the start and after every 20 updates."""
     optimizer, start = adam(lr), init(key)
 
     def update(carry, step):
@@ -159,7 +178,7 @@ runs = jax.jit(jax.vmap(jax.vmap(train, (None, 0)), (0, None)))(rates, keys)  # 
 constant = jax.tree.map(lambda leaf: np.asarray(leaf[-1]), runs)
 checkpoints = {20 * i: jax.tree.map(lambda leaf, i=i: leaf[:, i], constant) for i in range(steps // 20 + 1)}
 
-# %%
+# %% tags=["finding"]
 
 
 def over_seeds(losses):
@@ -173,34 +192,37 @@ def ends(tree, i):
 
 decayed = [valid(ends(runs, i)) for i in range(len(cooldowns))]
 merged = [valid(merge(checkpoints, like=lr)) for lr in decays]
-still = valid(ends(runs, -1))
-fig, ax = plt.subplots(figsize=(7, 4))
-ax.axhline(still.mean(), color=grey, linestyle=":", linewidth=2)
-ax.text(cooldowns[-1], still.mean(), "constant rate", color="#595959", ha="right", va="bottom")
-ax.errorbar(cooldowns, *over_seeds(decayed), color=blue, marker="o", capsize=3, label="real cooldown")
-ax.errorbar(
-    cooldowns, *over_seeds(merged), color=red, marker="s", linestyle="--", capsize=3, label="merged checkpoints"
-)
+undecayed = valid(ends(runs, -1))
+fig, ax = plt.subplots(figsize=(8.5, 4))
+ax.axhline(undecayed.mean(), color=grey, linestyle=":", linewidth=2)
+ax.text(cooldowns[0], undecayed.mean() - 0.0015, "constant rate, no average", color="#595959")
+for label, losses, colour, marker in (
+    ("real cooldown", decayed, blue, "o"),
+    ("merged checkpoints", merged, red, "s"),
+):
+    mean, error = over_seeds(losses)
+    ax.errorbar(cooldowns, mean, error, color=colour, marker=marker, capsize=3)
+    ax.annotate(label, (cooldowns[-1], mean[-1]), (10, 0), textcoords="offset points", color=colour, va="center")
 ax.set(xscale="log", xlabel="length of the cooldown in updates", ylabel="validation loss at the end")
 ax.set_xticks(cooldowns, [f"{n:,}" for n in cooldowns])
 ax.minorticks_off()
-ax.legend(frameon=False, loc="lower left")
 plt.show()
 
-print(f"constant rate {still.mean():.3f}")
+print(f"constant rate {undecayed.mean():.3f}")
 for down, a, b in zip(cooldowns, decayed, merged, strict=True):
-    print(f"cooldown of {down:5,}: real {a.mean():.3f}, merged {b.mean():.3f}, merged less real", end=" ")
+    print(f"cooldown of {down:5,}: real {a.mean():.3f}, merged {b.mean():.3f}, merged minus real", end=" ")
     print("{:+.3f} ± {:.3f}".format(*over_seeds(b - a)))
 
 # %% [markdown]
-# **A cooldown over 800 of the 2,000 updates ends at 0.068, real or merged; over all, merged ends 0.011 above real.**
-# Up to 800 updates the two cannot be told apart. Beyond, the average holds parameters from a time when the network was
-# far from where it ends. All the merged points come from one run, each real one from its own.
+# **A cooldown over 800 of the 2,000 updates ends at 0.068, real or merged; over the whole run, merged is 0.011 worse.**
+# Up to 800 updates, merging is not measurably worse. Beyond that, the average contains parameters from early in the
+# run, when the network was still far from its end. All merged points come from one run per seed; each real cooldown
+# needs its own.
 #
-# ## How many checkpoints does it take?
+# ## How many checkpoints do I need?
 #
-# The same cooldown of a fifth of the run, from fewer of its checkpoints. Each stands for the updates since the one
-# before.
+# The same merge for a cooldown over a fifth of the run, from fewer checkpoints. Each checkpoint stands for all updates
+# since the one before.
 
 # %%
 down = steps // 5
@@ -208,8 +230,8 @@ like = wsd(rate, 0, steps - down, down)
 counts = [n for n in (1, 2, 5, 10, 20) if down % n == 0 and down // n % 20 == 0]
 found = [valid(merge({at: checkpoints[at] for at in range(0, steps + 1, down // n)}, like=like)) for n in counts]
 fig, ax = plt.subplots(figsize=(6.5, 3.4))
-ax.axhline(still.mean(), color=grey, linestyle=":", linewidth=2)
-ax.text(counts[-1], still.mean(), "constant rate", color="#595959", ha="right", va="bottom")
+ax.axhline(undecayed.mean(), color=grey, linestyle=":", linewidth=2)
+ax.text(counts[-1], undecayed.mean() - 0.002, "constant rate, no average", color="#595959", ha="right")
 ax.errorbar(counts, *over_seeds(found), color=red, marker="s", linestyle="--", capsize=3)
 ax.set(xscale="log", xlabel="checkpoints in the cooldown", ylabel="validation loss at the end")
 ax.set_xticks(counts, counts)
@@ -219,13 +241,14 @@ for n, losses in zip(counts, found, strict=True):
     print(f"{n:2} checkpoints: " + "{:.3f} ± {:.3f}".format(*over_seeds(losses)))
 
 # %% [markdown]
-# **Ten checkpoints in the cooldown end at 0.070, twenty at 0.069; the constant rate at 0.100.** With one, the
-# average is the mean of the parameters at both ends of the cooldown.
+# **Ten checkpoints in the cooldown end at 0.070, twenty at 0.069, and the constant rate at 0.099.** With one
+# checkpoint, the average is the mean of the parameters at both ends of the cooldown.
 #
-# ## From a folder, and in a shell
+# ## How do I merge checkpoints from disk?
 #
-# `merge` reads what Orbax's `CheckpointManager` writes, one checkpoint after the other, and only those that weigh. The
-# command does the same; without `--out` it only says how much each of them would weigh.
+# Pass `merge` a folder written by Orbax's `CheckpointManager`. It reads one checkpoint at a time, and only those that
+# have a weight. `python -m optim merge` does the same from the command line. Without `--out` it only prints the
+# weights.
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
@@ -233,24 +256,24 @@ with tempfile.TemporaryDirectory() as folder:
         for updates in range(0, steps + 1, down // counts[-1] * 2):
             manager.save(updates, args=ocp.args.StandardSave({"params": checkpoints[updates]}))
     from_disk = merge(folder, like=like, subtree="params")
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
         main(["merge", folder, "--like", repr(like)])
-print(said.getvalue())
+print(printed.getvalue())
 print(f"merged from disk: {valid(from_disk).mean():.3f}")
 
 # %% [markdown]
-# ## How long is an average?
+# ## How long is the window of an average?
 #
-# Two numbers say so for every coefficient: how many of the latest parameters hold half of the weight, and how many
-# parameters alike would average away as much independent noise.
+# Two numbers describe it. The half-life is how many of the latest parameters hold half of the weight. The effective
+# window is how many equally weighted parameters would average away as much independent noise.
 
 # %%
 several = {"polyak()": polyak(), "tail(1600)": tail(1_600), "ema(0.99)": ema(0.99), "power_ema(6.94)": power_ema(6.94)}
 for name, average in several.items():
-    age, alike = half_life(average, 2_000), effective_window(average, 2_000)
-    print(f"{name:16} half-life {age:6.1f}, effective window {alike:6.1f}")
+    half, window = half_life(average, 2_000), effective_window(average, 2_000)
+    print(f"{name:16} half-life {half:6.1f}, effective window {window:6.1f}")
 
 # %% [markdown]
-# [The page about it](../docs/averaging-is-decay.md) has the pairs as a table, and what ten seeds of a larger comparison
-# say.
+# [Averaging is decay](../docs/averaging-is-decay.md) lists these pairs in a table and has the results of a larger
+# comparison with ten seeds.

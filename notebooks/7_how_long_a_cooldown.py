@@ -9,12 +9,31 @@
 # %% [markdown]
 # # 7. How long should my cooldown be?
 #
-# About 60 % of the run by the convex bound and in published runs, if the peak is tuned; 20 % has most of the gain.
-# And what do I change when the run is extended? What would this run have ended at under another schedule? Five tools
-# answer such questions before a run: a bound that ranks schedules, a law that is fitted to runs that were made, a
-# schedule made from the gradient norms of a run, a model problem whose expected loss is exact, and advice that puts
-# them together. Each takes seconds. Each is compared with runs of real networks in [the
-# results](../experiments/results/README.md); this notebook says where they agreed.
+# If you tune the peak rate, about 60 % of the run: that is best in published runs of a language model and within 1 % of
+# the optimum of a convex bound. A cooldown over 40 % has most of the gain. The cooldown is the last phase of a run, in
+# which the learning rate falls to 0.
+#
+# ![The convex bound and published final losses, by the length of the cooldown](pictures/7_how_long_a_cooldown.png)
+#
+# This notebook shows five tools that answer such questions before a run, each in seconds: a bound that ranks schedules,
+# a loss law fitted to earlier runs, a schedule made from gradient norms, a model problem whose expected loss is exact,
+# and `advise`, which combines them. [The results](../experiments/results/README.md) compare each with runs of real
+# networks.
+#
+# The notebook reads published loss curves from `tests/curves`, so run it in a checkout or in the unpacked source
+# distribution, after installing the extra `notebooks`. It takes about a minute on two CPU cores.
+
+# %% tags=["colab"]
+import os
+import subprocess
+import sys
+
+if "google.colab" in sys.modules:  # install the package, and unpack its sources, which have the recorded results
+    download = "pip download -q --no-deps --no-binary pure-schedules pure-schedules"
+    unpack = "mkdir -p pure-schedules && tar xf pure_schedules-*.tar.gz -C pure-schedules --strip-components=1"
+    install = "pip install -q './pure-schedules[notebooks]'"
+    subprocess.run(f"{download} && {unpack} && {install}", shell=True, check=True)
+    os.chdir("pure-schedules/notebooks")
 
 # %%
 import csv
@@ -46,17 +65,18 @@ plt.rcParams.update({"figure.constrained_layout.use": True, "axes.spines.top": F
 black, grey, blue, sky, green, orange, red, pink = (
     "#000000", "#999999", "#0072b2", "#56b4e9", "#009e73", "#e69f00", "#d55e00", "#cc79a7",
 )  # fmt: skip
-curves = Path("../tests/curves")  # published losses of language models, with their sources
+curves = Path("../tests/curves")  # published losses of language models; README.md there has the sources
 
 # %% tags=["parameters"]
 steps, resamples, every = 50_000, 20, 1
 
 # %% [markdown]
-# ## Which schedule, and how long a cooldown?
+# ## Which schedule is best, and how long should the cooldown be?
 #
-# `bound` is an upper limit on how far the loss ends above its minimum, if it is convex. Networks are not, but where
-# schedules differ much the bound ranks them as their losses do. `compare` gives each schedule its own best peak, and
-# says how the peaks relate, so that a peak tuned for one schedule can be carried over to another.
+# For a convex loss, `bound` is an upper limit on how far the loss ends above its minimum. The loss of a network is not
+# convex, but when schedules differ a lot, the bound ranks them as their losses do. `compare` computes the bound of each
+# schedule at its own best peak. It also prints the ratios of these peaks: use them to carry a peak that you tuned for
+# one schedule over to another.
 
 # %%
 shapes = {
@@ -70,11 +90,11 @@ shapes = {
 print(compare(shapes, steps))
 
 # %% [markdown]
-# For such schedules the final losses of a language model of 124 million parameters are published (arXiv:2501.18965;
-# here after 50,000 updates, the lowest of the peaks that were tried, one seed). Cooldowns of 50 lengths are one vmapped
-# call of the bound:
+# For such schedules, the final losses of a language model with 124 million parameters are published
+# (arXiv:2501.18965). The losses here are after 50,000 updates, at the best of the peaks that were tried, with one seed.
+# The bounds of cooldowns of 50 lengths are one vmapped call:
 
-# %%
+# %% tags=["finding"]
 with (curves / "llama_runs.csv").open() as file:
     runs = [row for row in csv.DictReader(file) if row["steps"] == "50000" and row["final_scale"] == "0"]
 measured = {}
@@ -90,37 +110,38 @@ bounds = np.asarray(jax.jit(jax.vmap(lambda lr: best_peak(lr, steps).bound))(coo
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
 axes[0].plot(100 * shares, 100 * (bounds / bounds.min() - 1), color=blue, linewidth=2)
-axes[0].set(ylabel="bound, % above its least", ylim=(-0.5, 15))
-axes[0].set_title("Bound", loc="left")
+axes[0].set(ylabel="% above the lowest bound", ylim=(-0.5, 15))
+axes[0].set_title("Convex bound", loc="left")
 axes[1].plot(100 * np.array([*measured]), [*measured.values()], "o-", color=red, linewidth=1.5)
 axes[1].set(ylabel="final validation loss")
-axes[1].set_title("124 million parameters, 50,000 updates", loc="left")
+axes[1].set_title("Published runs, 124 million parameters", loc="left")
 for ax in axes:
     ax.set(xlabel="cooldown, % of the run", xlim=(0, 100))
 plt.show()
 shortest = shares[np.argmax(bounds <= 1.01 * bounds.min())]
-print(f"the shortest cooldown within 1 % of the least bound: {shortest:.0%} of the run")
-print(f"the lowest loss: {min(measured, key=measured.get):.0%}")
+print(f"shortest cooldown within 1 % of the lowest bound: {shortest:.0%} of the run")
+print(f"cooldown with the lowest published loss: {min(measured, key=measured.get):.0%} of the run")
 
 # %% [markdown]
-# **Both fall steeply up to 40 % of the run; then the bound prefers the longest cooldown, and the runs one of 60 %.**
-# Over all schedules and three lengths of run the rank correlations were 0.68, 0.87 and 0.94 ([the
-# comparison](../experiments/results/evidence/last-iterate/report.md)).
+# **Both fall steeply up to 40 % of the run. Then the bound is lowest for the longest cooldown, the loss for 60 %.**
+# Over all published schedules, the rank correlations of bound and loss at three lengths of run are 0.68, 0.87 and 0.94
+# ([the comparison](../experiments/results/evidence/last-iterate/report.md)).
 #
-# ## What do I change when the run is extended?
+# ## What should I change when I extend a run?
 #
-# A peak that was right for 50,000 updates is too high for 62,500, and the first 40,000 have been made. `transfer`
-# finds two ways to make it right again: a lower rate from the start of the cooldown on, or a longer cooldown.
+# Suppose a run was planned for 50,000 updates, has done 40,000, and is now extended to 62,500. A peak that is best for
+# 50,000 updates is too high for 62,500. `transfer` finds two ways to correct that: a lower rate from the start of the
+# cooldown, or a longer cooldown.
 
 # %%
 old = wsd(1e-3, 300, round(0.8 * steps) - 300, steps // 5)
 moved = transfer(old, steps, round(1.25 * steps))
-print(f"rate x {moved.factor:.2f} from step {moved.start:,}, or a cooldown of {moved.cooldown_steps:,} updates")
+print(f"rate times {moved.factor:.2f} from step {moved.start:,}, or a cooldown of {moved.cooldown_steps:,} updates")
 
 longer = round(1.25 * steps)
 t = np.linspace(0, longer - 1, 2_000).astype(int)
 fig, ax = plt.subplots(figsize=(8, 3))
-ax.plot(t[t < steps], old(t[t < steps]), color=grey, linewidth=5, label=f"the schedule for {steps:,} updates")
+ax.plot(t[t < steps], old(t[t < steps]), color=grey, linewidth=5, label=f"schedule for {steps:,} updates")
 ax.plot(t, moved.lower(t), color=blue, linewidth=1.8, label="extended at a lower rate")
 ax.plot(t, moved.longer(t), color=red, linewidth=1.8, linestyle="--", label="extended with a longer cooldown")
 ax.set(xlabel="update", ylabel="rate", ylim=(0, None))
@@ -128,14 +149,14 @@ ax.legend(frameon=False, loc="lower left")
 plt.show()
 
 # %% [markdown]
-# **In the published runs the best peak fell less with the length of the run than in the bound**, with the power -0.18
-# and not -0.51. Take the factor as the lowest that is worth trying.
+# **In the published runs, the best peak falls less with the length of the run than the bound says**: with a power of
+# -0.18 instead of -0.51. So do not go below the rate that `transfer` gives, and try rates between it and the old one.
 #
-# ## What would this run have ended at under another schedule?
+# ## Which loss would this run have reached with another schedule?
 #
-# A law of loss curves says how the loss depends on all rates so far. It is fitted to the curves of a few runs, and
-# predicts those of other schedules. Here: three published runs of a model of 100 million parameters, and predictions
-# for two schedules that it has not seen. `standard_error` is from a bootstrap over blocks of the curves.
+# A loss law describes how the loss depends on all rates so far. Fit it to the loss curves of a few runs, and it
+# predicts the curves of other schedules. Here it is fitted to three published runs of a model with 100 million
+# parameters, and predicts two other schedules. The `standard_error` comes from a bootstrap over blocks of the curves.
 
 # %%
 published = json.loads((curves / "mpl_100m.json").read_text())["curves"]
@@ -167,51 +188,53 @@ for ax, name, title in zip(axes, [*ends][3:], ["exponential cooldown", "linear c
     ax.plot(at, predicted, color=blue, linewidth=1.8, label="predicted from three other runs")
     ax.set(xlabel="update", ylim=(2.9, 3.4))
     ax.set_title(title, loc="left")
-    print(f"{title}: predicted end {predicted[-1]:.4f} ± {error:.4f}, measured {losses[-1]:.4f}, "
+    print(f"{title}: predicted final loss {predicted[-1]:.4f} ± {error:.4f}, measured {losses[-1]:.4f}, "
           f"mean error {np.mean(np.abs(predicted - losses)):.4f}")  # fmt: skip
 axes[0].set(ylabel="training loss")
 axes[0].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# **The law predicts two runs with a cooldown from three without one, but their ends too low**, by 0.01. The standard
-# error does not cover that: it knows nothing of where the law itself is wrong. All six unseen schedules at two sizes,
-# and our own runs: [the comparison](../experiments/results/evidence/loss-laws/report.md).
+# **From three runs without a cooldown, the law predicts two with one, but their final losses 0.01 too low.** The
+# standard error does not cover that, because it does not include errors of the law itself. [The
+# comparison](../experiments/results/evidence/loss-laws/report.md) has all six other schedules, two model sizes, and our
+# own runs.
 #
-# ## A schedule from gradient norms, and the best for an objective
+# ## Can a schedule be computed?
 #
-# `refine` makes a schedule of the gradient norms of a first run. Constant norms give linear decay; norms that fall by a
-# factor of three give a warm-up and a later decay. `optimize` goes downhill through a schedule's own numbers, or
-# through any falling schedule (`pieces`): from a constant rate, the bound leads it to near linear decay.
+# `refine` computes a schedule from the gradient norms of an earlier run. Constant norms give linear decay. Norms that
+# fall by a factor of three give a warm-up and a later decay. `optimize` minimizes an objective over the numbers of a
+# schedule, or over all schedules that never rise (`pieces`). Here it minimizes the bound: it starts from a constant
+# rate and arrives close to linear decay.
 
 # %%
 T = 1_000
 t = np.arange(T)
 falling = refine(1 + 2 * np.exp(-t / 200), smoothing=0.0)
 best = optimize(0.1, T, lambda rates: bound(rates, T), pieces=20)
-print(f"bound of a constant rate {best.before:.4f}, of the best falling one {best.after:.4f}, "
-      f"of linear decay at its best peak {best_peak(linear(1.0, 0.0, T), T).bound:.4f}")  # fmt: skip
+print(f"bound: constant rate {best.before:.4f}, best schedule found {best.after:.4f}, "
+      f"linear decay at its best peak {best_peak(linear(1.0, 0.0, T), T).bound:.4f}")  # fmt: skip
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.2), sharey=True)
-axes[0].plot(t, refine(np.ones(T))(t), color=grey, linewidth=4, label="from constant norms: linear")
-axes[0].plot(t, falling(t), color=blue, linewidth=1.8, label="from norms that fall from 3 to 1")
-axes[0].set(xlabel="update", ylabel="rate, of its highest")
+axes[0].plot(t, refine(np.ones(T))(t), color=grey, linewidth=4, label="constant norms: linear decay")
+axes[0].plot(t, falling(t), color=blue, linewidth=1.8, label="norms that fall from 3 to 1")
+axes[0].set(xlabel="update", ylabel="rate / highest rate", title="refine")
 axes[1].plot(t, linear(1.0, 0.0, T)(t), color=grey, linewidth=4, label="linear")
-axes[1].plot(t, best.schedule(t) / best.schedule(0), color=red, linewidth=1.8, label="least bound, of 20 pieces")
-axes[1].set(xlabel="update")
+axes[1].plot(t, best.schedule(t) / best.schedule(0), color=red, linewidth=1.8, label="lowest bound, 20 pieces")
+axes[1].set(xlabel="update", title="optimize")
 axes[0].legend(frameon=False, loc="lower center")
 axes[1].legend(frameon=False, loc="upper right")
 plt.show()
 
 # %% [markdown]
-# **On digits, a refined schedule was no better than cosine decay once each had its best peak**
+# **On digits, a refined schedule is no better than cosine decay when each has its best peak**
 # ([the comparison](../experiments/results/evidence/refinement/report.md)).
 #
-# ## A model whose expected loss is exact
+# ## How do schedules compare on a problem with an exact expected loss?
 #
-# On a noisy quadratic, the expected loss of a run under any schedule, momentum and average follows from recursions of
-# its moments: nothing is sampled, and 10,000 updates take hundredths of a second. It shows what a cooldown is for.
-# Each schedule has the best of 12 rates here; all rates are one vmapped call.
+# On a noisy quadratic, `expected_loss` computes the expected loss for any schedule, momentum and average, without
+# sampling. 10,000 updates take hundredths of a second. Each schedule below has the best of 12 rates; all rates are one
+# vmapped call.
 
 # %%
 T = 10_000
@@ -228,12 +251,12 @@ def best_end(shape, coefficient=None):
 
 of_length = [float(best_end(cooldown(1.0, T - round(share * T), round(share * T)))) for share in shares[::7]]
 others = {
-    "constant": (best_end(constant(1.0)), grey, "-"),
-    "constant, evaluated at an EMA": (best_end(constant(1.0), ema_relative(0.1)), green, "--"),
-    "constant, evaluated at the mean": (best_end(constant(1.0), polyak()), orange, ":"),
+    "constant rate": (best_end(constant(1.0)), grey, "-"),
+    "constant rate, EMA of the parameters": (best_end(constant(1.0), ema_relative(0.1)), green, "--"),
+    "constant rate, mean of the parameters": (best_end(constant(1.0), polyak()), orange, ":"),
 }
 fig, ax = plt.subplots(figsize=(8, 3.4))
-ax.plot(100 * shares[::7], of_length, "o-", color=blue, linewidth=1.8, label="linear cooldown, by its length")
+ax.plot(100 * shares[::7], of_length, "o-", color=blue, linewidth=1.8, label="linear cooldown")
 for name, (loss, colour, dash) in others.items():
     ax.axhline(float(loss), color=colour, linestyle=dash, linewidth=1.8, label=name)
 ax.set(xlabel="cooldown, % of the run", ylabel="expected loss at the end", yscale="log")
@@ -241,15 +264,15 @@ ax.legend(frameon=False, loc="upper right")
 plt.show()
 
 # %% [markdown]
-# **Here the longest cooldown ends lowest, as in the bound, and averages of a constant rate end below all of them.**
-# On a network this need not be so: on [digits](../experiments/results/digits-merging/report.md) the mean of all
-# parameters ends far above linear decay. `python -m experiments --task quadratic` makes the whole comparison of 13 arms
+# **Here the longest cooldown ends lowest, as in the bound, and averages at a constant rate end below all cooldowns.**
+# This does not carry over to every network: on [digits](../experiments/results/digits-merging/report.md), the mean of
+# all parameters ends far above linear decay. `python -m experiments --task quadratic` runs the comparison of 13 methods
 # on such a problem in seconds.
 #
-# ## So what should I do?
+# ## So which schedule should I use?
 #
-# `advise` puts it together: for a run of known length, of unknown length, for one that is extended, and for runs that
-# were made (`advise(steps, curves=[...])`). The same on a command line: `python -m schedules advise --steps 50000`.
+# Ask `advise`: for a run of known length, of unknown length, for an extended run, or with the loss curves of earlier
+# runs (`advise(steps, curves=[...])`). On the command line: `python -m schedules advise --steps 50000`.
 
 # %%
 print(advise(steps))

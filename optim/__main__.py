@@ -35,10 +35,10 @@ def merge(options: argparse.Namespace) -> None:
 
 
 def told(weights: Mapping[int, float]) -> str:
-    """The weight of each checkpoint, and how many equal weights average as much."""
+    """A table of the weight of each checkpoint, and the effective number of checkpoints averaged."""
     rows = [f"{'updates':>11}  {'weight':>9}", *(f"{at:>11,}  {w:>9.6f}" for at, w in weights.items() if w)]
-    used, alike = len(rows) - 1, 1 / np.sum(np.square([*weights.values()]))
-    rows.append(f"{used} of {len(weights)} checkpoints are used; they average as much as {alike:.1f} equal weights")
+    used, effective = len(rows) - 1, 1 / np.sum(np.square([*weights.values()]))
+    rows.append(f"checkpoints with a weight: {used} of {len(weights)}; effective number averaged: {effective:.1f}")
     return "\n".join(rows)
 
 

@@ -260,7 +260,7 @@ def test_the_command_says_what_weighs_and_writes_a_checkpoint(folder, tmp_path, 
     assert capsys.readouterr().out.splitlines() == [
         "    updates     weight",
         *(f"{at:>11}   {w:.6f}" for at, w in zip((12, 16, 20, 24), weights, strict=True)),
-        "4 of 7 checkpoints are used; they average as much as 3.6 equal weights",
+        "checkpoints with a weight: 4 of 7; effective number averaged: 3.6",
         f"Merged in {out}",
     ]
     with ocp.StandardCheckpointer() as checkpointer:
@@ -276,7 +276,7 @@ def test_its_options_are_those_of_the_function(folder, tmp_path, capsys):
         written = checkpointer.restore(tmp_path / "out")
     jax.tree.map(np.testing.assert_array_equal, written, merge(folder, like=like, of=own, updates=16))
     assert main(["merge", str(folder), "--weights", *"0000001"]) == 0
-    assert "1 of 7 checkpoints are used; they average as much as 1.0 equal weights" in capsys.readouterr().out
+    assert "checkpoints with a weight: 1 of 7; effective number averaged: 1.0" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Every notebook runs from top to bottom at toy size, and what is committed is a full run of its script."""
 
+import base64
 import os
 import re
 from importlib.util import find_spec
@@ -45,6 +46,10 @@ def read(path: Path) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
+def tagged(path: Path, tag: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in read(path).cells if tag in cell.metadata.get("tags", [])]
+
+
 def findings(path: Path) -> list[str]:
     text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
     return re.findall(r"^\*\*.+\*\*", text, re.MULTILINE)
@@ -75,10 +80,10 @@ def test_it_runs_at_toy_size(path, kernel):
     notebook = read(path)
     missing = [name for name in OPTIONAL if find_spec(name) is None]
     notebook.cells = [cell for cell in notebook.cells if not {*missing} & {*cell.metadata.get("tags", [])}]
-    tagged = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
-    assert len(tagged) == (path.stem in TOY)
-    if tagged:
-        notebook.cells.insert(tagged[0] + 1, nbformat.v4.new_code_cell(TOY[path.stem]))
+    parameters = [i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
+    assert len(parameters) == (path.stem in TOY)
+    if parameters:
+        notebook.cells.insert(parameters[0] + 1, nbformat.v4.new_code_cell(TOY[path.stem]))
     notebook.cells.insert(0, nbformat.v4.new_code_cell(FRESH))
     client = NotebookClient(notebook, kernel, timeout=600)
     client.execute()
@@ -97,10 +102,25 @@ def test_it_is_the_run_of_its_script(path):
     assert not [cell for cell in code if "execution" in cell.metadata]  # the time of day, in every diff
 
 
-def test_it_is_short_and_has_a_question_pictures_and_findings(path):
+def test_it_begins_with_its_finding_and_the_picture_of_it(path):
+    """Then how to run it on Colab, then the imports."""
+    first, colab, imports = read(path).cells[:3]
+    assert first.source.startswith(f"# {path.stem[0]}. ")
+    assert re.findall(r"!\[.+\]\((.*)\)", first.source) == [f"pictures/{path.stem}.png"]
+    (finding,) = tagged(path, "finding")
+    (drawn,) = [o.data["image/png"] for o in finding.outputs if "image/png" in o.get("data", {})]
+    assert (path.parent / "pictures" / f"{path.stem}.png").read_bytes() == base64.b64decode(drawn)
+    assert tagged(path, "colab") == [colab]
+    assert [imports.cell_type, imports.source.split()[0] in ("import", "from")] == ["code", True]
+
+
+def test_the_cell_for_colab_is_the_same_in_all():
+    assert len({cell.source for path in NOTEBOOKS for cell in tagged(path, "colab")}) == 1
+
+
+def test_it_is_short_and_has_pictures_and_findings(path):
     cells = read(path).cells
-    assert len(cells) <= 25
-    assert cells[0].source.startswith(f"# {path.stem[0]}. ")
+    assert len(cells) <= 26
     pictures = [o for cell in cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
     assert len(pictures) >= 3
     assert len(findings(path)) >= 3
@@ -111,7 +131,7 @@ def test_the_numbers_of_its_findings_are_those_it_printed(path):
     outputs = [output for cell in code for output in cell.outputs]
     said = [output.get("text") or output.get("data", {}).get("text/markdown", "") for output in outputs]
     printed = "".join([*said, *(cell.source for cell in code)])
-    for finding in findings(path):
+    for finding in [read(path).cells[0].source, *findings(path)]:
         assert [n for n in re.findall(r"\d+\.\d+", finding) if n not in printed] == [], finding
 
 
