@@ -75,6 +75,7 @@ def test_every_page_has_its_place():
 
 @pytest.fixture(scope="module")
 def site():
+    pytest.importorskip("math_core")
     pytest.importorskip("mkdocs")
     pytest.importorskip("griffe")
     pytest.importorskip("nbconvert")
