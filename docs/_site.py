@@ -125,6 +125,7 @@ def with_formulas(markdown: str) -> str:
 def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
     """A notebook as it was run, in Markdown, and its pictures by name: pages like the others, in light and dark."""
     cells = nbformat.read(path, as_version=4)
+    cells.cells = [cell for cell in cells.cells if "colab" not in cell.metadata.get("tags", [])]
     text, resources = MarkdownExporter().from_notebook_node(cells, {"unique_key": path.stem, "output_files_dir": ""})
     heading = ""
 
