@@ -282,7 +282,7 @@ def test_its_options_are_those_of_the_function(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--like", "wsd(0.1"], "parse: the text ends before the schedule does"),
+        (["--like", "wsd(0.1"], "parse: the text ends before the schedule is complete"),
         ([], "merge: one of `like` and `weights` must be given, got none"),
         (["--like", "0.1", "--out", "."], "--out must be a new folder, got ., which exists"),
         (["--like", "0.1", "--subtree", "params", "--out", "new"], "merge: `subtree` must lead to the parameters"),
