@@ -422,7 +422,7 @@ def constant(step: Array, value: Value) -> Array:
 
 @schedule(ends=False)
 def function(step: Array, of: StepFunction) -> ArrayLike:
-    """A plain callable `step -> value`, such as an optax schedule, as a schedule.
+    """Turns a plain callable `step -> value`, such as an optax schedule, into a schedule.
 
     The callable is part of the pytree's structure: two of these schedules are equal only if they hold the same object,
     and a jitted function is traced again for another one.

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from schedules.arguments import checked
-from schedules.core import Schedule, ScheduleLike, as_schedule
+from schedules.arguments import built_as, checked
+from schedules.core import Nested, Schedule, ScheduleLike
 from schedules.inspection import MOST_CHANGES, _changes, _ends, _sampled, _values, _with_plain_numbers
 from schedules.kinds import Size
 from schedules.numerics import MAX_STEPS
@@ -125,9 +125,9 @@ def members(schedule: Schedule) -> list[Schedule]:
 
 def _labelled(schedules: Any) -> list[tuple[str, Schedule]]:
     if isinstance(schedules, Mapping):
-        return [(label, as_schedule(schedule)) for label, schedule in schedules.items()]
+        return [(label, built_as(Nested(), "plot", "schedules", each)) for label, each in schedules.items()]
     if isinstance(schedules, Sequence) and not isinstance(schedules, str):
-        several = [as_schedule(each) for each in schedules]
+        several = [built_as(Nested(), "plot", "schedules", each) for each in schedules]
         return [*zip(told_apart([*map(repr, several)], 90), several, strict=True)]
     return _labelled([schedules])
 

@@ -66,7 +66,9 @@ def block_of(schedule: Any, number: int) -> list[float]:
         with jax.ensure_compile_time_eval():  # so that it also works while something else is being traced
             return np.asarray(compiled(schedule, steps)).tolist()
     except NEEDS_NUMBERS as error:
-        raise TypeError(f"{formula}.at: the schedule must not be traced: call it in jitted code") from error
+        raise TypeError(
+            f"{formula}.at: the schedule must not be traced: in jitted code, call the schedule itself"
+        ) from error
 
 
 def require_in_range(formula: object, step: Any) -> None:

@@ -174,7 +174,7 @@ class _Reader:
             return known[token.text]
         close = difflib.get_close_matches(token.text[:50], known, n=1)
         raise self.mistake(
-            token, f"unknown name {_short(token.text)}" + (f": did you mean {close[0]!r}?" if close else "")
+            token, f"unknown name {_short(token.text)}" + (f" (did you mean {close[0]!r}?)" if close else "")
         )
 
     def deeper(self, token: Token, depth: int) -> int:

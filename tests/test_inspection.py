@@ -361,9 +361,9 @@ def test_the_command_knows_averages_and_lists_them(capsys):
         (["cosine(1, 0, 9)", "--steps", "0"], "describe: `steps` must be a whole number from 1 to 2147483647, got 0"),
         (["ema", "--steps", "9"], "parse: ema must be called with its arguments, ema(decay), at character 1"),
         (["ema(2)", "--steps", "9"], "parse: ema: `decay` must be a number from 0 to below 1, got 2, at character 1"),
-        (["-cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin': did you mean 'cosine'?, at character 2"),
+        (["-cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin' (did you mean 'cosine'?), at character 2"),
         ([*map(str, range(99)), "--steps", "9"], "at most 52 schedules can be compared, got 99"),
-        (["cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin': did you mean 'cosine'?, at character 1"),
+        (["cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin' (did you mean 'cosine'?), at character 1"),
         (
             ["0.1", "--steps", "9", "--plot", "/nowhere/lr.png"],
             "/nowhere/lr.png cannot be written (No such file or directory)",

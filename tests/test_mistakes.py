@@ -211,7 +211,7 @@ MISTAKES = [
     (lambda: plot(constant(1.0), "9"), "plot: `steps` must be a whole number from 1 to 2147483647, got '9'"),
     (lambda: stack([constant(1.0), cosine(1.0, 0.0, 9)]), "stack: `schedules` must be one or more schedules that differ only in their numbers, got [constant(value=1.0), cosine(start=1.0, end=0.0, steps=9)]; use `tabulate` for schedules of different shapes"),
     (lambda: interpolate([0.0, 1.0], [0, 10], exponential), "interpolate: `values` must be values that `shape` can start and end at (exponential: `start` must be a positive number, got 0.0)"),
-    (lambda: plot("linear(1, 0, 9)", 9), "constant: `value` must be a finite number, got 'linear(1, 0, 9)'"),
+    (lambda: plot("linear(1, 0, 9)", 9), f"plot: `schedules` must be {SCHEDULE}, got 'linear(1, 0, 9)'"),
     (lambda: stack([]), "stack: `schedules` must be one or more schedules or numbers, got []"),
     (lambda: stack(None), "stack: `schedules` must be one or more schedules or numbers, got None"),
     (lambda: stack([cosine(1.0, 0.0, 9)] * 2)(3), "cosine: `start` must have 0 axes, got shape (2,): call stacked schedules under jax.vmap"),
@@ -342,8 +342,8 @@ DEEP = "nested more than 51 levels deep"
 
 # The text, what is wrong with it, and the character it is wrong at.
 TEXTS = [
-    ("cosin(1, 0, 9)", "unknown name 'cosin': did you mean 'cosine'?", 1),
-    ("  0.5 * \n cosin(1, 0, 9)", "unknown name 'cosin': did you mean 'cosine'?", 11),
+    ("cosin(1, 0, 9)", "unknown name 'cosin' (did you mean 'cosine'?)", 1),
+    ("  0.5 * \n cosin(1, 0, 9)", "unknown name 'cosin' (did you mean 'cosine'?)", 11),
     ("warmup(cosine(1, 0, -9), 5)", f"cosine: `steps` must be {STEPS}, got -9", 8),
     ("warmup(\n  cosine(1, 0, 9),\n  stepz=3)", "warmup: has no argument `stepz`, only `schedule`, `steps`, `init`, `shape`", 1),
     ("warmup(\n  cosine(1, 0, 9),\n  steps=é)", "unknown name 'é'", 36),
@@ -445,7 +445,7 @@ def test_there_are_enough_mistakes_to_go_by():
         (
             lambda: jax.jit(lambda lr: lr.at(3))(linear(0, 1, 9)),
             TypeError,
-            "linear.at: the schedule must not be traced: call it in jitted code",
+            "linear.at: the schedule must not be traced: in jitted code, call the schedule itself",
         ),
     ],
 )
