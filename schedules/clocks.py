@@ -57,7 +57,7 @@ def extend(step: Array, schedule: ScheduleLike, start: Steps, steps: Steps) -> A
 
 
 def longer(schedule: Schedule, factor: float) -> Schedule:
-    """`schedule` with every duration in it `factor` times as long, where all of them are Python's numbers."""
+    """`schedule` with every duration in it `factor` times as long, if all are Python numbers."""
     return stretched(schedule, lambda steps, least: max(min(round(steps * factor), MAX_STEPS), least))
 
 
@@ -115,7 +115,7 @@ def per_update(step: Array, schedule: ScheduleLike, units: Count) -> Array:
 def lengthened(schedule: Schedule, factor: Any, clock: Any) -> Schedule:
     """`schedule` with every duration in it `factor` times as long, in the dtype of the steps, `clock`.
 
-    All of them in one product: cycles within cycles would else compile one for every duration at every level.
+    All in one product, since nested cycles would otherwise compile a product for every duration at every level.
     """
     found: list[Array] = []
     leasts: list[int] = []
