@@ -1,4 +1,4 @@
-"""Optimizers whose hyperparameters are numbers or schedules: real optax transformations.
+"""Optimizers and averages of the parameters, as optax transformations. Hyperparameters are numbers or schedules.
 
 >>> import jax.numpy as jnp, optax
 >>> from optim import adam, average, ema, eval_params

@@ -1,4 +1,4 @@
-"""Adam and its relatives, written by hand: each line of `_update` is a line of the papers."""
+"""Adam, AdamW and RAdam. `_update` follows the papers line by line."""
 
 import functools
 from collections.abc import Callable
@@ -56,20 +56,20 @@ GREGORY = (
 
 class AdamState(NamedTuple):
     count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
-    mu: Any  # running mean of the gradients m; the shapes of the parameters; None where b1 is the number 0
-    nu: Any  # running mean of their squares v; the shapes of the parameters, float32 or wider
+    mu: Any  # m, the running mean of the gradients; the shapes of the parameters; None if b1 is the number 0
+    nu: Any  # v, the running mean of their squares; the shapes of the parameters, float32 or wider
     used: dict[str, Array]  # the hyperparameters of the last update
 
 
 class _Hyperparameters(NamedTuple):
-    """A pytree of schedules: an argument of the jitted update, so that no number is compiled in."""
+    """A pytree of schedules: an argument of the jitted update, so that changing a number compiles nothing."""
 
     learning_rate: Schedule
     a1: Schedule  # 1 - b1
     a2: Schedule  # 1 - b2
     eps: Schedule
     weight_decay: Schedule
-    eps_root: Schedule | None  # where it is not the number 0
+    eps_root: Schedule | None  # None if it is the number 0
     rectify: Schedule | None  # the factor of RAdam
 
 
@@ -85,26 +85,30 @@ def adam(
 ) -> optax.GradientTransformationExtraArgs:
     r"""Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1).
 
-    With t = 1 at the first update, which reads every schedule at step 0:
+    With t = 1 at the first update (schedules are read at step t - 1):
 
     $$m \leftarrow b_1 m + (1 - b_1)\, g, \qquad v \leftarrow b_2 v + (1 - b_2)\, g^2, \qquad
       \Delta = -\,\mathrm{lr}\, \frac{m / (1 - b_1^t)}{\sqrt{v / (1 - b_2^t)} + \mathrm{eps}}$$
 
     Every hyperparameter is a number or a schedule. The values of a schedule are not checked: a b1 or b2 that reaches 1
-    gives NaN. A negative rate ascends. A scheduled b1 or b2 corrects with its present value, as in PyTorch and optax.
-    Moments are float32 or wider, updates have the dtypes of the parameters (of the gradients, where `update` is not
-    given parameters). With b1 the number 0 no first moment is stored.
+    gives NaN. A negative rate ascends. With a scheduled b1 or b2, the bias correction uses the current value, as in
+    PyTorch and optax. Moments are stored in float32 or wider (except `mu_dtype`). Updates have the dtypes of the
+    parameters, or of the gradients if `update` gets no parameters. If b1 is the number 0, no first moment is stored.
 
-    **Arguments:** `mu_dtype`: the dtype in which m is stored, for example bfloat16. That of v is not for
-    choice: in bfloat16 it would stop changing, since (1 - b2) g² is below its last digit. `nesterov`: NAdam (Dozat,
-    *Incorporating Nesterov momentum into Adam*, 2016, without its schedule of b1, as in optax), which replaces
-    $m / (1 - b_1^t)$ by $b_1 m / (1 - b_1^{t + 1}) + (1 - b_1)\, g / (1 - b_1^t)$. `eps_root`: added to
-    $v / (1 - b_2^t)$ inside the root, as in optax.
+    **Arguments:**
 
-    Any finite gradient gives a finite update, any other NaN: docs/optimizers.md, "Infinite and NaN gradients".
+    - `mu_dtype`: the dtype in which m is stored, for example bfloat16. There is no such option for v: in bfloat16 it
+      would stop changing, since (1 - b2) g² is too small to change its last digit.
+    - `nesterov`: use NAdam (Dozat, *Incorporating Nesterov momentum into Adam*, 2016, without its schedule of b1, as in
+      optax), which replaces $m / (1 - b_1^t)$ by $b_1 m / (1 - b_1^{t + 1}) + (1 - b_1)\, g / (1 - b_1^t)$.
+    - `eps_root`: added to $v / (1 - b_2^t)$ inside the root, as in optax.
 
-    **Raises:** `ValueError` if b1 or b2 is a number outside [0, 1) or eps or eps_root a negative one, an argument is no
-    schedule, nesterov is not a bool, mu_dtype is not real and floating, or a parameter is not.
+    A finite gradient always gives a finite update, and any other gives NaN: see docs/optimizers.md,
+    "Infinite and NaN gradients".
+
+    **Raises:** `ValueError` if b1 or b2 is a number outside [0, 1), eps or eps_root is a negative number, an argument
+    is not a schedule, nesterov is not a bool, mu_dtype is not a real floating-point dtype, or a parameter is not real
+    and floating-point.
     """
     return named_adam("adam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype, nesterov, eps_root)
 
@@ -121,17 +125,20 @@ def adamw(
     nesterov: bool = False,
     eps_root: NotNegativeLike = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101, as PyTorch and optax have it).
+    r"""Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101, as in PyTorch and optax).
 
     $$\Delta = \Delta_{\mathrm{Adam}} - \mathrm{lr} \cdot \mathrm{weight\_decay} \cdot p$$
 
-    **Arguments:** as of `adam`; `weight_decay`: a number or a schedule, multiplied by the rate; `mask`: a tree
-    of booleans like the parameters, or a function that makes one of them, true where weights decay:
-    `not_matching(r"bias$")` spares biases. One boolean may stand for all that is below it, but not for all
-    parameters. (Under `optax.inject_hyperparams` pass static_args="mask", or it takes a function for a schedule.)
+    **Arguments:** those of `adam`, and
 
-    **Raises:** as `adam`, and `ValueError` if weight_decay is a negative number, if `mask` is neither, at `init` if it
-    does not fit the parameters, or if `update` is called without `params`.
+    - `weight_decay`: a number or a schedule, multiplied by the rate.
+    - `mask`: which parameters decay. A tree of booleans like the parameters, true where weights decay, or a function
+      from parameters to such a tree: `not_matching(r"bias$")` exempts biases. One boolean may stand for a whole
+      subtree, but not for all parameters. (Under `optax.inject_hyperparams` pass static_args="mask", since it takes
+      functions for schedules.)
+
+    **Raises:** as `adam`; `ValueError` if weight_decay is a negative number, if `mask` is not such a tree or function
+    or (at `init`) does not fit the parameters, or if `update` is called without `params`.
     """
     return named_adam("adamw", learning_rate, b1, b2, eps, weight_decay, mask, mu_dtype, nesterov, eps_root)
 
@@ -149,7 +156,7 @@ def named_adam(
     eps_root: ScheduleLike = 0.0,
     rectify: Schedule | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam and its relatives, of checked arguments, whose errors begin with `name`; `rectify`: the factor of RAdam."""
+    """Adam and its relatives, from checked arguments. `name`: how errors begin; `rectify`: the factor of RAdam."""
     numbers = map(as_schedule, (learning_rate, complement(b1), complement(b2), eps, weight_decay))
     within = None if is_zero(eps_root) else as_schedule(eps_root)
     hyperparameters = _Hyperparameters(*numbers, within, rectify)  # type: ignore[call-arg]
@@ -158,7 +165,7 @@ def named_adam(
     def init(params: Any) -> AdamState:
         require_real(name, params)
         if decays and not is_zero(weight_decay):
-            decays(params)  # a mask that does not fit is found here, and not at the first update
+            decays(params)  # raises now, and not at the first update, if the mask does not fit
         mu = None if is_zero(b1) else zeros(params, mu_dtype)
         return AdamState(jnp.zeros((), jnp.int32), mu, zeros(params), _used(at(hyperparameters, 0)))
 
@@ -203,7 +210,7 @@ def _update(
         if rectify is not None:
             along = jnp.where(rectify > 0, along, m * unbias1.astype(v.dtype))
         update = -lr.astype(v.dtype) * along
-        # The rate first: where it is 0, nothing decays, however large decay times p.
+        # Multiply by the rate first: a rate of 0 decays nothing, even if decay times p overflows.
         return update if p is None else update - (lr * decay).astype(v.dtype) * p.astype(v.dtype)
 
     updates = _map_with_holes(step, grads, shown, nu, decayed)
@@ -221,8 +228,7 @@ def moments(mu: Any, nu: Any, grads: Any, a1: Array, a2: Array) -> tuple[Any, An
 
 
 def _nesterov(mu: Any, nu: Any, grads: Any, a1: Array, t: Array) -> Any:
-    """What NAdam steps along in the place of m, before the correction of Adam: b1 m (1 - b1^t) / (1 - b1^(t + 1)) +
-    (1 - b1) g."""
+    """What NAdam uses instead of m, before Adam's bias correction: b1 m (1 - b1^t) / (1 - b1^(t + 1)) + (1 - b1) g."""
     ratio = one_minus_power(a1, t) / one_minus_power(a1, optax.safe_increment(t))
 
     def ahead(m: Array, v: Array, g: Array) -> Array:
@@ -232,7 +238,7 @@ def _nesterov(mu: Any, nu: Any, grads: Any, a1: Array, t: Array) -> Any:
 
 
 def _map_with_holes(step: Callable[..., Array], whole: Any, *trees: Any) -> Any:
-    """`jax.tree.map(step, *trees)` where the last tree may be None, in whole or in part."""
+    """`jax.tree.map(step, *trees)`, where the last tree or parts of it may be None."""
     *full, holed = trees
     structure: Any = jax.tree.structure(whole)
     holes = [None] * structure.num_leaves if holed is None else structure.flatten_up_to(holed)
@@ -243,14 +249,14 @@ def _map_with_holes(step: Callable[..., Array], whole: Any, *trees: Any) -> Any:
 
 @schedule
 def rectification(step: Array, b2: Precise, threshold: Value = 5.0, undefined: Value = 0.0) -> Array:
-    r"""The factor by which RAdam shortens the first steps of Adam; `undefined` while its variance is not defined.
+    r"""The factor by which RAdam shortens the first steps of Adam; `undefined` at first, while rho_t is too small.
 
     $$r_t = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2)\, \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2)\, \rho_t}}
         \ \text{ if } \rho_t > \mathrm{threshold}, \text{ else undefined}, \qquad
       \rho_\infty = \frac{2}{1 - b_2} - 1, \quad \rho_t = \rho_\infty - \frac{2 t\, b_2^t}{1 - b_2^t}$$
 
-    with t = 1 at step 0. The two terms of rho_t are near 2,000 while their difference is near 4; they are
-    computed as that difference.
+    with t = 1 at step 0. The two terms of rho_t are near 2,000 and their difference near 4, so the difference is
+    computed directly.
 
     Source: RAdam, arXiv:1908.03265, where the threshold is 4; PyTorch and optax use 5.
     """
@@ -278,14 +284,14 @@ def radam(
     threshold: From4 = 5.0,
     mu_dtype: Floating = None,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Adam without a warm-up: its first steps are shortened by `rectification` (RAdam, arXiv:1908.03265).
+    r"""RAdam (arXiv:1908.03265): Adam without a warm-up, since `rectification` shortens its first steps.
 
     $$\Delta = -\,\mathrm{lr}\; r_t\, \frac{\hat m}{\sqrt{\hat v} + \mathrm{eps}} \ \text{ if } r_t > 0,
       \qquad \Delta = -\,\mathrm{lr}\; \hat m \ \text{ otherwise}$$
 
-    **Arguments:** as of `adam`; b2 is a number, `threshold` as of `rectification`.
+    **Arguments:** those of `adam`, except that b2 must be a number; `threshold`: as in `rectification`.
 
-    **Raises:** as `adam`, and `ValueError` if b2 is 0 or `threshold` below 4.
+    **Raises:** as `adam`; `ValueError` if b2 is 0 or `threshold` is below 4.
     """
     rectify = rectification(b2, threshold)
     return named_adam("radam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype, rectify=rectify)

@@ -1,4 +1,4 @@
-"""The one wrapper that keeps an average of the parameters."""
+"""`average`, which keeps an average of the parameters around any optimizer."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -33,12 +33,12 @@ __all__ = ["average", "Coefficient", "AverageState"]
 
 class AverageState(NamedTuple):
     count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
-    x: Any  # the average, where the model is evaluated; the shapes of the parameters, float32 or wider;
-    # a dict of such averages by name; None in the lean form
-    z: Any  # the live parameters that the base moves, likewise; None where the caller holds them
+    x: Any  # the average, to be evaluated; the shapes of the parameters, float32 or wider;
+    # a dict by name if there are several averages; None in the lean form
+    z: Any  # the raw parameters that the base moves, likewise; None if the caller holds them (beta=0)
     base: Any  # the state of the base
-    memory: Any  # what the coefficient remembers, () of a schedule; a dict by name
-    used: dict[str, Any]  # the coefficient (a dict by name) and beta of the last update
+    memory: Any  # the state of the coefficient, () for a schedule; a dict by name if there are several
+    used: dict[str, Any]  # the coefficient (a dict by name if there are several) and beta of the last update
 
     def averages(self) -> Mapping[str | None, Average]:
         """For `eval_params`."""
@@ -50,12 +50,12 @@ class AverageState(NamedTuple):
         return {None: Average(self.x)}
 
 
-# A schedule, or a function of the step, or what depends on more, such as `weighted(lr)`; no number.
+# A schedule, a function of the step, or a `Remembering` such as `weighted(lr)`, but not a number.
 Coefficient = TypeAliasType("Coefficient", Schedule | Callable[[Array], ArrayLike] | Remembering)
 
 
 class _OfStep(NamedTuple):
-    """A schedule as a coefficient, which remembers nothing."""
+    """A schedule as a `Remembering` coefficient, with an empty state."""
 
     schedule: Schedule
 
@@ -67,7 +67,7 @@ class _OfStep(NamedTuple):
 
 
 class _Settings(NamedTuple):
-    """A pytree of schedules: an argument of the jitted update, so that no number is compiled in."""
+    """A pytree of schedules: an argument of the jitted update, so that changing a number compiles nothing."""
 
     coefficient: Any  # a `Remembering`, or a dict of them by name
     beta: Schedule
@@ -81,31 +81,33 @@ def average(
     decay_at: Literal["y", "z"] = "y",
     lean: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Keeps an average of the parameters beside any optimizer. `eval_params` reads it.
+    r"""Keeps an average of the parameters around any optimizer. Read it with `eval_params`.
 
-    Three sequences: z, the live parameters that `base` moves; x, their average; and y between the two,
-    which is what the caller holds and takes gradients at.
+    There are three sets of weights: z, the raw weights, which `base` moves; x, their average, to be evaluated; and y,
+    where gradients are taken. Your training loop holds y.
 
     $$z \leftarrow z + \mathrm{base}(\nabla f(y)), \qquad x \leftarrow (1 - c_t)\, x + c_t\, z, \qquad
       y \leftarrow (1 - \beta_t)\, z + \beta_t\, x$$
 
-    With `beta=0` (the default) y is z: the run is bit for bit that of `base`, and only x is stored. With
-    `beta` near 0.9 this is schedule-free optimization, see `schedule_free`; with `beta=1` primal averaging.
+    With `beta=0` (the default) y is z: training is bit for bit that of `base`, and only x is stored. With
+    `beta` near 0.9 this is schedule-free optimization (see `schedule_free`), with `beta=1` primal averaging.
 
-    **Arguments:** `base`: any optax transformation whose output is added to the parameters; `coefficient`:
-    c, `polyak()`, `ema(decay)` or any schedule with values in [0, 1], but no number, or `weighted(...)` or another that
-    remembers (`Remembering`); with `beta=0` also a dict of several, whose averages are kept by name; `beta`: a number
-    or a schedule; `decay_at`: the parameters that the base is shown, at which it decays weights; `lean`: x is not
-    stored but recovered from y and z as $(y - (1 - \beta) z) / \beta$, for float32 parameters and a beta of 0.5 or
-    more: a third less memory, at the price of a last digit at every update. Schedules are read at the number of
-    updates already applied.
+    **Arguments:**
 
-    x, z and the arithmetic of the base (where it is given z) are float32 or wider, so averages of
-    bfloat16 parameters lose nothing. A wrapper and not a link of a chain, where it could be put before
-    the learning rate and average the wrong thing in silence: what changes updates, such as clipping or
-    `reduce_on_plateau`, belongs inside, `average(optax.chain(...), c)`.
+    - `base`: any optax transformation whose output is added to the parameters.
+    - `coefficient`: c, such as `polyak()`, `ema(decay)`, any other schedule with values in [0, 1], or a `Remembering`
+      such as `weighted(...)`. A plain number raises an error. With `beta=0` it may be a dict from names to several of
+      these, to keep several averages.
+    - `beta`: a number or a schedule. Schedules are read at the number of updates already applied.
+    - `decay_at`: which parameters the base gets, "y" or "z", and so where it decays weights.
+    - `lean`: do not store x, but recover it from y and z as $(y - (1 - \beta) z) / \beta$. This saves a third of the
+      memory and loses a last digit at every update. It needs float32 parameters and a beta of 0.5 or more.
 
-    **Raises:** `ValueError` if `update` is called without `params`, a parameter is not real, or the arguments do
+    x and z are stored in float32 or wider, and the base computes in float32 or wider if beta is not 0, so the average
+    of bfloat16 parameters loses no digits. Put everything that changes updates inside, such as clipping or
+    `reduce_on_plateau`: `average(optax.chain(...), c)`.
+
+    **Raises:** `ValueError` if `update` is called without `params`, if a parameter is not real, or if the arguments do
     not go together.
     """
     holds_live = is_zero(beta)
@@ -119,7 +121,7 @@ def average(
         _require_width(lean, params)
 
         def copy() -> Any:
-            # Never the caller's buffers: parameters and state may be donated to one jitted function.
+            # Copies, since the caller may donate both parameters and state to one jitted function.
             return jax.tree.map(jnp.copy, widen(params))
 
         if lean and not isinstance(first := settings.beta(0), jax.core.Tracer) and first < 0.5:
@@ -129,7 +131,7 @@ def average(
         count = jnp.zeros((), jnp.int32)
         memory = _each(lambda c: c.init(), settings.coefficient)
         c, _ = _coefficient(settings, count, memory)
-        # A copy of its own, since some bases keep what they are given.
+        # Another copy, since some bases keep the parameters they get.
         base_state = base.init(jax.tree.map(jnp.copy, params if holds_live else z))
         return AverageState(count, x, z, base_state, memory, {"coefficient": c, "beta": settings.beta(count)})
 
@@ -154,9 +156,9 @@ def average(
 
 @functools.partial(jax.jit, inline=True)
 def _follow(settings: _Settings, state: AverageState, params: Any, updates: Any) -> AverageState:
-    """The average of parameters that the caller holds."""
+    """Updates the average of z if the caller holds z (beta=0)."""
     c, memory = _coefficient(settings, state.count, state.memory)
-    z = optax.apply_updates(params, updates)  # rounded as the caller's will be
+    z = optax.apply_updates(params, updates)  # with the rounding of the caller's own apply_updates
 
     def averaged(c: Array, x: Any) -> Any:
         return jax.tree.map(lambda x, z: lerp(x, z, c), x, z)
@@ -179,27 +181,27 @@ def _interpolate(settings: _Settings, state: AverageState, y: Any, steps: Any) -
 
 
 def interpolated(x: Any, z: Any, y: Any, c: Array, beta: Array) -> tuple[Any, Any]:
-    """The updates of y, which lies between z and the average of which z is the newest; and that average."""
+    """The updates of y, and the average x after z was added to it."""
     x = jax.tree.map(lambda x, z: lerp(x, z, c), x, z)
     return jax.tree.map(lambda z, x, y: lerp(z, x, beta) - y, z, x, y), x
 
 
 def _recovered(beta: Any, z: Array, y: Any) -> Array:
-    """x of the lean form, from the parameters that the caller holds; z where a scheduled beta of 0 has lost it."""
+    """x in the lean form, recovered from the parameters that the caller holds; z where a scheduled beta is 0."""
     beta = jnp.asarray(beta)  # nnx.Optimizer wraps it
     outward = jnp.where(beta > 0, 1 / jnp.where(beta > 0, beta, 1.0), 0.0)
     return z + outward.astype(z.dtype) * (jnp.asarray(y, z.dtype) - z)
 
 
 def _each(function: Callable[..., Any], of: Any, *others: Any) -> Any:
-    """`function` of what there is one of, or of each by its name."""
+    """`function` of one thing, or of each entry of a dict."""
     if not isinstance(of, dict):
         return function(of, *others)
     return {name: function(each, *(other[name] for other in others)) for name, each in of.items()}
 
 
 def _coefficient(settings: _Settings, count: Array, memory: Any) -> tuple[Any, Any]:
-    """What the update that follows `count` updates averages with, and what is remembered after it."""
+    """The coefficient of the update that follows `count` updates, and the memory after it."""
     pairs = _each(lambda c, memory: c.update(count, memory), settings.coefficient, memory)
     return _each(lambda pair: pair[0], pairs), _each(lambda pair: pair[1], pairs)
 
@@ -211,13 +213,13 @@ def _remembering(coefficient: Any) -> Any:
 
 
 def as_remembering(function: str, argument: str, coefficient: Any) -> Remembering:
-    """A coefficient with `init` and `update`, whatever it was given as.
+    """The coefficient as a `Remembering`.
 
-    **Raises:** the ValueError of `function` that names its `argument`, if it is none.
+    **Raises:** the ValueError of `function` that names its `argument`, if it is not a coefficient.
     """
     if callable(getattr(coefficient, "init", None)) and callable(getattr(coefficient, "update", None)):
         return coefficient
-    # No number is guessed at: 0.999 may be meant as the decay of an EMA, and 0.001 as its c.
+    # Numbers are ambiguous: 0.999 may be meant as the decay of an EMA, and 0.001 as its c.
     expected = "a schedule such as polyak(), ema(0.999) or constant(c)"
     if not callable(coefficient) or isinstance(coefficient, Formula):
         raise ValueError(f"{function}: `{argument}` must be {expected}, got {coefficient!r}")
@@ -225,7 +227,7 @@ def as_remembering(function: str, argument: str, coefficient: Any) -> Rememberin
     if schedule is not coefficient:
         try:
             jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32))
-        except (TypeError, ValueError):  # a function of something else, as `ema` without its decay
+        except (TypeError, ValueError):  # a function of other arguments, such as `ema` that was not called
             raise ValueError(f"{function}: `{argument}` must be {expected}, got {shown(coefficient)}") from None
     return _OfStep(schedule)
 
@@ -233,12 +235,12 @@ def as_remembering(function: str, argument: str, coefficient: Any) -> Rememberin
 def _require_together(coefficient: Any, beta: Any, lean: bool) -> None:
     if isinstance(coefficient, Mapping):
         if not coefficient:
-            raise ValueError("average: `coefficient` must be one schedule or more by name, got an empty mapping")
+            raise ValueError("average: `coefficient` must be a schedule or a dict of one or more, got an empty dict")
         if not is_zero(beta):
-            raise ValueError(f"average: `coefficient` must be one schedule where beta is not 0, got {coefficient!r}")
+            raise ValueError(f"average: `coefficient` must be one schedule if beta is not 0, got {coefficient!r}")
         for name, each in coefficient.items():
             if not isinstance(name, str):
-                raise ValueError(f"average: `coefficient` must have texts for names, got {name!r}: {each!r}")
+                raise ValueError(f"average: `coefficient` must have strings as keys, got {name!r}: {each!r}")
     if lean and isinstance(beta, int | float) and beta < 0.5:
         raise ValueError(f"average: `beta` must be at least 0.5 in the lean form, got {beta!r}")
 

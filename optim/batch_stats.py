@@ -1,13 +1,13 @@
-r"""The statistics of BatchNorm for parameters that training did not run at, such as an average of them.
+r"""BatchNorm statistics for parameters other than the trained ones, such as their average.
 
-The running mean and variance follow the parameters of training. For others they are computed anew: the parameters
-stay fixed, the model runs over batches in training mode, and every sample weighs the same. From the sizes n_b,
-means m_b and variances v_b (biased, as BatchNorm uses them) of the batches, with N the sum of the n_b,
+The running mean and variance belong to the training parameters. For other parameters they must be re-estimated: run the
+model in training mode over some batches, with the parameters fixed, and give every sample the same weight. From the
+sizes n_b, means m_b and (biased) variances v_b of the batches, with N the sum of the n_b,
 
 $$M = \frac{1}{N} \sum_b n_b\, m_b, \qquad V = \frac{1}{N} \sum_b n_b\, (v_b + m_b^2) - M^2$$
 
-are the mean and the variance of all batches together. The mean of the v_b alone lacks how the m_b differ, which is
-much of V where batches are small.
+are the mean and the variance of all batches together. The mean of the v_b alone would be too small: it leaves out how
+much the m_b differ, which matters for small batches.
 
 Source: `update_bn_stats` of fvcore; Wu and Johnson, *Rethinking "Batch" in BatchNorm*, arXiv:2105.07576.
 """
@@ -34,7 +34,7 @@ Model = TypeVar("Model")
 def refresh_batch_stats(
     apply_fn: Callable[[Any, Any], tuple[Any, Any]], variables: Mapping[str, Any], batches: Iterable[Any]
 ) -> dict[str, Any]:
-    """`variables` of a Flax linen model with the BatchNorm statistics that its parameters have over `batches`.
+    """Re-estimates the BatchNorm statistics of a Flax linen model for its parameters, from `batches`.
 
         def train(variables, batch):
             return model.apply(variables, batch, train=True, mutable=["batch_stats"])
@@ -42,17 +42,20 @@ def refresh_batch_stats(
         variables = {"params": eval_params(opt_state, params), "batch_stats": batch_stats}
         variables = refresh_batch_stats(train, variables, batches)
 
-    **Arguments:** `apply_fn`: a pure function `(variables, batch) -> (output, {"batch_stats": ...})`, the model
-    in training mode; compiled once for each shape of batch. `variables`: "params", "batch_stats" and whatever
-    else `apply_fn` takes. `batches`: an iterable, gone through once, of arrays or trees of arrays, the first of
-    which has the samples along its first axis. They may differ in size; each sample must bring equally many
-    positions to a layer. A few hundred batches of the training data do.
+    **Arguments:**
+
+    - `apply_fn`: a pure function `(variables, batch) -> (output, {"batch_stats": ...})`, the model in training mode. It
+      is compiled once for each shape of batch.
+    - `variables`: a dictionary with "params", "batch_stats" and anything else that `apply_fn` needs.
+    - `batches`: an iterable of arrays or trees of arrays, with samples along the first axis of the first array. It is
+      iterated once. Batches may differ in size, but each sample must have the same number of positions. A few hundred
+      batches of training data are enough.
 
     **Returns:** a dictionary like `variables`, with new "batch_stats" of the same shapes and dtypes, computed in
-    float32 or wider. A BatchNorm that `apply_fn` does not update is frozen, and keeps its own.
+    float32 or wider. A BatchNorm that `apply_fn` does not update (a frozen one) keeps its statistics.
 
-    **Raises:** `ValueError` if there are no batches or one array in place of them, a batch has no samples, `variables`
-    have no BatchNorm, or `apply_fn` updates none or does not return the updates, or others than `variables` have.
+    **Raises:** `ValueError` if `batches` is empty or a single array, if a batch has no samples, if `variables` has no
+    BatchNorm, or if `apply_fn` updates none or does not return batch_stats like those of `variables`.
     """
     stats = variables.get("batch_stats", {}) if isinstance(variables, Mapping) else {}
     if not _norms(stats):
@@ -79,7 +82,7 @@ def _apply(apply_fn: Callable[[Any, Any], tuple[Any, Any]], variables: Any, batc
         raise ValueError(
             f"refresh_batch_stats: `apply_fn` must return batch_stats like those of `variables`, got {what}"
         )
-    # In the containers that came, since Flax returns dictionaries for frozen ones.
+    # In the containers of `variables`, since Flax returns plain dictionaries for frozen ones.
     return jax.tree.unflatten(jax.tree.structure(variables["batch_stats"]), jax.tree.leaves(updates["batch_stats"]))
 
 
@@ -88,15 +91,15 @@ def _call(model: Any, batch: Any) -> Any:
 
 
 def refresh_batch_stats_nnx(model: Model, batches: Iterable[Any], forward: Callable[[Model, Any], Any] = _call) -> None:
-    """Sets the BatchNorm statistics of a Flax NNX `model` to those that its parameters have over `batches`.
+    """Re-estimates the BatchNorm statistics of a Flax NNX `model` for its parameters, from `batches`, in place.
 
-        averaged = nnx.clone(model)  # training goes on from the model as it is
+        averaged = nnx.clone(model)  # continue training with `model`
         nnx.update(averaged, eval_params(optimizer.opt_state, nnx.state(averaged, optimizer.wrt)))
         refresh_batch_stats_nnx(averaged, batches)
 
-    **Arguments:** `model`: in training mode (`model.train()`); nothing in it changes but the means and variances of
-    its BatchNorms, not even its random numbers. `batches`: as of `refresh_batch_stats`. `forward`: a pure function
-    `(model, batch) -> anything`, unless given `model(batch)`; compiled once for each shape of batch.
+    **Arguments:** `model`: a model in training mode (`model.train()`). Only the means and variances of its BatchNorms
+    change, not even its random state. `batches`: as in `refresh_batch_stats`. `forward`: a pure function
+    `(model, batch) -> anything`, by default `model(batch)`; compiled once for each shape of batch.
 
     **Raises:** `ValueError` as `refresh_batch_stats`.
     """
@@ -128,23 +131,23 @@ def _apply_nnx(forward: Callable[[Any, Any], Any], graph: Any, state: Any, stats
     return nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
 
 
-# The computation, on trees of statistics of which those of a BatchNorm have a mean and a var ----------------
+# The computation, on trees of statistics: a BatchNorm is a node with "mean" and "var" ------------------------
 
 
 def _refreshed(
     function: str, argument: str, forward: Callable[[Any, Any], Any], stats: Any, batches: Iterable[Any]
 ) -> Any:
-    """`stats` over all batches; `forward` gives the running statistics after a batch from those before it."""
+    """The statistics of all batches. `forward` maps running statistics and a batch to those after the batch."""
     if isinstance(batches, np.ndarray | Array) or not isinstance(batches, Iterable):
         got = f"one array of shape {batches.shape}" if hasattr(batches, "shape") else shown(batches)
-        raise ValueError(f"{function}: `batches` must be an iterable of batches, for one of them [batch], got {got}")
+        raise ValueError(f"{function}: `batches` must be an iterable of batches (one batch is [batch]), got {got}")
     sized = ((_size(function, batch), batch) for batch in batches)
     first = next(sized, None)
     if first is None:
         raise ValueError(f"{function}: `batches` must have one batch or more, got none")
     shares = _shares(forward, stats, first[1])
     if not any(jax.tree.leaves(shares)):
-        raise ValueError(f"{function}: `{argument}` must be in training mode, got statistics that a batch leaves alone")
+        raise ValueError(f"{function}: `{argument}` must be in training mode, got statistics that no batch changes")
     total = nothing = _map(lambda node, share: zeros(node) if share else node, stats, shares)
     samples = 0
     for size, batch in itertools.chain([first], sized):
@@ -164,10 +167,10 @@ def _size(function: str, batch: Any) -> int:
 
 
 def _shares(forward: Callable[[Any, Any], Any], stats: Any, batch: Any) -> Any:
-    """The c of every BatchNorm, whose running statistics go from r to (1 - c) r + c s; 0 where it is frozen.
+    """The c of every BatchNorm, which updates its running statistics r to (1 - c) r + c s; 0 where it is frozen.
 
-    For an r so large that nothing of c s is left beside it, 1 - c is read off to the last digit. It is taken for
-    the shortest decimal with these digits, since 1 - 0.99 in float32 is wrong in the sixth.
+    With an r so large that c s is lost in rounding, the result shows 1 - c. This is read as the shortest decimal of
+    that float, since 1 - 0.99 in float32 is wrong in the sixth digit.
     """
     large = 2.0**100
 
@@ -180,11 +183,11 @@ def _shares(forward: Callable[[Any, Any], Any], stats: Any, batch: Any) -> Any:
 
 @jax.jit
 def _added(total: Any, after: Any, shares: Any, weight: Array) -> Any:
-    r"""`total` and one more batch, of which `weight` is the part of all samples so far.
+    r"""`total` and one more batch; `weight` is its share of all samples so far.
 
     $$M \leftarrow M + w (m - M), \qquad V \leftarrow V + w (v - V) + w (1 - w) (m - M)^2$$
 
-    These are the sums above without their cancellation where the variance is small beside the mean.
+    This equals the sums in the module docstring, without their cancellation if the variance is small beside the mean.
     """
 
     def add(node: Any, after: Any, share: Array) -> Any:

@@ -1,6 +1,6 @@
-"""What the arguments of optimizers must be: numbers in a range, arrays, and trees that fit each other.
+"""Checks of the arguments of optimizers: numbers in a range, arrays, and trees that fit each other.
 
-Each mistake is a ValueError of one sentence that names the optimizer, the argument, and in a tree the leaf.
+Each mistake raises a ValueError of one sentence that names the optimizer, the argument, and in a tree the leaf.
 """
 
 import functools
@@ -21,11 +21,11 @@ from schedules.core import Nested
 from schedules.kinds import Kind, Number, require
 from schedules.sentences import shortened, shown
 
-# Kinds of argument. Numbers stay Python's here: 1 - 0.999 must be formed in double precision. --------------------
+# Kinds of argument. Numbers stay Python numbers here, so that 1 - 0.999 is computed in double precision. ----------
 
 
 class Hyperparameter(Nested):
-    """A number, or a schedule, whose values are not checked."""
+    """A number, which is checked, or a schedule, whose values are not checked."""
 
     def __init__(self, number: Number):
         super().__init__()
@@ -37,7 +37,7 @@ class Hyperparameter(Nested):
 
 
 class FloatingType(Kind):
-    """What `jnp.dtype` takes and makes a real floating-point dtype, such as `jnp.bfloat16`, or None."""
+    """Anything that `jnp.dtype` converts to a real floating-point dtype, such as `jnp.bfloat16`; or None."""
 
     expected = "a real floating-point dtype or None"
 
@@ -74,7 +74,7 @@ Base = TypeAliasType("Base", Annotated[optax.GradientTransformation, Transformat
 # Parameters, gradients and states ---------------------------------------------------------------------
 
 
-# Of a leaf and what it should be like: what it is and what was expected, or None.
+# A function of a leaf and what it should be like: returns what it is and what was expected, or None if it fits.
 Misfit = Callable[[Any, Any], tuple[str, str] | None]
 
 
@@ -103,19 +103,19 @@ def _require_leaves(optimizer: str, params: Any, argument: str, fits: Callable[[
 
 
 def _dtype(leaf: Any) -> Any:
-    """That of an array or a Python number, as JAX has it, else None."""
+    """The dtype that JAX gives an array or a Python number; None for anything else."""
     if isinstance(leaf, Array):
         return leaf.dtype
     if not isinstance(leaf, np.ndarray | np.generic | bool | int | float | complex):
         return None
     try:
         return jnp.result_type(leaf)
-    except TypeError:  # of text and of objects, which JAX has not
+    except TypeError:  # strings and objects, for which JAX has no dtype
         return np.asarray(leaf).dtype
 
 
 def _name(dtype: Any) -> str:
-    return "float0" if dtype == jax.dtypes.float0 else str(dtype)  # which NumPy shows as a list of its fields
+    return "float0" if dtype == jax.dtypes.float0 else str(dtype)  # NumPy would print float0 as a list of fields
 
 
 def _is_array(dtype: Any) -> bool:
@@ -129,10 +129,10 @@ def _is_floating(dtype: Any) -> bool:
 
 def _advice(dtype: Any) -> str:
     if dtype is None:
-        return "pass arrays only, of an Equinox model eqx.filter(model, eqx.is_inexact_array)"
+        return "pass arrays only, for an Equinox model eqx.filter(model, eqx.is_inexact_array)"
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return "wrap the optimizer in optax.contrib.split_real_and_imaginary"
-    return "leave out what is not trained, and make floating what is"
+    return "leave out what is not trained, and convert the rest to floating point"
 
 
 def require_params(optimizer: str, params: Any) -> Any:
@@ -142,7 +142,7 @@ def require_params(optimizer: str, params: Any) -> Any:
 
 
 def require_state(optimizer: str, kind: type, state: Any, **stored: bool) -> None:
-    """Raises the ValueError for a state of another kind, or without the fields that are `stored`, or with others."""
+    """Raises the ValueError for a state of another type, or with other fields than those that are `stored`."""
     if not isinstance(state, kind):
         got = type(state).__name__
         raise ValueError(f"{optimizer}: `state` must be the {kind.__name__} that init makes, got {got}")
@@ -152,13 +152,13 @@ def require_state(optimizer: str, kind: type, state: Any, **stored: bool) -> Non
 
 
 def require_setting(optimizer: str, argument: str, got: Any, expected: Any) -> None:
-    """Raises the ValueError for a state that was made with another number, or other names, for an argument."""
+    """Raises the ValueError for a state that was made with another value of an argument."""
     if got != expected:
-        raise ValueError(not_own(optimizer, f"that of `{argument}` {shown(got)}, not {shown(expected)}"))
+        raise ValueError(not_own(optimizer, f"one for `{argument}` {shown(got)}, not {shown(expected)}"))
 
 
 def not_own(optimizer: str, got: str) -> str:
-    return f"{optimizer}: `state` must be what its own init makes, got {got}"
+    return f"{optimizer}: `state` must be the state that its own init makes, got {got}"
 
 
 def require_like(
@@ -171,9 +171,9 @@ def require_like(
 ) -> None:
     """Raises the ValueError that names the first leaf of the state, of `params` or of another tree that does not fit.
 
-    `stored`: what the state holds of every parameter, with so many `axes` in front, by field; None where it does not.
-    Where it holds nothing, `params` are what the others must be like. `any_dtype`: where another optimizer looks at the
-    dtypes. Computes nothing, since callers may not have jitted.
+    `stored`: the trees of the state that are like the parameters, by field (None for a field that is not stored), with
+    `axes` axes in front. Without any, the other trees must be like `params`. `any_dtype`: leave the check of dtypes to
+    another optimizer. It computes no arrays, since callers may not have jitted.
     """
     held = {field: tree for field, tree in stored.items() if tree is not None}
     expected = next((tree for tree in (*held.values(), params, *trees.values()) if tree is not None), None)
@@ -193,7 +193,7 @@ def unlike(function: str, argument: str, what: str) -> str:
 
 
 def mismatch(tree: Any, expected: Any, wrong: Misfit | None = None) -> str | None:
-    """What is `wrong` with the first leaf of `tree`, or else with its containers; None if nothing is."""
+    """What is `wrong` with the first bad leaf of `tree`, or else with its containers; None if it fits."""
     structure: Any
     (found, structure), (likes, wanted) = jax.tree.flatten(tree), jax.tree.flatten(expected)
     if structure == wanted and not any(map(wrong or misfit, found, likes)):
@@ -211,7 +211,7 @@ def by_path(tree: Any) -> dict[Any, Any]:
 
 
 def difference(found: dict[Any, Any], expected: dict[Any, Any], wrong: Misfit | None = None) -> str | None:
-    """What is `wrong` with the first leaf, or that it is missing or too many; None if nothing is."""
+    """What is `wrong` with the first leaf that is bad, missing or unexpected; None if there is none."""
     for path in expected | found:
         place = f" at {keystr(path)}" if path else ""
         if path not in found:
@@ -225,10 +225,10 @@ def difference(found: dict[Any, Any], expected: dict[Any, Any], wrong: Misfit | 
 
 
 def misfit(leaf: Any, like: Any, whole: bool = False, axes: int = 0, any_dtype: bool = False) -> tuple[str, str] | None:
-    """What a leaf is and what was expected, unless it is real, floating and of the shape of `like`.
+    """What a leaf is and what was expected; None if it is real, floating-point and has the shape of `like`.
 
-    Narrower ones fit, such as half-precision gradients and parameters the float32 of a state. Wider ones do
-    unless the `whole` of their digits should be kept.
+    Narrower dtypes fit: half-precision gradients and parameters fit a float32 state. Wider ones fit too, unless `whole`
+    says that all their digits should be kept.
     """
     dtype, wanted = _dtype(leaf), getattr(like, "shape", ())[axes:]
     if dtype is None:

@@ -1,10 +1,9 @@
-"""How much the newest parameters weigh in an average: schedules c(t) for `average`.
+"""Coefficients for `average`: schedules c(t), the weight of the newest parameters in the average.
 
     x <- (1 - c(t)) x + c(t) z
 
-Each is 1 at the first update, so that the average begins with the first updated parameters and needs no further
-correction. What makes one average start later or mix two is a combinator like any other: `delay(polyak(), 1000)`
-is the average of all parameters after the first thousand updates.
+Each is 1 at the first update, so the average begins with the first updated parameters and needs no bias correction. You
+can combine them like other schedules: `delay(polyak(), 1000)` averages all parameters after the first thousand updates.
 """
 
 import math
@@ -62,7 +61,7 @@ Window = TypeAliasType("Window", Annotated[float | Array, Number(float, least=1,
 
 @schedule(ends=False)
 def polyak(step: Array) -> Array:
-    r"""The uniform average of all updated parameters.
+    r"""The uniform (Polyak) average of the parameters after each update.
 
     $$c(t) = \frac{1}{t + 1}$$
 
@@ -70,12 +69,12 @@ def polyak(step: Array) -> Array:
 
     Example: `polyak()` over 100 steps.
     """
-    return 1 / (step.astype(float) + 1)  # as a float: the last int32 step has no successor
+    return 1 / (step.astype(float) + 1)  # as a float, since the last int32 step plus 1 overflows
 
 
 @recipe
 def tail(start: Steps) -> Schedule:
-    r"""The uniform average of the parameters after the first `start` updates; until then the newest.
+    r"""The uniform average of the parameters after the first `start` updates; before that, the newest parameters.
 
     $$c(t) = \frac{1}{\max(t - \mathrm{start},\, 0) + 1}$$
 
@@ -88,13 +87,13 @@ def tail(start: Steps) -> Schedule:
 
 @schedule(ends=False)
 def sampled(step: Array, coefficient: ScheduleLike, every: Period, start: Steps = 0) -> Array:
-    r"""An average of the parameters after every n-th update from update `start` on, and of no others.
+    r"""An average of the parameters after every `every`-th update only, from update `start` on.
 
     $$c(t) = \begin{cases} \mathrm{coefficient}\big(\tfrac{t - \mathrm{start}}{\mathrm{every}}\big) &
                 \mathrm{every} \mid t - \mathrm{start} \\ 0 & \text{otherwise} \end{cases},
       \qquad t \ge \mathrm{start}$$
 
-    Until `start` it is 1, and the average the newest parameters. `swa` is this of `polyak()`.
+    Before `start`, c is 1: the average is the newest parameters. `swa` samples `polyak()`.
 
     Example: `sampled(exponential_average(5), every=10)` over 100 steps.
     """
@@ -105,9 +104,11 @@ def sampled(step: Array, coefficient: ScheduleLike, every: Period, start: Steps 
 
 @recipe
 def swa(start: Steps, every: Period) -> Schedule:
-    """Stochastic weight averaging: the mean of the parameters after every n-th update from update `start` on.
+    """Stochastic weight averaging: the mean of the parameters after every `every`-th update, from update `start` on.
 
-    Source: Izmailov et al., arXiv:1803.05407. Batch-norm statistics must be taken anew: `refresh_batch_stats`.
+    If the model has batch norm, re-estimate its statistics with `refresh_batch_stats`.
+
+    Source: Izmailov et al., arXiv:1803.05407.
 
     Example: `swa(start=50, every=5)` over 100 steps.
     """
@@ -116,7 +117,7 @@ def swa(start: Steps, every: Period) -> Schedule:
 
 @schedule(ends=False)
 def polynomial_average(step: Array, exponent: Precise) -> Array:
-    r"""An average in which the parameters after update k weigh about k^exponent.
+    r"""An average in which the parameters after update k have a weight proportional to about k^exponent.
 
     $$c(t) = \frac{\mathrm{exponent} + 1}{t + 1 + \mathrm{exponent}}$$
 
@@ -130,12 +131,12 @@ def polynomial_average(step: Array, exponent: Precise) -> Array:
 
 @schedule(ends=False)
 def power_ema(step: Array, exponent: Precise) -> Array:
-    r"""The power-function average: its profile keeps its shape as the run grows longer.
+    r"""The power-function average, whose profile of weights scales with the length of the run.
 
     $$c(t) = 1 - \Big(1 - \frac{1}{t + 1}\Big)^{\mathrm{exponent} + 1}$$
 
-    The weight of the parameters after update k is about k^exponent. `relative_width` and `exponent_of_width`
-    relate the exponent to the width of the profile as a fraction of the run.
+    The weight of the parameters after update k is proportional to about k^exponent. `relative_width` and
+    `exponent_of_width` convert between the exponent and the width of the profile, as a fraction of the run.
 
     Source: Karras et al., arXiv:2312.02696, equation 4.
 
@@ -149,7 +150,7 @@ def power_ema(step: Array, exponent: Precise) -> Array:
 
 @checked
 def relative_width(exponent: Exponent) -> float:
-    r"""The standard deviation of the profile of `power_ema`, as a fraction of the run.
+    r"""The width of the profile of `power_ema` (its standard deviation) as a fraction of the run.
 
     $$\sigma = \sqrt{\frac{\gamma + 1}{(\gamma + 2)^2 (\gamma + 3)}}$$
 
@@ -160,11 +161,11 @@ def relative_width(exponent: Exponent) -> float:
 
 @checked
 def exponent_of_width(width: Width) -> float:
-    """The exponent of the `power_ema` with this relative width, by bisection: `exponent_of_width(0.10)` is 6.94.
+    """The exponent of the `power_ema` with this relative width: `exponent_of_width(0.10)` is 6.94.
 
-    **Raises:** `ValueError` unless the width is above 0 and below 0.2887, that of a uniform average.
+    **Raises:** `ValueError` unless the width is above 0 and below 0.2887, the width of a uniform average.
     """
-    low, high = 0.0, min(1 / width, 1e38)  # the largest that `power_ema` takes, about
+    low, high = 0.0, min(1 / width, 1e38)  # about the largest exponent that `power_ema` accepts
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if relative_width(middle) > width else (low, middle)
@@ -181,8 +182,8 @@ def exponential_average(step: Array, window: Window) -> Array:
 
     Example: `exponential_average(30)` over 100 steps.
     """
-    rate = jnp.maximum(1 / window, 2.0**-100)  # above 0, where it would be 0 / 0; windows so long are uniform
-    # Below 1, so that the derivative of the logarithm stays finite at a window of one update.
+    rate = jnp.maximum(1 / window, 2.0**-100)  # not 0, to avoid 0 / 0; a window of this length is uniform
+    # Below 1, so that the derivative of the logarithm is finite for a window of one update.
     inside = jnp.minimum(rate, 1 - 2.0**-23)
     return jnp.minimum(rate / one_minus_power(inside, step.astype(float) + 1), 1.0)
 
@@ -190,10 +191,10 @@ def exponential_average(step: Array, window: Window) -> Array:
 @shorthand
 @checked
 def ema(decay: Fraction) -> Schedule:
-    """The bias-corrected exponential average with this decay: `exponential_average(1 / (1 - decay))`.
+    """The bias-corrected exponential moving average (EMA): `exponential_average(1 / (1 - decay))`.
 
-    The window is formed from the decimal that was typed: `ema(0.9999)` has a window of 10,000 updates,
-    where 1 / (1 - 0.9999) in float32 gives 9,998.
+    The window is computed from the decimal that you typed: `ema(0.9999)` has a window of 10,000 updates, not the 9,998
+    that 1 / (1 - 0.9999) gives in float32.
 
     **Raises:** `ValueError` if `decay` is a number outside [0, 1).
 
@@ -205,7 +206,7 @@ def ema(decay: Fraction) -> Schedule:
 @shorthand
 @checked
 def ema_half_life(updates: Positive) -> Schedule:
-    r"""The bias-corrected exponential average in which a weight halves in so many updates.
+    r"""The bias-corrected exponential average whose weights halve every `updates` updates.
 
     $$r = 2^{-1 / \mathrm{updates}}$$
 
@@ -224,7 +225,7 @@ def ema_warmed(decay: Fraction, exponent: Positive = 2 / 3, timescale: Count = 1
 
     $$c(t) = \max\big(1 - \mathrm{decay},\, (1 + t / \mathrm{timescale})^{-\mathrm{exponent}}\big)$$
 
-    timm's `ModelEmaV3` with its warm-up, of which these are the defaults.
+    The same as timm's `ModelEmaV3` with warm-up, and its defaults for the warm-up.
 
     **Raises:** `ValueError` if `decay` is a number outside [0, 1), or another argument is not positive.
 
@@ -239,7 +240,9 @@ def ema_relative(step: Array, half_life: Positive) -> Array:
 
     $$c(t) = 1 - 2^{-1 / (\mathrm{half\_life} \cdot t)}, \qquad c(0) = 1$$
 
-    It forgets the beginning of a run of any length: the anytime average of arXiv:2602.03702.
+    It forgets the beginning of the run, however long the run is.
+
+    Source: the anytime average of arXiv:2602.03702.
 
     Example: `ema_relative(0.2)` over 100 steps.
     """
@@ -247,28 +250,28 @@ def ema_relative(step: Array, half_life: Positive) -> Array:
     return jnp.where(step < 1, 1.0, c)
 
 
-# Coefficients that remember ----------------------------------------------------------------------------
+# Coefficients with a state -----------------------------------------------------------------------------
 
 
 class Remembering(Protocol):
-    """A coefficient that depends on more than the step. It must be a pytree of what it computes with."""
+    """A coefficient with a state, for one that depends on more than the step. It must be a pytree."""
 
     def init(self) -> Any:
-        """What it remembers before the first update: a pytree of arrays, of which each has a buffer of its own."""
+        """The memory before the first update: a pytree of arrays, no two of which share a buffer."""
 
     def update(self, count: Array, memory: Any) -> tuple[Array, Any]:
-        """The coefficient c of the update that follows `count` updates, and what is remembered after it."""
+        """The coefficient c of the update that follows `count` updates, and the memory after it."""
 
 
 class WeightSum(NamedTuple):
-    """What must be remembered of weights."""
+    """The memory of `Weights`."""
 
     total: Split  # the sum of all weights
     largest: Array  # the largest learning rate
 
 
 class Weights(NamedTuple):
-    """What `weighted` makes: schedules, read at every update."""
+    """The coefficient that `weighted` returns: schedules, read at every update."""
 
     learning_rate: Schedule
     r: Schedule
@@ -277,19 +280,19 @@ class Weights(NamedTuple):
     start: Schedule
 
     def init(self) -> WeightSum:
-        def zero() -> Array:  # a buffer each, so that the state can be donated
+        def zero() -> Array:  # a new buffer each time, so that the state can be donated
             return jnp.zeros((), float)
 
         return WeightSum(Split(zero(), zero()), zero())
 
     def update(self, count: Array, memory: WeightSum, rate: ArrayLike | None = None) -> tuple[Array, WeightSum]:
-        """`rate` stands in for a rate that is no schedule."""
+        """`rate`: the learning rate, if it is not that of the schedule."""
         lr = self.learning_rate(count) if rate is None else jnp.asarray(rate)
         largest = jnp.maximum(memory.largest, lr)
         r, lr_power = self.r(count), self.weight_lr_power(count)
         by_rate = jnp.where(lr_power == 0, 1.0, power(largest, lr_power))
         step = count.astype(float)
-        # Their sum stays finite for as many updates as can be counted.
+        # Limited so that the sum of 2^31 weights stays finite.
         weight = jnp.minimum(power(step + 1, r) * by_rate, float(jnp.finfo(by_rate.dtype).max) / 2**32)
         begun = step >= self.start(count)
         total = accumulate(memory.total, jnp.where(begun, weight, 0.0))
@@ -306,19 +309,19 @@ def weighted(
     scale: Positive = 1.0,
     start: Index = 0,
 ) -> Weights:
-    r"""An average in which parameters weigh by their step and by the largest learning rate so far.
+    r"""An average that weights parameters by their step and by the largest learning rate so far.
 
     $$w_t = (t + 1)^r \max_{s \le t} \mathrm{lr}(s)^{\mathrm{weight\_lr\_power}}, \qquad
       c(t) = \min\Big(\mathrm{scale}\, \frac{w_t}{\sum_{s \le t} w_s},\, 1\Big)$$
 
-    The weights of schedule-free optimization: under a warm-up the first steps count little. Until `start` the
-    average is the newest parameters, and nothing is summed. `scale` other than 1 is the refinement of
-    arXiv:2507.09846, C (1 - b1).
+    These are the weights of schedule-free optimization: during a warm-up, steps get small weights.
 
-    **Arguments:** `learning_rate`: the one the base uses, a number or a schedule; `r` and `weight_lr_power`: from 0
-    to 4, beyond which a float32 sum would overflow (`polynomial_average` has no such limit).
+    **Arguments:** `learning_rate`: the rate of the base optimizer, a number or a schedule; `r` and `weight_lr_power`:
+    from 0 to 4, since larger powers would overflow a float32 sum (`polynomial_average` has no such limit); `scale`: 1,
+    or C (1 - b1) for the refinement of arXiv:2507.09846; `start`: the step at which averaging starts, before which the
+    average is the newest parameters.
 
-    **Raises:** `ValueError` for a negative rate, powers outside [0, 4], a scale that is not positive, or a start that
-    is no step.
+    **Raises:** `ValueError` for a negative rate, powers outside [0, 4], a scale that is not positive, or a `start` that
+    is not a whole number, 0 or more.
     """
     return Weights(*map(as_schedule, (learning_rate, r, weight_lr_power, scale, start)))

@@ -1,12 +1,12 @@
-r"""Which decay of the rate an average of the parameters is equivalent to, and which average imitates a decay.
+r"""The decay of the learning rate that an average of the parameters is equivalent to, and the reverse.
 
-The parameters after t updates are theta_t = theta_0 - u_0 - ... - u_{t-1}, where u_t is the update that follows t
-others. Their average with weights a_0 to a_k, which sum to 1, multiplies each update by the weights of all parameters
-that contain it:
+The parameters after t updates are theta_t = theta_0 - u_0 - ... - u_{t-1}, where u_t is the update after t others. Take
+their average with weights a_0 to a_k, which sum to 1. In it, each update is multiplied by the sum of the weights of all
+parameters that contain it:
 
     sum_j a_j theta_j = theta_0 - sum_t m_t u_t,    m_t = a_{t+1} + ... + a_k
 
-So the average is where a run would have ended whose rate was multiplied by m_t, had its gradients been the same.
+So the average is where the run would have ended with its rate multiplied by m_t, if the gradients had been the same.
 """
 
 from typing import Any
@@ -26,51 +26,51 @@ from schedules.kinds import Size
 __all__ = ["weights_of", "decay_of", "average_of", "average_like", "effective_window", "half_life"]
 
 
-# What an average is worth ------------------------------------------------------------------------------
+# The decay of an average -------------------------------------------------------------------------------
 
 
 @checked
 def weights_of(average: Coefficient, steps: Size) -> np.ndarray:
-    r"""How much the parameters after 0, 1, ..., `steps` updates weigh in an average after the last of them.
+    r"""The weights of the parameters after 0, 1, ..., `steps` updates in an average at the end of a run.
 
     $$a_{t+1} = c(t) \prod_{s=t+1}^{k-1} \big(1 - c(s)\big), \qquad a_0 = \prod_{s=0}^{k-1} \big(1 - c(s)\big),
       \qquad k = \mathrm{steps}$$
 
-    They sum to 1. The weight $a_0$ of the parameters before the run is 0 for every coefficient that is 1 at the first
-    update.
+    They sum to 1. The weight $a_0$ of the initial parameters is 0 if the coefficient is 1 at the first update.
 
-    **Arguments:** `average`: what `optim.average` takes for a coefficient: a schedule, a function of the step, or what
-    remembers something, such as `weighted(lr)`, which is replayed.
+    **Arguments:** `average`: a coefficient, as for `optim.average`: a schedule, a function of the step, or a
+    `Remembering` such as `weighted(lr)`; `steps`: the length of the run in updates.
 
-    **Returns:** a NumPy array of shape (steps + 1,), float64 as everything on the way to it.
+    **Returns:** a NumPy array of shape (steps + 1,), computed in float64.
 
-    **Raises:** `ValueError` if `average` is no coefficient, or `steps` not a whole number, 1 or more.
+    **Raises:** `ValueError` if `average` is not a coefficient, or `steps` is not a whole number, 1 or more.
     """
     return _weights("weights_of", average, steps)
 
 
 @checked
 def decay_of(average: Coefficient, steps: Size) -> np.ndarray:
-    r"""The decay that is equivalent to an average: the factor by which it multiplies each update.
+    r"""The decay that is equivalent to an average: the factor by which the average multiplies each update.
 
     $$m_t = \sum_{j=t+1}^{k} a_j = 1 - \prod_{s=t}^{k-1} \big(1 - c(s)\big), \qquad k = \mathrm{steps}$$
 
-    where $a_j$ are the weights that `weights_of` returns. Whatever updates $u_t$ the optimizer made, the average is
-    $\theta_0 - \sum_t m_t u_t$ exactly. A run whose rate is multiplied by $m_t$ ends there as far as its gradients are
-    those of the undecayed run: with SGD on a linear loss exactly, else about, and less so the longer the decay.
+    where $a_j$ are the weights that `weights_of` returns. For any optimizer with updates $u_t$, the average is exactly
+    $\theta_0 - \sum_t m_t u_t$. A run with its rate multiplied by $m_t$ ends at the same point if its gradients are
+    those of the undecayed run. This is exact for SGD on a linear loss, and otherwise approximate; the longer the decay,
+    the larger the difference.
 
     | average | decay |
     |---|---|
     | `polyak()` | linear, $1 - t / k$ |
-    | `tail(start)` | none, and from `start` on linear: `wsd` |
+    | `tail(start)` | none until `start`, then linear, as in `wsd` |
     | `power_ema(r)` | polynomial, $1 - (t / k)^{r+1}$ |
     | `polynomial_average(r)` | nearly the same: $1 - \prod_{i=0}^{r} (t + i) / (k + i)$ for a whole r |
-    | `constant(1 - b)`, which begins at $\theta_0$ | an exponential cooldown, $1 - b^{k-t}$ |
-    | `ema(b)` | the same from 1 on, $(1 - b^{k-t}) / (1 - b^k)$ |
+    | `constant(1 - b)`, which includes $\theta_0$ | an exponential cooldown, $1 - b^{k-t}$ |
+    | `ema(b)` | the same, scaled to begin at 1: $(1 - b^{k-t}) / (1 - b^k)$ |
 
-    **Arguments:** as of `weights_of`.
+    **Arguments:** as for `weights_of`.
 
-    **Returns:** a NumPy array of float64 and of shape (steps,); entry t is for the update that follows t updates.
+    **Returns:** a NumPy array of shape (steps,), float64; entry t is for the update that follows t updates.
 
     **Raises:** as `weights_of`.
 
@@ -81,12 +81,13 @@ def decay_of(average: Coefficient, steps: Size) -> np.ndarray:
 
 @checked
 def effective_window(average: Coefficient, steps: Size) -> float:
-    r"""The effective number of parameters in an average: a plain mean of that many would have its variance.
+    r"""The effective length of an average: a plain mean of this many independent values has the same variance.
 
     $$\frac{1}{\sum_j a_j^2}$$
 
     where $a_j$ are the weights that `weights_of` returns. It is `steps` for `polyak()`, and 1,999 for `ema(0.999)` in a
-    long run. Parameters that are close in time are not independent, so that less noise is averaged away than this says.
+    long run. Parameters that are close in time are not independent, so the average removes less noise than this
+    suggests.
 
     **Arguments, raises:** as `weights_of`.
     """
@@ -97,8 +98,8 @@ def effective_window(average: Coefficient, steps: Size) -> float:
 def half_life(average: Coefficient, steps: Size) -> float:
     r"""How many of the latest parameters hold half of the weight of an average, after `steps` updates.
 
-    The age in updates that half of the weight is younger than: the n at which $m_{k-n}$, of `decay_of`, is 1/2, with
-    linear interpolation. It is `steps / 2` for `polyak()`, and n for `ema_half_life(n)` in a long run.
+    This is the n at which $m_{k-n}$ of `decay_of` is 1/2, with linear interpolation. It is `steps / 2` for `polyak()`,
+    and n for `ema_half_life(n)` in a long run.
 
     **Arguments, raises:** as `weights_of`.
     """
@@ -115,13 +116,13 @@ def _weights(function: str, average: Any, steps: int) -> np.ndarray:
     coefficient = as_remembering(function, "average", average)
     with jax.enable_x64(True):
         c = np.asarray(_coefficients(coefficient, jnp.arange(steps, dtype=jnp.int32)), np.float64)
-    left = np.append(np.cumprod(1 - c[::-1])[::-1], 1.0)  # of what was there before each update, and after the last
+    left = np.append(np.cumprod(1 - c[::-1])[::-1], 1.0)  # what is left, at the end, of the average before update t
     return np.append(left[0], c * left[1:])
 
 
 @jax.jit
 def _coefficients(coefficient: Remembering, counts: Array) -> Array:
-    """Those of all updates, in turn."""
+    """The coefficients of all updates, in order."""
 
     def update(memory: Any, count: Array) -> tuple[Any, Array]:
         c, after = coefficient.update(count, memory)
@@ -130,7 +131,7 @@ def _coefficients(coefficient: Remembering, counts: Array) -> Array:
     return jax.lax.scan(update, coefficient.init(), counts)[1]
 
 
-# The average that is worth a decay ---------------------------------------------------------------------
+# The average that imitates a decay ---------------------------------------------------------------------
 
 
 @checked
@@ -141,17 +142,18 @@ def average_of(schedule: ScheduleLike, steps: Size, of: ScheduleLike | None = No
 
     $$a_0 = 1 - m_0, \qquad a_j = m_{j-1} - m_j, \qquad a_k = m_{k-1}, \qquad k = \mathrm{steps}$$
 
-    They sum to 1 whatever the schedule. Where it rises against `of` they are negative: the identity still
-    holds, but such an average adds noise instead of taking it away. Where both are 0 nothing moved, so that the
-    weights of the parameters before and after are one, and are given to one of them.
+    They always sum to 1. Where `schedule` rises relative to `of`, weights are negative: the identity still holds, but
+    the average adds noise instead of removing it. Where both rates are 0 the parameters did not move, so one of the two
+    equal sets of parameters gets all of their weight.
 
-    **Arguments:** `schedule`: the rates to imitate; `of`: those that the run has, a schedule or a number; by default
-    the highest of `schedule` so far, which has its warm-up and does not decay.
+    **Arguments:** `schedule`: the rates to imitate; `steps`: the length of the run in updates; `of`: the rates of the
+    run, a schedule or a number; by default the highest value of `schedule` so far: its warm-up, without a decay.
 
-    **Returns:** a NumPy array of shape (steps + 1,), float64 as everything on the way to it.
+    **Returns:** a NumPy array of shape (steps + 1,), computed in float64.
 
-    **Raises:** `ValueError` if an argument is no schedule or `steps` not a whole number, 1 or more; if a rate of
-    `schedule` is not finite, or not 0 where that of the run is not positive; or if all rates of the run are 0.
+    **Raises:** `ValueError` if an argument is not a schedule or `steps` is not a whole number, 1 or more; if a rate of
+    `schedule` is not finite; if a rate of the run is negative, or 0 where `schedule` is not; or if all rates of the run
+    are 0.
     """
     return weights_like("average_of", "schedule", schedule, of, np.arange(steps + 1))
 
@@ -159,9 +161,9 @@ def average_of(schedule: ScheduleLike, steps: Size, of: ScheduleLike | None = No
 def weights_like(function: str, argument: str, schedule: Any, of: Any, places: np.ndarray) -> np.ndarray:
     """The weights of the parameters after `places` updates, ascending, whose average imitates `schedule`.
 
-    Only the sum of the updates between two places is known. It is multiplied by the mean of their multipliers, in which
-    each counts as much as its rate: by the area under the schedule over that under `of`. What came before the first
-    place cannot be taken back.
+    Only the sum of the updates between two places is known. It is multiplied by the ratio of the areas under `schedule`
+    and under `of`, which is the mean of the multipliers weighted by the rate. Updates before the first place cannot be
+    changed.
     """
     if len(places) == 1:
         return np.ones(1)
@@ -179,16 +181,18 @@ def _rates(function: str, argument: str, schedule: Any, of: Any, steps: int) -> 
         raise ValueError(f"{function}: `{argument}` must be finite over the {steps} updates of the run, got {got}")
     if not (own > 0).any():
         name = argument if of is None else "of"
-        raise ValueError(f"{function}: `{name}` must be above 0 at one update of {steps} or more, got {own.max():g}")
+        raise ValueError(
+            f"{function}: `{name}` must be above 0 at one or more of the {steps} updates, got at most {own.max():g}"
+        )
     if len(strange := np.flatnonzero(~(own > 0) & ((wanted != 0) | (own != 0)))):
         at = strange[0]
         got = f"{own[at]:g} at step {at}, where `{argument}` is {wanted[at]:g}"
-        raise ValueError(f"{function}: `of` must be positive, or 0 where `{argument}` is, got {got}")
+        raise ValueError(f"{function}: `of` must be positive, or 0 where `{argument}` is 0, got {got}")
     return wanted, own
 
 
 def _filled(wanted: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Their ratio; where both are 0, that of the next place, or at the end of the last."""
+    """The ratio of both; where both are 0, the ratio at the next place, or at the end the last one."""
     defined = np.flatnonzero(own > 0)
     if not len(defined):
         return np.zeros(len(own))
@@ -198,22 +202,23 @@ def _filled(wanted: np.ndarray, own: np.ndarray) -> np.ndarray:
 
 @schedule(ends=False)
 def average_like(step: Array, schedule: ScheduleLike, steps: Steps, of: ScheduleLike, every: Size = 1) -> Array:
-    r"""The coefficient of the average that imitates a decay, after `steps` updates at other rates.
+    r"""The coefficient of the average that imitates a decay at the end of a run of `steps` updates at other rates.
 
     $$c(t) = \frac{m_t - m_{t+1}}{1 - m_{t+1}}, \qquad m_t = \frac{\mathrm{schedule}(t)}{\mathrm{of}(t)}, \quad
       m_{\mathrm{steps}} = 0$$
 
-    Its `weights_of` are `average_of(schedule, steps, of)`, if m never rises. Where both rates are still alike the
-    average is the newest parameters; after `steps` updates it stays what it is.
+    If m never rises, its `weights_of` are `average_of(schedule, steps, of)`. As long as both rates are equal, the
+    average is the newest parameters. After `steps` updates it stays as it is.
 
-    **Arguments:** `schedule`: the rates to imitate; `of`: those of the run; `every`: average only the parameters after
-    every so many updates, and the last, as from checkpoints. Then m is the ratio of the areas under both between two
-    of them. Where m is 1 or more the average is the newest parameters, and begins anew.
+    **Arguments:** `schedule`: the rates to imitate; `steps`: the length of the run in updates; `of`: the rates of the
+    run; `every`: average only the parameters after every `every`-th update and the last, like checkpoints. Then m is
+    the ratio of the areas under both schedules between two checkpoints. Where m is 1 or more, the average restarts from
+    the newest parameters.
 
-    In float32 c has the few digits that the difference leaves, but the decay that it amounts to has those of m, since
-    the errors of one update are undone by the next.
+    In float32, the difference leaves c with few correct digits. The resulting decay has all the digits of m, since the
+    errors of consecutive updates cancel.
 
-    Source: the inverse of the identity that `decay_of` states.
+    Source: the inverse of the identity in `decay_of`.
 
     Example: `average_like(linear(0.1, 0, 100), steps=100, of=0.1)` over 100 steps.
     """
@@ -225,7 +230,7 @@ def average_like(step: Array, schedule: ScheduleLike, steps: Steps, of: Schedule
 
     block = step // every
     (here, moved), (following, moves), (beyond, will_move) = (ratio(block + i) for i in range(3))
-    # What did not move may have any multiplier. That of the next is the simplest, but looks ahead, and only so far.
+    # Blocks where nothing moved may have any multiplier: take the next one's, looking at most two blocks ahead.
     here = jnp.where(moved, here, jnp.where(moves, following, 0.0))
     following = jnp.where(moves, following, jnp.where(will_move, beyond, 0.0))
     left = 1 - following

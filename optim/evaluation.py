@@ -1,8 +1,8 @@
-"""Reading an optimizer's state, wherever it sits in a chain.
+"""Reads averages and hyperparameters out of an optimizer's state, wherever they are in a chain.
 
-A state says what it holds. One with a method `averages() -> {name: Average}` holds averages of the parameters, which
-`eval_params` finds; an average without a name is under None. A named tuple with a dict `used` keeps the numbers of its
-last update, which `hyperparameters` finds. Yours may have both:
+`eval_params` finds every state with a method `averages() -> {name: Average}`; an average without a name has the key
+None. `hyperparameters` finds every named tuple with a dict `used`, the numbers of its last update. Your own state may
+have both:
 
     class MyState(NamedTuple):
         count: Array
@@ -29,13 +29,15 @@ __all__ = ["eval_params", "require_eval_params", "hyperparameters", "Average"]
 
 
 class Average(NamedTuple):
-    """An average of the parameters as a state holds it.
+    """An average of the parameters, as it is stored in a state.
 
-    **Attributes:** `stored`: a tree like the parameters, of arrays, with None or `optax.MaskedNode` where a
-    parameter is not averaged; `read`: a function from what is stored of a parameter and the parameter that the caller
-    holds to the average of it, where that is not what is stored (the state must then have a scalar `count`); `axes`:
-    how many axes each array has in front of those of its parameter; `needs_trained`: whether `read` is right for the
-    parameters that are trained only.
+    **Attributes:**
+
+    - `stored`: a tree of arrays like the parameters, with None or `optax.MaskedNode` where a parameter is not averaged.
+    - `read`: a function `(stored array, parameter) -> average`, if the average is not the stored array itself. The
+      state must then have a scalar `count`.
+    - `axes`: how many axes the stored arrays have in front of those of the parameters.
+    - `needs_trained`: whether `read` is right only for the parameters that are trained.
     """
 
     stored: Any
@@ -45,7 +47,7 @@ class Average(NamedTuple):
 
 
 OPTIMIZERS = (optax.GradientTransformation, optax.MultiSteps)
-# The states of optax that keep one number of the last update, in this field.
+# States of optax that keep one number of the last update, and the field that it is in.
 KEPT = {
     optax.ScaleByBacktrackingLinesearchState: "learning_rate",
     optax.ScaleByZoomLinesearchState: "learning_rate",
@@ -54,34 +56,34 @@ KEPT = {
 
 
 def eval_params(opt_state: Any, params: Any, name: str | None = None) -> Any:
-    """The parameters to evaluate, save and deploy: the average where `opt_state` holds one, else `params`.
+    """The parameters to evaluate, save and deploy: the average if `opt_state` holds one, else `params`.
 
-    Finds the average through `optax.chain`, `MultiSteps`, `masked`, `nnx.Optimizer` and anything else that
-    is a pytree, so an evaluation loop need not know which optimizer it was given. Parameters that the
-    average does not cover (masked ones, or None where it was made) are those of `params`. Of an average of an
-    average, the outer one.
+    It finds the average inside `optax.chain`, `MultiSteps`, `masked`, `nnx.Optimizer` and any other pytree, so the same
+    evaluation loop works for every optimizer. Parameters that are not averaged (masked ones, or None at `init`) come
+    from `params`. For an average of an average, it returns the outer one.
 
-    Training goes on from `params`, so evaluate a copy. Where parameters are values, as in Flax linen and Equinox,
-    what is returned is one. A model of Flax nnx holds them, and is cloned before they are put into it:
+    Continue training from `params`, not from the result. In Flax linen and Equinox parameters are values, so the result
+    is a copy. A Flax nnx model holds its parameters, so clone the model first:
 
         averaged = nnx.clone(model)
         nnx.update(averaged, eval_params(optimizer.opt_state, nnx.state(averaged, optimizer.wrt)))
 
-    **Arguments:** `params`: those that the caller trains, never evaluated ones; `name`: which average, where
-    `average` was given several.
+    **Arguments:** `params`: the parameters that you train, never evaluated ones; `name`: which average, if
+    `average` keeps several.
 
     **Returns:** a tree like `params`, with its dtypes.
 
-    **Raises:** `ValueError` if two averages cover one parameter, there is none of that name, `params` are not like
-    the parameters that the state was made for (in their places, shapes and digits), or `opt_state` is no state: an
-    optimizer, None, or the dictionaries that a checkpoint gives when it is restored without `optimizer.init(params)`.
+    **Raises:** `ValueError` if two averages cover the same parameter, if no average has this name, if `params` do not
+    have the structure, shapes and precision of the parameters that the state was made for, or if `opt_state` is not a
+    state but an optimizer, None, or the plain dictionaries of a checkpoint that was restored without
+    `optimizer.init(params)`.
     """
     averages = _averages("eval_params", opt_state, params, name)
     return _evaluated("eval_params", averages, params)
 
 
 def _evaluated(function: str, averages: list[Average], params: Any) -> Any:
-    # By path and not by structure: masks leave holes, and Flax wraps state and parameters differently.
+    # Match by path, not by structure: masks leave holes, and Flax wraps state and parameters differently.
     held = by_path(params)
     stored = [(path, leaf, each) for each in averages for path, leaf in tree_leaves_with_path(each.stored, is_hole)]
     averaged = [(path, leaf, each) for path, leaf, each in stored if not is_hole(leaf)]
@@ -90,7 +92,7 @@ def _evaluated(function: str, averages: list[Average], params: Any) -> Any:
         raise ValueError(f"{function}: `opt_state` must hold one average of each parameter, got several")
     holes = {path for path, leaf, _ in stored if is_hole(leaf)}
     covered = {path: p for path, p in held.items() if path in expected or holes.isdisjoint(_with_parents(path))}
-    if () in expected and () not in held:  # as optax.flatten leaves it
+    if () in expected and () not in held:  # inside optax.flatten
         flat = f"a tree where one array of shape {expected[()].shape} is expected"
         raise ValueError(unlike(function, "params", flat))
     if averages and (what := difference(covered, expected, functools.partial(misfit, whole=True))):
@@ -100,7 +102,7 @@ def _evaluated(function: str, averages: list[Average], params: Any) -> Any:
 
 
 def _averages(function: str, opt_state: Any, params: Any, name: str | None) -> list[Average]:
-    """The averages of this name, one of each state that holds any."""
+    """The averages of this name, one from each state that holds any."""
     _require_places(function, opt_state, params)
     states = [state for state in jax.tree.leaves(opt_state, is_leaf=_is_average) if _is_average(state)]
     by_name = [state.averages() for state in states]
@@ -113,7 +115,7 @@ def _averages(function: str, opt_state: Any, params: Any, name: str | None) -> l
         raise ValueError(f"{function}: `name` must be None, since no average has a name, got {name!r}")
     for state, averages in zip(states, by_name, strict=True):
         if any(average.read for average in averages.values()) and (axes := jnp.shape(state.count)):
-            raise ValueError(f"{function}: `opt_state` must be of one run, got one of shape {axes}: use jax.vmap")
+            raise ValueError(f"{function}: `opt_state` must be of one run, got runs of shape {axes}: use jax.vmap")
     return [averages[name] for averages in by_name if name in averages]
 
 
@@ -122,7 +124,7 @@ def _is_average(node: Any) -> bool:
 
 
 def _require_places(function: str, opt_state: Any, params: Any) -> None:
-    """Raises the ValueError for what else holds no average, and would pass for a state without one."""
+    """Raises the ValueError for arguments in the wrong place, which would pass for a state without an average."""
     if opt_state is None or isinstance(opt_state, OPTIMIZERS):
         got = type(opt_state).__name__
         raise ValueError(f"{function}: `opt_state` must be the state that init makes, got {got}")
@@ -136,8 +138,8 @@ def _require_places(function: str, opt_state: Any, params: Any) -> None:
     for node in jax.tree.leaves(opt_state, is_leaf=_is_state_or_optimizer):
         if untyped := _untyped(node):
             raise ValueError(
-                f"{function}: `opt_state` must hold the states that init makes, got {untyped}: "
-                "restore it into optimizer.init(params)"
+                f"{function}: `opt_state` must be the state that init makes, got {untyped}: "
+                "restore the checkpoint into optimizer.init(params)"
             )
 
 
@@ -147,11 +149,11 @@ def _is_nnx_model(params: Any) -> bool:
 
 
 def _untyped(node: Any) -> str | None:
-    """What a mapping with the fields of an average is, as in a checkpoint that was restored without its types."""
+    """Describes a mapping with the fields of an average, which a checkpoint restored without its types contains."""
     names = {*node} if isinstance(node, Mapping) else set()
     if not ({"count", "used"} <= names and names & {"x", "z", "ring"}):
         return None
-    return f"a {type(node).__name__} of the fields of an average"
+    return f"a {type(node).__name__} with the fields of an average"
 
 
 def _with_parents(path: tuple[Any, ...]) -> list[tuple[Any, ...]]:
@@ -163,26 +165,25 @@ def _is_state_or_optimizer(node: Any) -> bool:
 
 
 def hyperparameters(opt_state: Any) -> dict[str, Array]:
-    """The numbers that the last update used: learning rate, betas, decay, averaging coefficient, for a log.
+    """The numbers that the last update used, for a log: learning rate, betas, weight decay, averaging coefficient.
 
-    Before the first update, those that it will use (a rate that depends on the loss is 0 until then). Under
-    gradient accumulation, those of the last update that was applied. Where several optimizers in one state use
-    the same name, each is preceded by its place in the state.
+    Before the first update, it returns the numbers that this will use (a rate that depends on the loss is 0 until
+    then). Under gradient accumulation, it returns those of the last applied update. If several optimizers in one state
+    use the same name, their places in the state are put in front of it.
 
-    Read are the states of `optim`, of `optax.inject_hyperparams` (what is injected into an optimizer of `optim` is
-    what that used), and of optax's line searches and `reduce_on_plateau`. Other optimizers of optax keep no number:
-    the state of `optax.adam(lr)` has a count of updates at most, and what is beside it in a chain is all that is
-    returned. For their numbers write `optax.inject_hyperparams(optax.adam)(learning_rate=lr)`, or log `lr(t)`, where
-    t is the number of updates before the one in question.
+    It reads the states of `optim`, of `optax.inject_hyperparams`, and of optax's line searches and `reduce_on_plateau`.
+    Other optimizers of optax keep no such numbers, so a chain with `optax.adam(lr)` gives only those of its other
+    links. To log them, write `optax.inject_hyperparams(optax.adam)(learning_rate=lr)`, or log `lr(t)`, where t is the
+    number of updates before the one you log.
 
-    **Returns:** scalars by name.
+    **Returns:** a dict from names to scalars.
 
-    **Raises:** `ValueError` if no number at all can be read.
+    **Raises:** `ValueError` if the state keeps no numbers.
     """
     found = [(place, name, value) for place, used in _used("", opt_state) for name, value in _by_name(used)]
     if not found:
         raise ValueError(
-            "hyperparameters: `opt_state` must keep the numbers that were used, as states of optim and of "
+            "hyperparameters: `opt_state` must keep the numbers of the last update, as states of optim and of "
             "optax.inject_hyperparams(optax.adam)(learning_rate=lr) do, got "
             f"{', '.join(_types(opt_state)) or type(opt_state).__name__}, which keeps none"
         )
@@ -192,7 +193,7 @@ def hyperparameters(opt_state: Any) -> dict[str, Array]:
 
 
 def _by_name(used: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What was used, of which there may be several: `coefficient[fast]`."""
+    """The numbers by name, with several of one name as `coefficient[fast]`."""
     for name, value in used.items():
         several = {f"{name}[{key}]": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
         yield from several.items()
@@ -206,15 +207,15 @@ def _used(place: str, tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             here = place + keystr(path)
             within = [(each, getattr(node, each)) for each in node._fields if each != field]
             inner = [record for name, below in within for record in _used(f"{here}.{name}", below)]
-            # An optimizer of ours into which numbers are injected says itself what it made of them.
+            # If numbers are injected into an optimizer of `optim`, that one records what it used.
             said = {name for _, each in inner for name in each} if field == "hyperparams" else set()
             yield here, {name: value for name, value in used.items() if name not in said}
             yield from inner
 
 
 def _record(node: Any) -> tuple[str, dict[str, Any]] | None:
-    """The field in which a state keeps the numbers that were used, and those by name."""
-    if not hasattr(node, "_fields"):  # as a dataclass, which may hold both a state and a record of its own
+    """The field in which a state keeps the numbers of its last update, and these numbers by name."""
+    if not hasattr(node, "_fields"):  # not a named tuple, but maybe a dataclass that contains one
         return None
     for field in ("used", "hyperparams"):
         if isinstance(used := getattr(node, field, None), dict):
@@ -230,7 +231,7 @@ def _has_record(node: Any) -> bool:
 
 
 def _types(opt_state: Any) -> list[str]:
-    """The names of the innermost states in a state, each once."""
+    """The type names of the innermost states in a state, each once."""
     names: list[str] = []
     for node in jax.tree.leaves(opt_state, is_leaf=lambda node: hasattr(node, "_fields")):
         if hasattr(node, "_fields") and not is_hole(node):
@@ -239,15 +240,15 @@ def _types(opt_state: Any) -> list[str]:
 
 
 def require_eval_params(opt_state: Any, params: Any, name: str | None = None) -> Any:
-    """`params`, if they are those to evaluate and save; for a checkpoint or a validation loop that must not be given
-    the training parameters by mistake.
+    """Returns `params` if they are the parameters to evaluate and save, and raises an error if they are not.
 
-    Schedule-free optimizers train at y, which the caller holds, and are worth only as much as x, which
-    `eval_params` returns. `require_eval_params(state, eval_params(state, params))` passes; so do the training
-    parameters of an optimizer without an average.
+    Call it in code that saves checkpoints or validates, so that nobody passes the training parameters by mistake: with
+    schedule-free optimizers, your training loop holds y, but x from `eval_params` is the result.
+    `require_eval_params(state, eval_params(state, params))` passes. So do the training parameters of an optimizer
+    without an average.
 
-    **Raises:** `ValueError` as `eval_params`, if `params` differ from `eval_params(opt_state, params)` (traced values
-    are not compared), or if the average is in the lean form, where x and y cannot be told apart.
+    **Raises:** `ValueError` as `eval_params`; if `params` differ from the average in `opt_state` (traced values
+    are not compared); or if the average is in the lean form, in which x and y cannot be distinguished.
     """
     averages = _averages("require_eval_params", opt_state, params, name)
     expected = _evaluated("require_eval_params", averages, params)

@@ -1,4 +1,4 @@
-"""The queue of the latest parameters, whose mean is evaluated."""
+"""LAWA: the average of the latest parameters, which are kept in a queue."""
 
 import functools
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ __all__ = ["lawa", "LawaState"]
 class LawaState(NamedTuple):
     count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
     kept: Array  # parameters kept so far; likewise
-    ring: Any  # the latest of them; the shapes of the parameters with an axis of `last` in front
+    ring: Any  # the latest parameters; the shapes of the parameters with an axis of length `last` in front
     base: Any  # the state of the base
-    used: dict[str, Array]  # how many the average is of
+    used: dict[str, Array]  # how many parameters are averaged
 
     def averages(self) -> Mapping[str | None, Average]:
         """For `eval_params`."""
@@ -32,25 +32,25 @@ class LawaState(NamedTuple):
 
 @checked
 def lawa(base: Base, last: Size, every: Count = 1, start: Index = 0) -> optax.GradientTransformationExtraArgs:
-    r"""Keeps the latest parameters beside any optimizer, and averages them for evaluation (`eval_params`).
+    r"""Keeps the latest parameters around any optimizer. `eval_params` returns their average.
 
     $$x = \frac1n \sum_{i=1}^{n} p_i, \qquad n \le \mathrm{last}$$
 
-    of the parameters p after every n-th update from update `start` on; before any is kept, x is the caller's.
-    The run is bit for bit that of `base`; the memory is that of `last` copies of the parameters, in float32 or
-    wider. `average` with `tail` or `swa` forgets nothing but needs one.
+    where $p_i$ are the latest parameters after every `every`-th update, from update `start` on. Before that, x is the
+    training parameters. Training is bit for bit that of `base`. It stores `last` copies of the parameters, in float32
+    or wider; `average` with `tail` or `swa` stores one, but also averages older parameters.
 
     Source: LAWA, arXiv:2209.14981 and arXiv:2306.03241.
 
-    **Raises:** `ValueError` unless `last` and `every` are whole numbers, 1 or more, and `start` 0 or more; if a
-    parameter is not real; if `update` is called without `params`.
+    **Raises:** `ValueError` unless `last` and `every` are whole numbers, 1 or more, and `start` is one, 0 or more; if a
+    parameter is not real; or if `update` is called without `params`.
     """
 
     def init(params: Any) -> LawaState:
         require_real("lawa", params)
-        ring = jax.tree.map(lambda p: jnp.stack([p] * last), zeros(params))  # sharded as the parameters are
+        ring = jax.tree.map(lambda p: jnp.stack([p] * last), zeros(params))  # sharded like the parameters
         base_state = base.init(jax.tree.map(jnp.copy, params))
-        count, kept, averaged = (jnp.zeros((), jnp.int32) for _ in range(3))  # a buffer each, to be donated
+        count, kept, averaged = (jnp.zeros((), jnp.int32) for _ in range(3))  # separate buffers, so they can be donated
         return LawaState(count, kept, ring, base_state, {"averaged": averaged})
 
     def update(grads: Any, state: LawaState, params: Any = None, **extra_args: Any) -> tuple[Any, LawaState]:

@@ -1,7 +1,7 @@
-"""The learning-rate range test: a short run whose rate grows at every update until the loss does too.
+"""The learning-rate range test (learning-rate finder): a short run in which the rate grows until the loss diverges.
 
-`range_test` is the run, for any model and optimizer; `suggest_rate` reads a rate off its curve, and
-`plot_range_test` draws it.
+`range_test` runs it for any model and optimizer, `suggest_rate` picks a rate from its curve, and `plot_range_test`
+plots the curve.
 """
 
 import contextlib
@@ -30,16 +30,16 @@ __all__ = ["range_test", "RangeTest", "suggest_rate", "plot_range_test"]
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LAST = 5  # points at the end of a curve that no rate is read off: there it diverges
+LAST = 5  # points at the end of a curve to ignore, since it diverges there
 LEAST_STEPS = LAST + 2
-WINDOW = 15  # points that the slopes of "slide" are apart
-FLAT = 0.005  # difference of slopes up to which it takes them for equal
+WINDOW = 15  # "slide" compares slopes that are this many points apart
+FLAT = 0.005  # "slide" takes slopes for equal up to this difference
 
 # The run --------------------------------------------------------------------------------------------------
 
 
 class RangeTest(NamedTuple):
-    """What `range_test` recorded: float32 (float64 under x64), shape (N,), under `jax.vmap` with axes in front."""
+    """What `range_test` recorded: arrays of shape (N,), float32 (float64 under x64). `jax.vmap` adds axes in front."""
 
     rates: Array  # of every update
     losses: Array  # before it; NaN once the run has diverged
@@ -51,7 +51,7 @@ class Unbounded(Number):
 
 
 class FunctionOf(Kind):
-    """A function by which a program is compiled, and kept."""
+    """A function that is a static argument of a jitted function, and so must be hashable."""
 
     def __init__(self, expected: str):
         self.expected = expected
@@ -60,7 +60,7 @@ class FunctionOf(Kind):
         return require(value, callable(value) and _is_hashable(value))
 
     def got(self, value: Any) -> str:
-        # As a method of a model of Equinox is.
+        # A method of an Equinox model, for example, is not hashable.
         return f"a {type(value).__name__}, which is not hashable: use def" if callable(value) else shown(value)
 
 
@@ -94,35 +94,38 @@ def range_test(
     smoothing: Fraction = 0.98,
     divergence: Divergence = 4.0,
 ) -> RangeTest:
-    r"""The losses of a run of N updates, an update for each of `batches`, with the rates
+    r"""The learning-rate range test: records the losses of a short run whose rate grows at every update.
+
+    The run has one update for each of the N batches. Its rates are the schedule `exponential(start, end, N)`:
 
     $$\eta_i = \mathrm{start}\,(\mathrm{end} / \mathrm{start})^{i / N}, \qquad i = 0, \dots, N - 1$$
-
-    which are the schedule `exponential(start, end, N)`: `end` would be reached at step N.
 
         found = range_test(loss, params, batches, optimizer=lambda lr: optax.sgd(lr, momentum=0.9))
         lr = suggest_rate(found)
 
-    The loss $\ell_i$ is that of the gradient's own forward pass, before update i. It is smoothed by a
-    bias-corrected exponential average, and the run has diverged with the first $s_i$ that is not finite or for
-    which
+    The loss $\ell_i$ is computed before update i. It is smoothed by a bias-corrected exponential average. The run has
+    diverged at the first $s_i$ that is not finite or for which
 
     $$s_i > b_i + (\mathrm{divergence} - 1)\, |b_i|, \qquad b_i = \min_{k \le i} s_k, \qquad
       s_i = \frac{\sum_{k \le i} \mathrm{smoothing}^{i - k}\, \ell_k}{\sum_{k \le i} \mathrm{smoothing}^{i - k}}$$
 
-    That point is the last one recorded. For positive losses the bar is `divergence` times the best, as in fastai;
-    for negative ones it is as far above the best, where a multiple of it would be below. A loss that passes
-    through zero has no scale there: add a constant to it, or turn the rule off with `divergence=math.inf`.
+    That point is the last one recorded; NaN follows. For positive losses, the threshold is `divergence` times the best
+    smoothed loss, as in fastai. For negative ones it is the same distance above the best. If your loss passes through
+    zero, add a constant to it, or turn this rule off with `divergence=math.inf`.
 
-    **Arguments:** `loss`: `(params, batch) -> one number`; `batches`: a pytree of arrays with the updates along the
-    first axis, 7 or more (fastai takes 100), such as data, indices into data or keys for dropout; `optimizer`: a
-    function from a schedule to an optax transformation, which is passed `value=` with every update; `start` and
-    `end`: positive, in order; `smoothing`: from 0 to below 1; `divergence`: above 1.
+    **Arguments:**
 
-    All of it is one compiled program, in which every number is an argument: for the same `loss` and `optimizer` (the
-    same objects: a new lambda is a new function) changing numbers, parameters or batches retraces nothing. The run's
-    state is dropped at the end, so nothing has to be restored. A run that diverges ends in NaN, so `jax_debug_nans`
-    must be off. `jax.vmap` over parameters or batches tests several seeds at once.
+    - `loss`: a function `(params, batch) -> one number`.
+    - `params`: the parameters to start from. They are not changed.
+    - `batches`: a pytree of arrays with one batch per update along the first axis, 7 or more (fastai uses 100): data,
+      indices into data, keys for dropout.
+    - `optimizer`: a function from a schedule to an optax transformation. Its updates get the loss as `value=`.
+    - `start`, `end`: the lowest rate, and the rate to grow to; positive, in this order.
+    - `smoothing`: the decay of the average, in [0, 1); `divergence`: above 1.
+
+    Everything is one compiled program. Changing numbers, parameters or batches does not compile it again, if `loss` and
+    `optimizer` are the same objects (each new lambda is a new object). `jax.vmap` over parameters or batches tests
+    several seeds at once. Since a run that diverges ends in NaN, `jax_debug_nans` must be off.
 
     **Returns:** a `RangeTest`.
 
@@ -147,7 +150,7 @@ def _run(
     rate = exponential(numbers["start"], numbers["end"], steps)
     transformation = optimizer(rate)
     if not isinstance(transformation, optax.GradientTransformation):
-        got = f"a function to {shown(transformation)}"
+        got = f"a function that returns {shown(transformation)}"
         raise ValueError(f"range_test: `optimizer` must be {OPTIMIZER.expected}, got {got}")
     transformation = optax.with_extra_args_support(transformation)
 
@@ -173,9 +176,9 @@ def _smoothed(losses: Array, smoothing: Array) -> Array:
 
 
 def _diverged(smoothed: Array, divergence: Array) -> Array:
-    """Whether an earlier point was beyond the bar."""
+    """Whether an earlier point was beyond the threshold."""
     best = jax.lax.cummin(smoothed)
-    # At a best of 0 the bar of an infinite divergence is not a number, which nothing is beyond either.
+    # With an infinite divergence and a best of 0 the threshold is NaN, and nothing is greater than that either.
     beyond = (smoothed > best + (divergence - 1) * jnp.abs(best)) | ~jnp.isfinite(smoothed)
     return jnp.cumsum(beyond.astype(int)) > beyond.astype(int)
 
@@ -184,8 +187,8 @@ def _require_steps(batches: Any) -> None:
     lengths = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batches)}
     if len(lengths) != 1 or min(lengths) < (LEAST_STEPS,):
         raise ValueError(
-            f"range_test: `batches` must be arrays with {LEAST_STEPS} or more updates along their first axis, as many "
-            f"in each, got the shapes {_shapes(batches)}"
+            f"range_test: `batches` must be arrays with the same number of updates, {LEAST_STEPS} or more, along their "
+            f"first axes, got the shapes {_shapes(batches)}"
         )
 
 
@@ -213,15 +216,15 @@ def _shapes(tree: Any) -> str:
     return shortened(str(jax.tree.map(np.shape, tree)), 200)
 
 
-# Reading a rate off the curve ----------------------------------------------------------------------------
+# Picking a rate from the curve ---------------------------------------------------------------------------
 
 
 def _valley(rates: np.ndarray, losses: np.ndarray) -> float:
-    lengths = np.ones(len(losses), int)  # of the longest decreasing subsequence that ends at each point
+    lengths = np.ones(len(losses), int)  # of the longest decreasing subsequences that end at each point
     for i, loss in enumerate(losses):
         lengths[i] += np.max(lengths[:i], where=losses[:i] > loss, initial=0)
     end, length = np.argmax(lengths), np.max(lengths)
-    # The start is -1 where the subsequence is all of the curve, or of one point.
+    # end - length is -1 if the subsequence is the whole curve, or the first point alone.
     return rates[max(end - length + length // 3 + length // 6, 0)]
 
 
@@ -235,14 +238,14 @@ def _minimum(rates: np.ndarray, losses: np.ndarray) -> float:
 
 def _slide(rates: np.ndarray, losses: np.ndarray) -> float:
     slopes = np.gradient(losses)
-    bent = np.abs(slopes[WINDOW:] - slopes[:-WINDOW]) > FLAT  # by the left end of the window
+    bent = np.abs(slopes[WINDOW:] - slopes[:-WINDOW]) > FLAT  # indexed by the left end of the window
     straight = max(np.flatnonzero(~bent), default=-1)
     return rates[min(straight + 1, len(bent) - 1)]
 
 
 class Picker(NamedTuple):
-    pick: Callable[[np.ndarray, np.ndarray], float]  # from the rates and smoothed losses of one curve
-    least: int  # points that it needs
+    pick: Callable[[np.ndarray, np.ndarray], float]  # (rates, smoothed losses) of one curve -> rate
+    least: int  # how many points it needs
 
 
 PICKERS = {
@@ -259,23 +262,23 @@ PickerName = TypeAliasType("PickerName", Annotated[str, Choice(*PICKERS)])
 
 @checked
 def suggest_rate(found: RangeTest, picker: PickerName = DEFAULT_PICKER) -> Any:
-    r"""A learning rate from the smoothed losses $s_i$ of a range test, by one of four rules of thumb:
+    r"""Suggests a learning rate from the smoothed losses $s_i$ of a range test, by one of four rules of thumb:
 
     | picker | rate |
     |---|---|
-    | "valley" | about the middle of the longest decreasing subsequence: of length n and with its last point at e, the point $e - n + \lfloor n / 3 \rfloor + \lfloor n / 6 \rfloor$ |
-    | "steep" | of the steepest descent: the least $(s_{i + 1} - s_i) / (\ln \eta_{i + 1} - \ln \eta_i)$ |
-    | "minimum" | a tenth of that of the least $s_i$ |
-    | "slide" | the last left end of a window of 15 points that slides down from the highest rate as long as the slopes of s by i at its ends differ by more than 0.005 |
+    | "valley" | about the middle of the longest decreasing subsequence: if it has length n and ends at the point e, the rate at the point $e - n + \lfloor n / 3 \rfloor + \lfloor n / 6 \rfloor$ |
+    | "steep" | the rate where the loss falls fastest: the lowest $(s_{i + 1} - s_i) / (\ln \eta_{i + 1} - \ln \eta_i)$ |
+    | "minimum" | a tenth of the rate at the lowest $s_i$ |
+    | "slide" | a window of 15 points slides down from the highest rate, as long as the slopes of s at its two ends differ by more than 0.005: the rate at its last left end |
 
-    They see the points up to where the run diverged but for its first N // 10 and the last 5 of them, as fastai's do.
-    Their rates may be an order of magnitude apart: look at them all on the curve, with `plot_range_test`.
+    As in fastai, the first N // 10 points and the last 5 before the run diverged are ignored. The four rates may differ by
+    an order of magnitude: look at all of them on the curve, with `plot_range_test`.
 
-    **Arguments:** `found`: concrete, as this is NumPy; `picker`: a key of `PICKERS`.
+    **Arguments:** `found`: what `range_test` returned, not traced (this is NumPy); `picker`: one of the four names.
 
-    **Returns:** a float; for several seeds, an array with one for each.
+    **Returns:** a float; for several seeds, an array with one rate for each.
 
-    **Raises:** `ValueError` for another `picker`, if `found` is no `RangeTest`, or if a curve has fewer points than it needs: 2, or 16 for "slide".
+    **Raises:** `ValueError` for another `picker`, if `found` is not a `RangeTest`, or if a curve has too few points: fewer than 2, or 16 for "slide".
 
     Source: fastai's `lr_find`.
     """  # noqa: E501, rows of a table
@@ -295,14 +298,14 @@ def _suggested(picker: str, rates: np.ndarray, smoothed: np.ndarray) -> float:
     got = len(rates[points])
     if got < least:
         raise ValueError(
-            f"suggest_rate: `found` must have {least} or more points for {picker!r} between its first tenth and its "
-            f"last {LAST} before the loss diverged, got {got}"
+            f"suggest_rate: `found` must have {least} or more points for {picker!r} after its first tenth and before "
+            f"the last {LAST} until the loss diverged, got {got}"
         )
     return pick(rates[points], smoothed[points])
 
 
 def _finite(curve: np.ndarray) -> int:
-    """How many points come before the first that is not finite."""
+    """The number of points before the first that is not finite."""
     return int(np.argmin(np.append(np.isfinite(curve), False)))
 
 
@@ -313,16 +316,18 @@ THE_ONE, THE_OTHERS = COLOURS[1], "0.35"
 
 
 def plot_range_test(found: RangeTest, ax: "Axes | None" = None) -> "Axes":
-    """Draws the smoothed losses of a range test by rate, and the suggestion of "valley", the default of `suggest_rate`.
+    """Plots the smoothed losses of a range test against the rate, with the suggestion of "valley", the default picker.
 
-    Those of the other pickers that have enough points are drawn in grey, for comparison. Of several seeds, each is a
-    thin line, their mean as far as all of them got a thick one, and a suggestion the median of theirs.
+    The suggestions of the other pickers are drawn in grey, for comparison; pickers that would need more points are left
+    out. For several seeds, it draws a thin line for each, a thick line for their mean (up to where the first one
+    diverges), and the median of each picker's suggestions.
 
-    **Arguments:** `ax`: the matplotlib axes to draw on, by default a new figure's.
+    **Arguments:** `found`: what `range_test` returned; `ax`: the matplotlib axes to draw on, by default those of a new
+    figure.
 
     **Returns:** the axes.
 
-    **Raises:** `ImportError` without matplotlib, `ValueError` if `found` is no `RangeTest`.
+    **Raises:** `ImportError` without matplotlib, `ValueError` if `found` is not a `RangeTest`.
     """
     _require_found("plot_range_test", found)
     try:
@@ -370,7 +375,7 @@ def _mark(ax: "Axes", picker: str, picked: float, height: float, above: bool) ->
 
 
 def _suggestions(found: RangeTest) -> dict[str, float]:
-    """The median over seeds by each picker that has enough points."""
+    """The median over seeds of each picker's suggestions, for the pickers that have enough points."""
     suggestions = {}
     for picker in PICKERS:
         with contextlib.suppress(ValueError):
@@ -379,7 +384,7 @@ def _suggestions(found: RangeTest) -> dict[str, float]:
 
 
 def _frame(curves: np.ndarray, heights: Sequence[float]) -> tuple[float, float] | None:
-    """Around the descents and the marks, since what follows may be of any height."""
+    """Limits of the y axis that show the descents and the marks: after its minimum, a curve may rise to any height."""
     descents = [curve[: np.argmin(curve[: _finite(curve)]) + 1] for curve in curves if _finite(curve)]
     shown = np.concatenate([*descents, heights])
     room = np.ptp(shown) if shown.size else 0.0

@@ -1,4 +1,4 @@
-"""A decay chosen after the run: the average of its checkpoints that imitates it."""
+"""`merge`, which averages the checkpoints of a run so that the average imitates a decay of the learning rate."""
 
 import os
 import re
@@ -22,7 +22,7 @@ __all__ = ["merge"]
 
 Checkpoints = str | os.PathLike[str] | Mapping[int, Any]
 Read = Callable[[int], Any]
-NEGLIGIBLE = 1e-14  # what rounding leaves of a weight that is 0
+NEGLIGIBLE = 1e-14  # a smaller weight is 0 with a rounding error
 
 
 def merge(
@@ -34,37 +34,42 @@ def merge(
     updates: int | None = None,
     subtree: str = "",
 ) -> Any:
-    r"""The average of the checkpoints of a run that imitates a decay of its rate.
+    r"""Averages the checkpoints of a run so that the average imitates a decay of the learning rate.
 
         merge("run/checkpoints", like=wsd(3e-4, 0, 8_000, 2_000))
 
-    Between the checkpoints after $s_{i-1}$ and $s_i$ updates only the sum $\theta_{s_{i-1}} - \theta_{s_i}$ of the
-    updates is known. All of them are multiplied by the ratio of the areas under both schedules,
+    The decay should begin at a checkpoint and contain ten or more of them.
+
+    Between the checkpoints after $s_{i-1}$ and $s_i$ updates, only the sum $\theta_{s_{i-1}} - \theta_{s_i}$ of the
+    updates is known. It is multiplied by the ratio of the areas under both schedules,
 
     $$M_i = \sum_{t=s_{i-1}}^{s_i - 1} \mathrm{like}(t) \Big/ \sum_{t=s_{i-1}}^{s_i - 1} \mathrm{of}(t),$$
 
-    the mean multiplier where the run's rate is constant. So the weights are $M_i - M_{i+1}$, with 1 before the first
-    checkpoint, whose updates cannot be taken back, and 0 after the last. With a checkpoint after every update they are
-    those of `average_of`. The decay should begin at a checkpoint, and there should be ten or more in it.
+    which is the mean multiplier if the run's rate is constant. So the weights are $M_i - M_{i+1}$, where M is 1 before
+    the first checkpoint, since its updates cannot be changed, and 0 after the last. With a checkpoint after every
+    update these are the weights of `average_of`.
 
-    One checkpoint is read after the other, and those with weight 0 are not. In memory are at most two copies of the
-    parameters, their sum and the checkpoint just read, and one array more.
+    **Arguments:**
 
-    **Arguments:** `checkpoints`: a folder of Orbax checkpoints named by their updates, as `CheckpointManager` writes
-    it, or a mapping from updates to trees of parameters or to the folder of each; `like`: the rates to imitate; or
-    `weights`: a number for each checkpoint in the order of their updates, which sum to 1; `of`: the rates of
-    the run, a schedule or a number, by default the highest of `like` so far: its warm-up, and then no decay;
-    `updates`: of the checkpoint to
-    end with, by default the last; `subtree`: where in a checkpoint the parameters are, such as "params" or
-    "state/params" (begin with the name of the item if a checkpoint has several). Nothing else is read.
+    - `checkpoints`: a folder of Orbax checkpoints named by their updates, as `CheckpointManager` writes it, or a
+      mapping from updates to trees of parameters or to the folder of each.
+    - `like`: the rates to imitate, a schedule. Or `weights`: a number for each checkpoint, in order, which sum to 1.
+    - `of`: the rates of the run, a schedule or a number. By default the highest value of `like` so far: its warm-up,
+      without a decay.
+    - `updates`: the updates of the checkpoint to end with, by default the last.
+    - `subtree`: where in a checkpoint the parameters are, such as "params" or "state/params" (begin with the name of
+      the item if a checkpoint has several). Nothing else is read.
 
-    **Returns:** a tree like the parameters (of a folder, of dicts and lists), of NumPy arrays with their dtypes. Sums
-    are float32 or wider. What is not floating, such as a count or a key, is that of the latest checkpoint that weighs,
-    as it was read.
+    Checkpoints are read one by one, and only those with a weight. Memory holds at most two copies of the parameters,
+    the sum and the current checkpoint, and one more array.
 
-    **Raises:** `ValueError` unless one of `like` and `weights` is given, for numbers that do not fit, if there is no
-    checkpoint, one cannot be read or has no such `subtree`, or their trees, shapes or dtypes differ; `ImportError` if a
-    folder is given and Orbax is not installed.
+    **Returns:** a tree like the parameters (of dicts and lists if read from a folder), of NumPy arrays with their
+    dtypes. Sums are computed in float32 or wider. Leaves that are not floating-point, such as a count or a random key,
+    come from the latest checkpoint with a weight.
+
+    **Raises:** `ValueError` unless exactly one of `like` and `weights` is given; if numbers do not fit; if there is no
+    checkpoint, or one cannot be read or has no such `subtree`; or if their trees, shapes or dtypes differ.
+    `ImportError` if a folder is given and Orbax is not installed.
 
     Source: WSM, arXiv:2507.17634.
     """
@@ -72,13 +77,13 @@ def merge(
     return merged(read, weights_of_each(checkpoints, like=like, weights=weights, of=of, updates=updates))
 
 
-# How much each weighs ----------------------------------------------------------------------------------
+# The weights -------------------------------------------------------------------------------------------
 
 
 def weights_of_each(
     checkpoints: Checkpoints, *, like: Any = None, weights: Any = None, of: Any = None, updates: int | None = None
 ) -> dict[int, float]:
-    """The weight of each checkpoint by its updates, in their order; arguments and errors are those of `merge`."""
+    """The weight of each checkpoint by its updates, in order. Arguments and errors are those of `merge`."""
     if (like is None) == (weights is None):
         got = "none" if like is None else "both"
         raise ValueError(f"merge: one of `like` and `weights` must be given, got {got}")
@@ -94,39 +99,39 @@ def _up_to(places: list[int], updates: int | None) -> list[int]:
         return places
     if updates not in places:
         listed = shortened(", ".join(map(str, places)), 200)
-        raise ValueError(f"merge: `updates` must be those of a checkpoint, one of {listed}, got {shown(updates)}")
+        raise ValueError(f"merge: `updates` must be the updates of a checkpoint, one of {listed}, got {shown(updates)}")
     return places[: places.index(updates) + 1]
 
 
 def _summing_to_1(weights: Any, count: int, of: Any) -> list[float]:
     if of is not None:
-        raise ValueError(f"merge: `of` must be None where `weights` are given, got {shown(of)}")
+        raise ValueError(f"merge: `of` must be None if `weights` are given, got {shown(of)}")
     try:
         found = [float(weight) for weight in weights]
     except (TypeError, ValueError):
         raise ValueError(f"merge: `weights` must be a list of numbers, got {shown(weights)}") from None
     if len(found) != count:
-        raise ValueError(f"merge: `weights` must be as many as the checkpoints, {count}, got {len(found)}")
+        raise ValueError(f"merge: `weights` must have one number for each of the {count} checkpoints, got {len(found)}")
     if not abs(sum(found) - 1) < 1e-6:
         raise ValueError(f"merge: `weights` must sum to 1, got {sum(found):.9g}")
     return found
 
 
-# Their sum ---------------------------------------------------------------------------------------------
+# The weighted sum --------------------------------------------------------------------------------------
 
 
 def merged(read: Read, weights: Mapping[int, float]) -> Any:
-    """The weighted sum of what is read, in the dtypes that it has."""
+    """The weighted sum of the checkpoints, in their dtypes."""
     like, sums = None, list[Any]()
     for place, weight in weights.items():
         if weight:
-            # Nothing here may hold what was read while the next is.
+            # Keep no reference to a checkpoint while the next one is read, to save memory.
             like, sums = _added(read(place), weight, place, like, sums)
     return jax.tree.map(_narrowed, like, jax.tree.unflatten(jax.tree.structure(like), sums))
 
 
 def _added(tree: Any, weight: float, place: int, like: Any, sums: list[Any]) -> tuple[Any, list[Any]]:
-    """What trees are like, and the sums of their leaves so far."""
+    """Adds one checkpoint: returns the shapes and dtypes of its leaves, and the sums of the leaves so far."""
     like = jax.tree.map(_described, tree) if like is None else like
     if what := mismatch(tree, like, _misfit):
         raise ValueError(f"merge: `checkpoints` must be of the same parameters, got {what} after {place} updates")
@@ -168,7 +173,7 @@ def _misfit(leaf: Any, like: Any) -> tuple[str, str] | None:
 
 
 def _places(checkpoints: Checkpoints) -> list[int]:
-    """After how many updates there are checkpoints, ascending."""
+    """The updates of all checkpoints, ascending."""
     if isinstance(checkpoints, Mapping):
         places = [built_as(INDEX, "merge", "updates of a checkpoint", updates) for updates in checkpoints]
     else:
@@ -179,7 +184,7 @@ def _places(checkpoints: Checkpoints) -> list[int]:
 
 
 def _folders(checkpoints: Any) -> dict[int, Path]:
-    """The folder of each checkpoint by its updates: 8000, or ckpt_8000 where they were given a prefix."""
+    """The folder of each checkpoint by its updates: "8000", or "ckpt_8000" with a prefix."""
     if not isinstance(checkpoints, str | os.PathLike) or not Path(checkpoints).is_dir():
         expected = "a folder of checkpoints, or a mapping from updates to them"
         raise ValueError(f"merge: `checkpoints` must be {expected}, got {shown(checkpoints)}")
@@ -188,7 +193,7 @@ def _folders(checkpoints: Any) -> dict[int, Path]:
 
 
 def reader(checkpoints: Checkpoints, subtree: str) -> Read:
-    """What reads the parameters of the checkpoint after so many updates."""
+    """A function from updates to the parameters of that checkpoint."""
     path = [name for name in subtree.split("/") if name]
     if not isinstance(checkpoints, Mapping):
         folders = _folders(checkpoints)
@@ -202,13 +207,13 @@ def reader(checkpoints: Checkpoints, subtree: str) -> Read:
 
 
 def _restored(folder: Path, path: list[str]) -> Any:
-    """The parameters in the checkpoint in a folder, which alone are read."""
+    """The parameters of the checkpoint in a folder; nothing else is read."""
     ocp, epath = _orbax()
     item, path = _item(folder, path)
     try:
         handler = ocp.PyTreeCheckpointHandler()
         tree = handler.metadata(epath.Path(item.absolute())).tree
-    except Exception as error:  # of no kind of its own
+    except Exception as error:  # Orbax raises many types of exception
         raise ValueError(_unreadable(folder, error)) from None
     wanted = {id(leaf) for leaf in jax.tree.leaves(_within(tree, path, folder))}
     mask = jax.tree.map(lambda leaf: 0 if id(leaf) in wanted else ocp.PLACEHOLDER, tree)
@@ -221,7 +226,7 @@ def _restored(folder: Path, path: list[str]) -> Any:
 
 
 def _item(folder: Path, path: list[str]) -> tuple[Path, list[str]]:
-    """Where the arrays of a checkpoint lie, which may hold other things beside them, and where in them to look."""
+    """The folder of the item that holds the arrays of a checkpoint, and the path inside this item."""
     items = {each.parent.name: each.parent for each in [*folder.glob("_METADATA"), *folder.glob("*/_METADATA")]}
     if len(items) < 2:
         return next(iter(items.values()), folder), path
@@ -231,7 +236,7 @@ def _item(folder: Path, path: list[str]) -> tuple[Path, list[str]]:
 
 
 def _within(tree: Any, path: list[str], where: object) -> Any:
-    """The part of a tree that lies at a path."""
+    """The subtree at a path."""
     for name in path:
         children = _children(tree)
         if name not in children:
@@ -251,7 +256,8 @@ def _children(tree: Any) -> dict[str, Any]:
 def _elsewhere(path: list[str], where: object, children: Mapping[str, Any]) -> str:
     holds = shortened(", ".join(sorted(children)), 200) or "nothing below"
     return (
-        f"merge: `subtree` must lead to the parameters in every checkpoint, got {'/'.join(path)!r}; {where} has {holds}"
+        f"merge: `subtree` must be the path of the parameters in every checkpoint, got {'/'.join(path)!r}; {where} has "
+        f"{holds}"
     )
 
 

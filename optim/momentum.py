@@ -18,7 +18,7 @@ __all__ = ["sgd", "SgdState"]
 
 class SgdState(NamedTuple):
     count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
-    trace: Any  # the momentum; the shapes of the parameters, float32 or wider; None where it is the number 0
+    trace: Any  # u; the shapes of the parameters, float32 or wider; None if momentum is the number 0
     used: dict[str, Array]  # the hyperparameters of the last update
 
 
@@ -26,16 +26,16 @@ class SgdState(NamedTuple):
 def sgd(
     learning_rate: ScheduleLike, momentum: FractionLike = 0.0, nesterov: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Gradient descent with heavy-ball or Nesterov momentum, as PyTorch and optax have it.
+    r"""Gradient descent with heavy-ball or Nesterov momentum, as in PyTorch and optax.
 
     $$u \leftarrow \mathrm{momentum} \cdot u + g, \qquad \Delta = -\,\mathrm{lr}\; u \quad\text{or (Nesterov)}\quad
       \Delta = -\,\mathrm{lr}\,(g + \mathrm{momentum} \cdot u)$$
 
-    Both hyperparameters are numbers or schedules, such as `one_cycle` and `one_cycle_momentum`. For L2 decay put
+    Both hyperparameters are numbers or schedules, such as `one_cycle` and `one_cycle_momentum`. For L2 decay, put
     `optax.add_decayed_weights` before it in a chain.
 
-    **Raises:** `ValueError` if momentum is a number outside [0, 1), nesterov is not a bool, an
-    argument is no schedule, or a parameter is not real.
+    **Raises:** `ValueError` if momentum is a number outside [0, 1), nesterov is not a bool, another
+    argument is not a schedule, or a parameter is not real.
     """
     hyperparameters = {"learning_rate": as_schedule(learning_rate), "momentum": as_schedule(momentum)}
 

@@ -1,4 +1,4 @@
-"""The few operations in which optimizers lose digits, done so that they do not."""
+"""Operations of optimizers in which a plain formula would lose digits or overflow."""
 
 from decimal import Decimal
 from typing import Any
@@ -15,42 +15,40 @@ from schedules.numerics import Split
 def lerp(a: Array, b: Array, weight: Array) -> Array:
     """(1 - weight) a + weight b in the dtype of `a`; exactly `a` at weight 0 and `b` at weight 1.
 
-    A product with (1 - weight) would not do: for a weight of 1e-4 float32 rounds it by as much as 3e-4
-    of the weight, the same way at every update, and an exponential average drifts by that much.
+    It does not multiply by (1 - weight): for a weight of 1e-4, float32 rounds this factor by up to 3e-4 of the weight,
+    in the same direction at every update, so that an exponential average would drift.
     """
     weight, b = weight.astype(a.dtype), b.astype(a.dtype)
     near = weight < 0.5
-    # Half the difference, which is exact and does not overflow.
+    # Halve both before subtracting, which is exact and does not overflow.
     between = jnp.where(near, a, b) + jnp.where(near, 2 * weight, 2 * (weight - 1)) * (b / 2 - a / 2)
     return jnp.where(weight == 1, b, between)  # also where a is not finite
 
 
 def limit(v: Array, m: Array) -> float:
-    """The largest gradient that enters the moments v, which holds its square, and m; 9.2e18 in float32.
+    """The largest gradient for the moments m and v (v holds its square), 9.2e18 in float32.
 
-    docs/optimizers.md, "Infinite and NaN gradients", says why.
+    See docs/optimizers.md, "Infinite and NaN gradients".
     """
     return min(2.0 ** (jnp.finfo(v.dtype).maxexp // 2 - 1), float(jnp.finfo(m.dtype).max))
 
 
 def limited(g: Array, like: Array, most: float) -> Array:
-    """`g` from -most to most, in the dtype of `like`; NaN where it is not finite."""
-    # The difference is NaN, without a NaN in the code, at which `jax_debug_nans` would stop.
+    """`g` clipped to [-most, most], in the dtype of `like`; NaN where it is not finite."""
+    # g - g is NaN there. A constant NaN would make `jax_debug_nans` stop at every update.
     return jnp.where(jnp.isfinite(g), jnp.clip(g.astype(like.dtype), -most, most), (g - g).astype(like.dtype))
 
 
 def squared(g: Array, like: Array, most: float) -> Array:
-    """The square of `g` limited so. It is formed of `g` itself, since XLA does not fuse the moments if of `limited`."""
+    """The square of `limited`. It is computed from `g`, since XLA would not fuse the moments otherwise."""
     return jnp.minimum(g.astype(like.dtype) ** 2, most**2)
 
 
 def direction(m: Array, v: Array, unbias1: Array, unbias2: Array, eps: Array, eps_root: Array | None = None) -> Array:
     r"""The step of Adam, $\hat m / (\sqrt{\hat v + \mathrm{eps\_root}} + \mathrm{eps})$.
 
-    It is finite whatever the moments, and also for an eps of 0.
-
-    The mean square is at least the smallest float: it is 0 for a zero gradient, and for one so small that its
-    square is. The factor of its correction would overflow inside the root.
+    It is finite for all finite moments, even if eps is 0: v is raised to the smallest float, since it is 0 for
+    gradients whose square underflows. The bias correction is taken out of the root, where it would overflow.
     """
     v = v if eps_root is None else v + (eps_root / unbias2).astype(v.dtype)
     root = jnp.sqrt(jnp.maximum(v, jnp.finfo(v.dtype).tiny)) * jnp.sqrt(unbias2).astype(v.dtype)
@@ -60,26 +58,25 @@ def direction(m: Array, v: Array, unbias1: Array, unbias2: Array, eps: Array, ep
 def one_minus_power(complement: Array, t: Array) -> Array:
     """1 - b**t from the complement 1 - b, without cancellation: `-expm1(t log b)`.
 
-    The complement is the argument because float32 holds 1 - 0.9999 to seven digits, but 0.9999 only to
-    three digits of the difference.
+    The argument is the complement, since float32 holds 1 - 0.9999 to seven digits, but keeps only three of them in
+    0.9999.
     """
-    below_1 = jnp.minimum(complement, 1 - 2.0**-23)  # where the logarithm and its derivative are finite
+    below_1 = jnp.minimum(complement, 1 - 2.0**-23)  # so that the logarithm and its derivative are finite
     return jnp.where(complement >= 1, 1.0, -jnp.expm1(t.astype(complement.dtype) * jnp.log1p(-below_1)))
 
 
 def accumulate(total: Split, term: Array) -> Split:
-    """total + term, with what the rounding of the sum leaves over kept beside it.
+    """total + term, with the rounding error of the sum kept in `lo`.
 
-    A plain float32 sum of equal terms takes each of them up to 1e-3 too large or too small once it is
-    10,000 of them.
+    In a plain float32 sum of 10,000 equal terms, each further term is added with an error of up to 1e-3 of it.
     """
     term = term + total.lo
     hi = total.hi + term
-    return Split(hi, term - (hi - total.hi))  # exact for |total| >= |term|; else off by a digit of the term
+    return Split(hi, term - (hi - total.hi))  # exact for |total| >= |term|; otherwise off by a digit of the term
 
 
 def widen(tree: Any) -> Any:
-    """`tree` in float32 or wider: sums of small steps are lost in half precision."""
+    """`tree` in float32 or wider, since half precision would lose small steps."""
     return jax.tree.map(lambda p: jnp.asarray(p, _wide(p)), tree)
 
 
@@ -89,16 +86,16 @@ def zeros(tree: Any, dtype: DTypeLike | None = None) -> Any:
 
 
 def _wide(p: Any) -> Any:
-    # Not promote_types, which refuses half precision where promotion is strict.
+    # Not promote_types, which raises for half precision under strict dtype promotion.
     dtype = jnp.result_type(p)
     return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
 
 
 def like(updates: Any, grads: Any, params: Any) -> Any:
-    """Updates in the dtypes of the parameters, or without parameters of the gradients."""
+    """Updates in the dtypes of the parameters, or of the gradients if there are no parameters."""
 
     def cast(u: Array, p: Any) -> Array:
-        # Callers may not have jitted: there even a cast to the same dtype costs as much as an operation.
+        # Skip casts to the same dtype: outside of jit, even these cost as much as an operation.
         return u if u.dtype == getattr(p, "dtype", None) else u.astype(jnp.result_type(p))
 
     return jax.tree.map(cast, updates, grads if params is None else params)
@@ -110,10 +107,10 @@ def at(schedules: Any, count: ArrayLike) -> Any:
 
 
 def complement(value: Any) -> Any:
-    """1 - value: of a Python number the decimal that was typed, of a schedule a schedule."""
+    """1 - value, as a schedule for a schedule. For a Python number it is exact in decimals: 1 - 0.9 is 0.1."""
     return float(1 - Decimal(repr(float(value)))) if isinstance(value, int | float) else 1 - value
 
 
 def is_zero(value: Any) -> bool:
-    """Whether a hyperparameter is the number 0, for which nothing need be stored."""
+    """Whether a hyperparameter is the number 0, so that nothing needs to be stored for it."""
     return isinstance(value, int | float) and value == 0

@@ -1,8 +1,7 @@
-"""Reducing the rate when a metric stops improving: the one rule that listens to how training goes.
+"""Reduces the learning rate when a metric stops improving. A schedule cannot do this, since it knows only the step.
 
-No schedule can, since a schedule knows only the step. `Plateau` is the rule by itself, for a metric that comes
-once per evaluation; `reduce_on_plateau` is the rule as a link of an optax chain, for one that comes with
-every update.
+`Plateau` is the rule as a pure function, for a metric that you compute once per evaluation. `reduce_on_plateau` is the
+rule as a link of an optax chain, for a metric that you have at every update.
 """
 
 import dataclasses
@@ -29,10 +28,10 @@ __all__ = ["reduce_on_plateau", "Plateau", "PlateauState"]
 
 
 class PlateauState(NamedTuple):
-    scale: Array  # what the rate is multiplied by; float32 (float64 under x64), shape ()
-    best: Array  # the best metric seen, infinite before the first; likewise
-    bad: Array  # observations since then that were no improvement, without those of a cooldown; int32, shape ()
-    cooldown_left: Array  # observations until they are counted again; int32, shape ()
+    scale: Array  # the factor for the rate; float32 (float64 under x64), shape ()
+    best: Array  # the best metric so far, infinite before the first; likewise
+    bad: Array  # observations in a row without an improvement, not counting a cooldown; int32, shape ()
+    cooldown_left: Array  # observations until the end of the cooldown; int32, shape ()
 
     @property
     def used(self) -> dict[str, Array]:
@@ -51,36 +50,42 @@ Observations = TypeAliasType(
 @jax.tree_util.register_pytree_with_keys_class
 @dataclasses.dataclass(frozen=True)
 class Plateau:
-    r"""The rules of PyTorch's `ReduceLROnPlateau`, for a scale that multiplies any rate.
+    r"""The rule of PyTorch's `ReduceLROnPlateau`, for a scale that you multiply with any rate.
 
-    A metric m is an improvement on the best one b, in mode "min", if
+    In mode "min", a metric m improves on the best one b if
 
     $$m < b - \mathrm{threshold} \cdot |b| \ \text{ ("rel")} \qquad \text{or} \qquad
       m < b - \mathrm{threshold} \ \text{ ("abs")}$$
 
-    and in mode "max" if it is above b plus as much. With more than `patience` observations in a row that
-    are none,
+    and in mode "max" if it is above b by as much. After more than `patience` observations in a row without an
+    improvement,
 
     $$\mathrm{scale} \leftarrow \max(\mathrm{factor} \cdot \mathrm{scale},\ \mathrm{min\_scale})$$
 
-    unless that would lower it by `eps` or less, and the next `cooldown` observations are not counted.
+    unless that would lower it by `eps` or less. The next `cooldown` observations are then not counted.
 
         rule = Plateau(patience=5)
         state = rule.init()
         state = rule.update(state, validation_loss)  # once per evaluation
-        rate = state.scale * lr  # a schedule still
+        rate = state.scale * lr  # still a schedule
 
-    **Arguments:** `factor`: above 0 and below 1; `patience` and `cooldown`: whole numbers of observations, that is
-    of calls of `update`; `threshold`: 0 or more; `min_scale` and `eps`: relative to the rate that is scaled, hence
-    PyTorch's `min_lr` and `eps` divided by its base rate. Every number is a leaf of a pytree, the two modes are
-    structure: rules can be jitted over, scanned and vmapped, and changing a number retraces nothing.
+    **Arguments:**
 
-    Metrics may have any sign. (PyTorch's bar is b (1 - threshold), for a negative b on the wrong side of it, so
-    that a constant metric improves for ever; for a positive b it is the bar above.) A NaN is no improvement and
-    never the best: a diverged run is reduced like one that stands still.
+    - `mode`: "min" if a lower metric is better, "max" if a higher one is.
+    - `factor`: above 0 and below 1.
+    - `patience`, `cooldown`: whole numbers of observations, that is, of calls of `update`.
+    - `threshold`: 0 or more; `threshold_mode`: "rel" or "abs", as above.
+    - `min_scale`, `eps`: relative to the rate that you scale: PyTorch's `min_lr` and `eps` divided by its base rate.
 
-    PyTorch reduces when more than `patience` observations were bad, as is done here; optax and Keras when as
-    many as `patience` were: their patience n is n - 1 here. optax's `rtol` is the threshold of "rel", its
+    Every number is a leaf of a pytree, and the two modes are structure. So you can jit, scan and vmap over rules, and
+    changing a number retraces nothing.
+
+    Metrics may have any sign. (PyTorch compares with `b * (1 - threshold)`, which is above a negative b, so a constant
+    negative metric would improve for ever.) A NaN is never an improvement, so the rate of a diverged run is reduced as
+    well.
+
+    `patience=n` means the same as in PyTorch: the rate is reduced after more than n bad observations. Optax and Keras
+    reduce it after n, so their `patience=n` is `patience=n - 1` here. Optax's `rtol` is the threshold of "rel", its
     `atol` that of "abs".
 
     **Raises:** `ValueError` if an argument is not as above, or a metric is not one number.
@@ -104,11 +109,11 @@ class Plateau:
     def init(self) -> PlateauState:
         """The state before the first metric: a scale of 1."""
         best = math.inf if self.mode == "min" else -math.inf
-        bad, cooldown_left = (jnp.zeros((), jnp.int32) for _ in range(2))  # a buffer each, to be donated
+        bad, cooldown_left = (jnp.zeros((), jnp.int32) for _ in range(2))  # separate buffers, so they can be donated
         return PlateauState(jnp.ones((), float), jnp.full((), best, float), bad, cooldown_left)
 
     def update(self, state: PlateauState, metric: ArrayLike) -> PlateauState:
-        """The state after one more observation, `metric`: one number."""
+        """The state after one more observation. `metric`: one number."""
         require_one("Plateau: `metric`", metric)
         require_state("Plateau", PlateauState, state)
         return _update(self, state, metric)
@@ -119,7 +124,7 @@ class Plateau:
 
     @classmethod
     def tree_unflatten(cls, modes: tuple[Any, ...], numbers: Iterable[Any]) -> "Plateau":
-        rule = object.__new__(cls)  # unchecked, since JAX puts tracers and placeholders where numbers were
+        rule = object.__new__(cls)  # without checks, since JAX may replace numbers by tracers and placeholders
         leaves, others = iter(numbers), iter(modes)
         rule.__dict__.update({name: next(leaves if kind.is_leaf else others) for name, kind in _KINDS.items()})
         return rule
@@ -146,7 +151,7 @@ def _update(rule: Plateau, state: PlateauState, metric: ArrayLike) -> PlateauSta
 
 def _improves(rule: Plateau, metric: Array, best: Array) -> Array:
     threshold = _like(best, rule.threshold)
-    # The best before the first metric is infinite, and infinity less a part of infinity is not a number.
+    # `best` is infinite before the first metric, and a difference of infinities would be NaN.
     size = jnp.where(jnp.isfinite(best), jnp.abs(best), 0.0)
     margin = threshold * size if rule.threshold_mode == "rel" else threshold
     return metric < best - margin if rule.mode == "min" else metric > best + margin
@@ -167,23 +172,23 @@ def reduce_on_plateau(
     min_scale: Fraction = 0.0,
     eps: NotNegative = 1e-8,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""`Plateau` as the last link of a chain: scales the updates, and listens to the metric passed with each.
+    r"""`Plateau` as the last link of a chain: scales the updates, according to the metric that you pass with each.
 
         optimizer = optax.chain(adam(1e-3), reduce_on_plateau(patience=500))
         updates, state = optimizer.update(grads, state, params, value=loss)
 
     $$\Delta \leftarrow \mathrm{scale} \cdot \Delta$$
 
-    with the scale after `value` was seen, so that a reduction acts in the very update that brings it about.
+    with the scale after it has seen `value`, so a reduction already applies to the same update.
 
-    **Arguments:** as of `Plateau`; an observation is an update. The loss of one batch is a noisy metric: give it
-    patience, or pass a running mean. Inside `optax.MultiSteps` only the value that comes with the last batch
-    of each update is seen.
+    **Arguments:** as in `Plateau`; every update is an observation. The loss of one batch is a noisy metric: use a large
+    patience, or pass a running mean. Inside `optax.MultiSteps`, it sees only the value passed with the last batch of
+    each update.
 
-    Inside an average, `average(optax.chain(adam(lr), reduce_on_plateau()), c)`, since it changes the updates that are
-    averaged. The state is a `PlateauState`; updates keep their shapes and dtypes.
+    Put it inside an average, since it changes the updates: `average(optax.chain(adam(lr), reduce_on_plateau()), c)`.
+    The state is a `PlateauState`. Updates keep their shapes and dtypes.
 
-    **Raises:** as `Plateau`, and `ValueError` if `update` is called without `value`.
+    **Raises:** as `Plateau`; `ValueError` if `update` is called without `value`.
     """
     rule = Plateau(mode, factor, patience, threshold, threshold_mode, cooldown, min_scale, eps)
 

@@ -1,4 +1,4 @@
-"""ScheduleFree+: schedule-free Adam whose rate is a Polyak step, from the loss."""
+"""ScheduleFree+: schedule-free Adam with a Polyak step, which is computed from the loss, as its learning rate."""
 
 import functools
 from collections.abc import Mapping
@@ -36,8 +36,8 @@ _LARGEST = 2.0**126  # of norms and rates: a quarter of the range of float32
 
 class ScheduleFreePlusState(NamedTuple):
     count: Array  # type: ignore[assignment]  # updates applied; int32, shape ()
-    x: Any  # the average, where the model is evaluated; the shapes of the parameters, float32 or wider
-    z: Any  # the live parameters, likewise
+    x: Any  # the average, to be evaluated; the shapes of the parameters, float32 or wider
+    z: Any  # the raw parameters, likewise
     mu: Any  # running mean of the gradients, likewise
     nu: Any  # running mean of their squares, likewise
     norm: Array  # running mean of the gradients' scaled L1 norm
@@ -74,9 +74,9 @@ def schedule_free_plus(
     weight_lr_power: UpTo4 = 2.0,
     newest_until: Index = 0,
 ) -> optax.GradientTransformationExtraArgs:
-    r"""ScheduleFree+ (Defazio, arXiv:2605.19095). Wants the loss at y: `update(grads, state, params, value=loss)`.
+    r"""ScheduleFree+ (Defazio, arXiv:2605.19095). Pass the loss: `update(grads, state, params, value=loss)`.
 
-    The rate is a Polyak step towards a loss of 0, from the loss f and the gradients g at y:
+    The rate is a Polyak step towards a loss of 0, computed from the loss f and the gradients g at y:
 
     $$\gamma_t = \mathrm{lr}\, \frac{\max\big(0,\, f + \beta_t \langle g, z - x \rangle\big)}{\hat e_t}, \qquad
       e \leftarrow \rho\, e + (1 - \rho) \sqrt{\pi / 2}\, \lVert g \rVert_1, \qquad
@@ -85,21 +85,27 @@ def schedule_free_plus(
     $$z \leftarrow z - \gamma_t^2 \lambda\, y - \gamma_t\, \frac{\hat m}{\sqrt{\hat v} + \mathrm{eps}}, \qquad
       x \leftarrow (1 - c_t)\, x + c_t\, z, \qquad y \leftarrow (1 - \beta_t)\, z + \beta_t\, x$$
 
-    with `weighted` coefficients c, which are 1 for the first `newest_until` updates (once or twice the warm-up).
-    Norm and rate are those of all parameters that one such optimizer is given: inside `optax.partition`, of a group.
+    where $c_t$ are the coefficients of `weighted`. The norm and the rate are computed from all parameters of this
+    optimizer: inside `optax.partition`, from those of its group.
 
-    **Arguments:** `learning_rate`: lr, 1 or a warm-up to it; `beta`, `beta_max`, `beta_steps`: 1 - beta goes
-    geometrically from 1 - beta to 1 - beta_max over `beta_steps` updates, or stays, with 0; `weight_decay`:
-    lambda, multiplied by the square of the rate (AdamC, arXiv:2506.02285), so 20 to 50 and not 0.1;
-    `polyak_beta`: rho.
+    **Arguments:**
 
-    Where gradients are tiny and the loss is not, the rate is huge: docs/optimizers.md, "Infinite and NaN gradients".
+    - `learning_rate`: lr, either 1 or a warm-up to 1.
+    - `beta`, `beta_max`, `beta_steps`: $\beta_t$ goes from beta to beta_max over `beta_steps` updates, with
+      $1 - \beta_t$ on a geometric curve. With `beta_steps=0` it stays at beta.
+    - `weight_decay`: $\lambda$. It is multiplied by the square of the rate (AdamC, arXiv:2506.02285), so use 20 to 50,
+      not 0.1.
+    - `polyak_beta`: $\rho$.
+    - `r`, `weight_lr_power`: as in `weighted`.
+    - `newest_until`: c is 1 for this many updates; use one or two times the length of the warm-up.
 
-    **Raises:** `ValueError` if b1, b2, beta, beta_max or polyak_beta is a number outside [0, 1), another number is
-    negative, or `update` is called without `params` or without `value`.
+    If the gradients are tiny but the loss is not, the rate is huge: see docs/optimizers.md, "Infinite and NaN gradients".
+
+    **Raises:** `ValueError` if b1, b2, beta, beta_max or polyak_beta is a number outside [0, 1), if another number is
+    negative, or if `update` is called without `params` or without `value`.
     """
     name = "schedule_free_plus"
-    if isinstance(beta_steps, Array):  # maybe 0, in which case beta stays
+    if isinstance(beta_steps, Array):  # may be 0, and then beta must stay
         beta_max = jnp.where(beta_steps == 0, beta, beta_max)
     annealed = constant(beta) if is_zero(beta_steps) else 1 - exponential(1 - beta, 1 - beta_max, beta_steps)
     numbers = (learning_rate, annealed, complement(b1), complement(b2), eps, weight_decay, 1 - polyak_beta)
@@ -141,7 +147,7 @@ def _update(
 ) -> tuple[Any, ScheduleFreePlusState]:
     lr, beta, a1, a2, eps, decay, norm_weight = at(hyperparameters, state.count)
     t = optax.safe_increment(state.count)
-    # As large as may be where they overflow. Limiting each element would cost a pass over memory.
+    # Limited where the sums overflow. Limiting each element would need another pass over memory.
     slope = jnp.nan_to_num(_sum(lambda g, z, x: g * (z - x), grads, state.z, state.x), nan=0.0)
     length = jnp.minimum(jnp.sqrt(jnp.pi / 2) * _sum(jnp.abs, grads), _LARGEST)
     norm = lerp(state.norm, length.astype(state.norm.dtype), norm_weight)
@@ -154,7 +160,7 @@ def _update(
     def move(z: Array, m: Array, v: Array, y: Array, most: float, room: Array) -> Array:
         bound = jnp.minimum(most, room).astype(z.dtype)
         gamma = rate.astype(z.dtype)
-        shrink = jnp.minimum(gamma * decay.astype(z.dtype) * gamma, bound)  # 0 for a decay of 0, however large gamma
+        shrink = jnp.minimum(gamma * decay.astype(z.dtype) * gamma, bound)  # 0 for a decay of 0, even for a huge gamma
         step = shrink * y + gamma * direction(m, v, unbias1, unbias2, eps)
         return z - jnp.clip(step, z - bound, z + bound)
 
@@ -166,7 +172,7 @@ def _update(
 
 
 def _half(params: Any) -> Any:
-    """Half of the largest number that each parameter can hold, so that updates can hold differences of two."""
+    """Half of the largest number of each parameter's dtype, so that differences of two parameters do not overflow."""
     return jax.tree.map(lambda p: float(jnp.finfo(jnp.result_type(p)).max) / 2, params)
 
 

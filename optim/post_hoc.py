@@ -1,4 +1,4 @@
-"""Choosing the length of an average after training, from a few snapshots."""
+"""`post_hoc_ema`: choose the length of an average after training, from a few snapshots."""
 
 import math
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ __all__ = ["post_hoc_ema", "Snapshot"]
 
 
 class Snapshot(NamedTuple):
-    """An average of `power_ema(exponent)` as it was after so many updates."""
+    """The average of `power_ema(exponent)` after `updates` updates."""
 
     updates: int
     exponent: float
@@ -25,26 +25,26 @@ class Snapshot(NamedTuple):
 
 @checked
 def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: Positive, updates: int | None = None) -> Any:
-    r"""The average that `power_ema(exponent)` would have given after so many `updates`, from snapshots of others.
+    r"""The average that `power_ema(exponent)` would have given after `updates` updates, from snapshots of others.
 
-    Run two averages at once, `average(base, {"narrow": power_ema(16.97), "wide": power_ema(6.94)})`, which are
-    relative widths of 0.05 and 0.10, and keep both (`eval_params` by name, in float32) now and then. Any width
-    in their neighbourhood can then be had, without another run. The profile of each average is
-    $p(\tau) = (\gamma + 1)\, \tau^{\gamma} / t^{\gamma + 1}$ for $\tau \le t$; the coefficients of the snapshots are
-    the least-squares fit of their profiles to the one wanted, scaled to a sum of 1:
+    During training, keep two averages, `average(base, {"narrow": power_ema(16.97), "wide": power_ema(6.94)})` (relative
+    widths of 0.05 and 0.10), and save snapshots of both now and then (`eval_params` by name, in float32). After
+    training, this function computes the average for any similar width. The profile of each average is
+    $p(\tau) = (\gamma + 1)\, \tau^{\gamma} / t^{\gamma + 1}$ for $\tau \le t$. The coefficients X of the snapshots are
+    the least-squares fit of their profiles to the wanted profile, scaled to sum to 1:
 
     $$A X = B, \qquad A_{ij} = \langle p_i, p_j \rangle, \quad B_i = \langle p_i, p \rangle,$$
 
     $$\langle a, b \rangle = \frac{(\gamma_a + 1)(\gamma_b + 1)\,(t_a / t_b)^{e}}
       {(\gamma_a + \gamma_b + 1) \max(t_a, t_b)}, \qquad e = \gamma_b \text{ if } t_a < t_b \text{ else } -\gamma_a$$
 
-    **Arguments:** `snapshots`: of any updates and exponents; those after `updates` are not used; `updates`: by default
-    that of the latest snapshot, which is the most.
+    **Arguments:** `snapshots`: a list of `Snapshot`, of any updates and exponents; those after `updates` are not used;
+    `exponent`: the wanted one; `updates`: at most those of the latest snapshot, which is the default.
 
-    **Returns:** a tree like the snapshots' parameters, with their dtypes; the sums are float64.
+    **Returns:** a tree like the snapshots' parameters, with their dtypes. Sums are computed in float64.
 
-    **Raises:** `ValueError` if `snapshots` are none or others than `Snapshot`s, there is none by `updates`, their trees
-    or shapes differ, or a number is not positive.
+    **Raises:** `ValueError` if `snapshots` is not a list of one `Snapshot` or more, if none of them is from `updates`
+    or earlier, if their trees or shapes differ, or if a number is not positive.
 
     Source: Karras et al., *Analyzing and improving the training dynamics of diffusion models*, arXiv:2312.02696,
     section 3.
@@ -53,11 +53,12 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: Positive, updates: int
     latest = max(s.updates for s in snapshots)
     updates = built_as(COUNT, "post_hoc_ema", "updates", latest if updates is None else updates)
     if updates > latest:
-        raise ValueError(f"post_hoc_ema: `updates` must be at most the {latest} of the latest snapshot, got {updates}")
+        raise ValueError(f"post_hoc_ema: `updates` must be {latest}, as in the latest snapshot, or less, got {updates}")
     used = [s for s in snapshots if s.updates <= updates]
     if not used:
         raise ValueError(
-            f"post_hoc_ema: `snapshots` must hold one of 1 to {updates} updates, got {[s.updates for s in snapshots]}"
+            f"post_hoc_ema: `snapshots` must hold one after {updates} updates or fewer, got those after "
+            f"{[s.updates for s in snapshots]}"
         )
     first = jax.tree.map(np.asarray, used[0].params)
     for snapshot in used:
@@ -74,17 +75,17 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: Positive, updates: int
 
 def _require_snapshots(snapshots: Any) -> None:
     if not isinstance(snapshots, Sequence) or not snapshots or not all(isinstance(s, Snapshot) for s in snapshots):
-        raise ValueError(f"post_hoc_ema: `snapshots` must be one Snapshot or more in a list, got {shown(snapshots)}")
+        raise ValueError(f"post_hoc_ema: `snapshots` must be a list of one or more Snapshots, got {shown(snapshots)}")
     for i, (updates, exponent, _) in enumerate(snapshots):
         built_as(COUNT, "post_hoc_ema", f"snapshots[{i}].updates", updates)
         built_as(POSITIVE, "post_hoc_ema", f"snapshots[{i}].exponent", exponent)
 
 
 def coefficients(profiles: Sequence[tuple[int, float]], wanted: tuple[int, float]) -> np.ndarray:
-    """How much each snapshot, of (updates, exponent), weighs in the average that is wanted; they sum to 1."""
+    """The weight of each snapshot (updates, exponent) in the wanted average; the weights sum to 1."""
     products = np.exp([[_log_inner(a, b) for b in profiles] for a in profiles])
     logs = np.array([_log_inner(a, wanted) for a in profiles])
-    # Up to a factor, which does not matter: all of them may be below the smallest float.
+    # The maximum is subtracted, since all of them may underflow; a common factor does not matter.
     solved = np.linalg.lstsq(products, np.exp(logs - logs.max()), rcond=None)[0]
     return solved / solved.sum()
 

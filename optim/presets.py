@@ -1,4 +1,4 @@
-"""Schedule-free optimization: gradients between the live and the averaged parameters. And its relatives."""
+"""Schedule-free optimizers and their relatives: gradients are taken between the raw and the averaged parameters."""
 
 from typing import Literal
 
@@ -31,12 +31,12 @@ def schedule_free(
     $$z \leftarrow z + \mathrm{base}(\nabla f(y)), \qquad x \leftarrow (1 - c_t)\, x + c_t\, z, \qquad
       y \leftarrow (1 - \beta)\, z + \beta\, x$$
 
-    The parameters the caller holds are y. Evaluate, save and deploy x, which is
+    Your training loop holds y, the parameters where gradients are taken. Evaluate, save and deploy x, the average:
     `eval_params(opt_state, params)`.
 
-    **Arguments:** `base`: a transformation without momentum of its own, such as `adam(lr, b1=0)`, since
-    beta takes its place; `coefficient`: `polyak()` unless given, as in the paper's theory, or `ema(decay)`, or
-    `weighted(lr)` as in its code; `beta`: a number or a schedule; `decay_at` and `lean` as of `average`.
+    **Arguments:** `base`: a transformation without momentum, such as `adam(lr, b1=0)`, since beta replaces it;
+    `coefficient`: by default `polyak()`, as in the paper's theory; or `weighted(lr)`, as in its code, or `ema(decay)`;
+    `beta`: a number or a schedule; `decay_at` and `lean`: as in `average`.
 
     **Raises:** `ValueError` if beta is a number outside [0, 1]; and as `average`.
     """
@@ -54,9 +54,10 @@ def schedule_free_sgd(
     weight_lr_power: UpTo4 = 2.0,
     lean: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Schedule-free SGD as its authors release it: warm-up (t + 1) / warmup_steps for step and weight, L2 decay at y.
+    """Schedule-free SGD, equal to its authors' release: rate with warm-up (t + 1) / warmup_steps, L2 decay at y.
 
-    The rate wants to be 10 to 50 times that of SGD. `mask` is true where weights decay, as of `adamw`.
+    Use a rate that is 10 to 50 times that of SGD. `mask` is true where weights decay, as in `adamw`. `r` and
+    `weight_lr_power`: as in `weighted`.
 
     Source: github.com/facebookresearch/schedule_free, `SGDScheduleFree`; arXiv:2405.15682.
 
@@ -85,11 +86,11 @@ def schedule_free_adamw(
     scale: Positive = 1.0,
     lean: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
-    """Schedule-free AdamW as its authors release it since version 1.3.
+    """Schedule-free AdamW, equal to its authors' release since version 1.3.
 
-    The rate wants to be 1 to 10 times that of AdamW. `inner_momentum` is a first moment inside the base, 0.9 where
-    used; `mask` is true where weights decay, as of `adamw`; `scale` other than 1 is the refinement of
-    arXiv:2507.09846, C (1 - beta).
+    Use a rate that is 1 to 10 times that of AdamW. `inner_momentum` is b1 of the base optimizer; the usual value, if it
+    is used, is 0.9. `mask` is true where weights decay, as in `adamw`. `scale`: 1, or C (1 - beta) for the refinement
+    of arXiv:2507.09846. `r` and `weight_lr_power`: as in `weighted`.
 
     Source: github.com/facebookresearch/schedule_free, `AdamWScheduleFree`; arXiv:2405.15682.
 
@@ -116,8 +117,8 @@ def schedule_free_radam(
 ) -> optax.GradientTransformationExtraArgs:
     """Schedule-free RAdam, which needs no warm-up: its rate is multiplied by `rectification(b2, 4.0)`.
 
-    While that is not defined nothing moves (`silent`), or z takes steps of plain SGD. `mask` is true where weights
-    decay, as of `adamw`.
+    In the first few updates, where this factor is not defined, nothing moves (`silent=True`), or z takes steps of SGD
+    (`silent=False`). `mask` is true where weights decay, as in `adamw`. `r` and `weight_lr_power`: as in `weighted`.
 
     Source: github.com/facebookresearch/schedule_free, `RAdamScheduleFree`.
 
@@ -135,14 +136,17 @@ def schedule_free_radam(
 def gpa(
     base: Base, mu_x: FractionLike = 0.9967, mu_y: ShareLike = 0.7, lean: bool = False
 ) -> optax.GradientTransformationExtraArgs:
-    r"""Generalized primal averaging (arXiv:2512.17131): an exponential x, gradients at mu_y x + (1 - mu_y) z.
+    r"""Generalized primal averaging (arXiv:2512.17131): x is an exponential average, gradients are taken at y.
 
     $$z \leftarrow z + \mathrm{base}(\nabla f(y)), \qquad x \leftarrow \mu_x\, x + (1 - \mu_x)\, z, \qquad
       y \leftarrow \mu_y\, x + (1 - \mu_y)\, z$$
 
-    The base keeps its schedule and decays z. Settings: mu_x = 0 is the base itself; mu_x = m, mu_y = 1 with the rate
-    lr / (1 - m) is heavy-ball momentum m, with x its iterate; mu_x = mu_y = m with the same rate is Nesterov's, with y.
-    mu_x = 0.9^(1/H) does the work of H local steps of DiLoCo.
+    Use the base with its usual schedule; it decays z. Special cases:
+
+    - mu_x = 0: the base itself.
+    - mu_x = m and mu_y = 1, with the rate lr / (1 - m): heavy-ball momentum m, where x is the iterate.
+    - mu_x = mu_y = m, with the same rate: Nesterov momentum, where y is the iterate.
+    - mu_x = 0.9^(1/H) replaces H local steps of DiLoCo.
 
     **Raises:** `ValueError` if mu_x is a number outside [0, 1), or mu_y outside [0, 1].
     """
@@ -151,7 +155,7 @@ def gpa(
 
 @checked
 def warmed(learning_rate: ScheduleLike, warmup_steps: Index) -> Schedule:
-    """The rate times (t + 1) / warmup_steps: the warm-up of the schedule-free reference, whose first step counts.
+    """The rate times (t + 1) / warmup_steps until this is 1: the warm-up of the schedule-free reference code.
 
     **Raises:** `ValueError` unless the rate is a number or a schedule and `warmup_steps` a whole number, 0 or more.
     """

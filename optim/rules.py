@@ -1,16 +1,16 @@
-r"""Rules for some of the parameters, which are named by their paths.
+r"""Optimizers, rates and masks for some of the parameters, selected by their paths.
 
-The path of a parameter is what leads to it, "encoder/layer_0/kernel": keys of dictionaries, fields of dataclasses
-and named tuples, places in lists. (The `.value` inside a variable of Flax is left off.) A pattern is a regular
-expression that is searched for anywhere in the path, unless anchored by ^ and $: r"layer_1/" and not r"layer_1",
-which layer_10 has in it as well.
+The path of a parameter, such as "encoder/layer_0/kernel", consists of keys of dictionaries, fields of dataclasses
+and named tuples, and indices of lists. (The `.value` of a Flax variable is left out.) A pattern is a regular
+expression. It may match anywhere in the path, unless you anchor it with ^ or $: write r"layer_1/" and not r"layer_1",
+which also matches layer_10.
 
     decayed = optax.adamw(1e-3, mask=not_matching(r"bias$", r"norm"))
     tuned = per_parameter([(r"^head/", adam(1e-3)), (r"^embed/", optax.set_to_zero())], default=adam(1e-5))
     layerwise = optax.chain(adam(1e-3), scale_by_path([(rf"layer_{k}/", 0.9 ** (11 - k)) for k in range(12)]))
 
-Holes in the tree (None, `optax.MaskedNode`) are no parameters, and stay holes. In a tree of nothing but holes
-every pattern may be without a match.
+Holes in the tree (None, `optax.MaskedNode`) are not parameters, and stay holes. A pattern that matches no parameter
+raises an error, except in a tree with holes only.
 """
 
 import functools
@@ -39,24 +39,29 @@ __all__ = ["per_parameter", "scale_by_path", "matching", "not_matching", "ScaleB
 
 
 def matching(*patterns: str) -> Callable[[Any], Any]:
-    """The mask that is true at the parameters that any of `patterns` matches: a function from parameters to a tree of
-    booleans like them. Without patterns it is true nowhere.
+    """A mask that is true for the parameters that any of `patterns` matches.
 
         optax.masked(optimizer, matching(r"kernel$"))
 
-    **Raises:** `ValueError` if a pattern is no regular expression or, when the mask is made, matches no parameter.
+    Without patterns it is true nowhere.
+
+    **Returns:** a function from parameters to a tree of booleans like them.
+
+    **Raises:** `ValueError` if a pattern is not a regular expression or, when the mask is made, matches no parameter.
     """
     return _mask("matching", patterns, True)
 
 
 def not_matching(*patterns: str) -> Callable[[Any], Any]:
-    """The mask that is true at the parameters that none of `patterns` matches, such as those whose weights decay:
+    """A mask that is true for the parameters that none of `patterns` matches, such as those with weight decay:
 
         optax.adamw(1e-3, mask=not_matching(r"bias$", r"norm"))
 
     Without patterns it is true everywhere.
 
-    **Raises:** as `matching`, so that a misspelt exception does not go unnoticed.
+    **Returns:** as `matching`.
+
+    **Raises:** as `matching`, so a misspelt pattern does not go unnoticed.
     """
     return _mask("not_matching", patterns, False)
 
@@ -80,8 +85,9 @@ Mask = Any | Callable[[Any], Any]
 
 
 def decay_mask(optimizer: str, mask: Mask | None) -> Callable[[Any], Any] | None:
-    """`mask` as a function from parameters to a tree of booleans like them. Raises the ValueError that says which way
-    a mask goes if it is none, and when it is made of parameters that it does not fit.
+    """`mask` as a function from parameters to a tree of booleans like them.
+
+    **Raises:** `ValueError`, which says where a mask must be true, if `mask` is not one or does not fit the parameters.
     """
     if not (mask is None or callable(mask)):
         _require_booleans(optimizer, mask)
@@ -92,7 +98,7 @@ def decay_mask(optimizer: str, mask: Mask | None) -> Callable[[Any], Any] | None
         marks = mask(params) if callable(mask) else mask
         _require_booleans(optimizer, marks)
         if jax.tree_util.all_leaves([marks]) and not jax.tree_util.all_leaves([params]):
-            # It calls the function with a step, as if it were a schedule.
+            # inject_hyperparams takes a function for a schedule and calls it with a step.
             advice = 'under optax.inject_hyperparams pass static_args="mask"'
             raise ValueError(_wrong_mask(optimizer, f"{marks} for all parameters; {advice}"))
         structure: Any = jax.tree.structure(params)
@@ -102,7 +108,7 @@ def decay_mask(optimizer: str, mask: Mask | None) -> Callable[[Any], Any] | None
 
 
 def _spread(optimizer: str, marks: Any, params: Any) -> Any:
-    """The marks of all parameters, where one may stand for all that are below it."""
+    """The marks of all parameters, where one mark may stand for a whole subtree."""
     marked = dict(zip(_paths(marks), jax.tree.leaves(marks), strict=True))
     paths, places = _paths(params), set(_paths(params, is_hole))
     above_places = {above for place in places for above in _above(place)}
@@ -111,12 +117,12 @@ def _spread(optimizer: str, marks: Any, params: Any) -> Any:
             raise ValueError(_wrong_mask(optimizer, f"none for {path}"))
     for path in marked:
         if path not in above_places and places.isdisjoint(_above(path)):
-            raise ValueError(_wrong_mask(optimizer, f"one for {path}, where no parameter is"))
+            raise ValueError(_wrong_mask(optimizer, f"one for {path}, where there is no parameter"))
     return _tree_like(params, [next(marked[above] for above in _above(path) if above in marked) for path in paths])
 
 
 def _above(path: str) -> list[str]:
-    """A path and those of all that it lies in."""
+    """A path and the paths of all subtrees that contain it."""
     return [path, *(path[:i] for i in range(len(path) - 1, 0, -1) if path[i] == "/"), ""]
 
 
@@ -134,7 +140,7 @@ def _is_boolean(mark: Any) -> bool:
 
 def _wrong_mask(optimizer: str, got: str) -> str:
     return (
-        f"{optimizer}: `mask` must be a tree of booleans like the parameters or a function that makes one of them, "
+        f"{optimizer}: `mask` must be a tree of booleans like the parameters, or a function from parameters to one, "
         f'true where weights decay, such as not_matching(r"bias$"), got {got}'
     )
 
@@ -145,19 +151,19 @@ def _wrong_mask(optimizer: str, got: str) -> str:
 def per_parameter(
     rules: Sequence[tuple[str, optax.GradientTransformation]], default: optax.GradientTransformation | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """An optimizer of its own for each group of parameters.
+    """Uses another optimizer for each group of parameters.
 
         per_parameter([(r"^embed/", optax.set_to_zero()), (r"^head/", adam(1e-3))], default=adam(cosine(1e-4, 0, 900)))
 
-    **Arguments:** `rules`: pairs of a pattern and a transformation, of which the first whose pattern matches a
-    parameter is its rule. `default`: the transformation of the parameters that no pattern matches.
+    **Arguments:** `rules`: a list of pairs of a pattern and a transformation. The first pair whose pattern matches a
+    parameter applies to it. `default`: the transformation for parameters that no pattern matches.
 
-    Each transformation is given the parameters of its group alone, so that a norm is the norm of the group. A group
+    Each transformation gets only the parameters of its group, so a norm is the norm of the group. A group
     frozen by `optax.set_to_zero()` has no state. The state is that of `optax.partition`, with the patterns as
     labels.
 
-    **Raises:** `ValueError` if a rule is no such pair, and at `init` if one is the rule of no parameter or,
-    without a `default`, a parameter has no rule.
+    **Raises:** `ValueError` if a rule is not such a pair; at `init`, if a rule applies to no parameter or,
+    without a `default`, no rule applies to a parameter.
     """
     patterns, transformations = _read("per_parameter", rules, "a transformation", optax.GradientTransformation)
     if not isinstance(default, optax.GradientTransformation | None):
@@ -194,21 +200,21 @@ class ScaleByPathState(NamedTuple):
 
 
 def scale_by_path(rules: Sequence[tuple[str, ScheduleLike]]) -> optax.GradientTransformationExtraArgs:
-    r"""Multiplies the updates of some parameters: rates relative to that of the optimizer before it in a chain.
+    r"""Multiplies the updates of some parameters, and so the rate of the optimizer before it in a chain.
 
         optax.chain(adam(1e-3), scale_by_path([(r"^embed/", 0.0), (r"^head/", linear(0.0, 10.0, 500))]))
 
     $$\Delta_p \leftarrow m_p(t)\, \Delta_p$$
 
-    **Arguments:** `rules`: pairs of a pattern and a multiplier m, a number or a schedule, which is read at the number
-    of updates applied. The first whose pattern matches a parameter p is its rule; without one it has m = 1.
+    **Arguments:** `rules`: a list of pairs of a pattern and a multiplier m, a number or a schedule (read at the number
+    of updates already applied). The first pair whose pattern matches a parameter p applies to it. If none does, m is 1.
 
-    Inside an average, `average(optax.chain(adam(lr), scale_by_path(rules)), c)`, since it changes the updates that
-    are averaged. A multiplier of 0 freezes exactly: not even a NaN gets through. Weight decay that an optimizer
-    before it adds is multiplied as well. Updates keep their shapes and dtypes. Multipliers are leaves of a
-    pytree: changing a number retraces nothing.
+    Put it inside an average, since it changes the updates: `average(optax.chain(adam(lr), scale_by_path(rules)), c)`. A
+    multiplier of 0 freezes parameters exactly: even a NaN becomes 0. It also multiplies the weight decay that an
+    optimizer before it adds. Updates keep their shapes and dtypes. Multipliers are leaves of a pytree, so changing a
+    number retraces nothing.
 
-    **Raises:** `ValueError` if a rule is no such pair, and at `init` if one is the rule of no parameter.
+    **Raises:** `ValueError` if a rule is not such a pair; at `init`, if a rule applies to no parameter.
     """
     patterns, multipliers = _read("scale_by_path", rules, "a multiplier")
     built = [built_as(Nested(), "scale_by_path", "rules", multiplier) for multiplier in multipliers]
@@ -260,8 +266,8 @@ def _times(multiplier: Array, update: Array) -> Array:
 def _paths(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[str]:
     """The path of every leaf.
 
-    A last `.value` with nothing beside it is left off: `nnx.Optimizer` passes its variables to `init`, but
-    only what is in them to `update`.
+    A final `.value` is left out if it is the only child: `nnx.Optimizer` passes variables to `init`, but only their
+    values to `update`.
     """
     paths = [path for path, _ in tree_leaves_with_path(tree, is_leaf)]
     below = Counter(path[:depth] for path in paths for depth in range(len(path)))
@@ -278,7 +284,7 @@ def _tree_like(tree: Any, leaves: list[Any]) -> Any:
 
 
 def _rule_of_each(patterns: Sequence[str], paths: Sequence[str]) -> list[str | None]:
-    """For every path the first pattern that matches it, or None."""
+    """The first pattern that matches, or None, for every path."""
     return [next((pattern for pattern in patterns if re.search(pattern, path)), None) for path in paths]
 
 
@@ -294,7 +300,7 @@ def _require_each_used(function: str, patterns: Sequence[str], paths: list[str])
 
 
 def _read(function: str, rules: Any, noun: str, kind: type = object) -> tuple[list[str], list[Any]]:
-    """The patterns of `rules`, and what they stand for."""
+    """The patterns of `rules`, and the second entries of the pairs."""
     for rule in rules if isinstance(rules, Sequence) else [rules]:
         if not (isinstance(rule, tuple | list) and len(rule) == 2 and isinstance(rule[1], kind)):
             raise ValueError(f"{function}: `rules` must be a list of pairs of a pattern and {noun}, got {shown(rule)}")
@@ -309,11 +315,11 @@ def _require_patterns(function: str, argument: str, patterns: Sequence[Any]) -> 
             re.search(pattern, "")
         except (re.error, TypeError) as error:
             raise ValueError(
-                f"{function}: `{argument}` must have regular expressions for patterns, got {pattern!r} ({error})"
+                f"{function}: `{argument}` must have regular expressions as patterns, got {pattern!r} ({error})"
             ) from None
 
 
 def _few(paths: list[str]) -> str:
-    """The paths, or three of them and how many more there are."""
+    """All paths, or the first three and how many more there are."""
     paths = [path or "a single array" for path in paths]
     return ", ".join(paths) if len(paths) <= 3 else f"{', '.join(paths[:3])} and {len(paths) - 3} more"

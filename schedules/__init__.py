@@ -9,8 +9,8 @@ warmup(cosine(start=0.5, end=0.0, steps=900), steps=100, init=0.0, shape=linear)
 >>> lr == lr.replace(steps=100) != lr.replace(steps=200)
 True
 
-The clock: `lr(t)` is the value for the update that follows t updates; the first update uses `lr(0)`.
-Lengths are counted in updates and never include a neighbour's; a boundary b takes effect at t = b.
+The clock: `lr(t)` is the value for the update that follows t updates, so the first update uses `lr(0)`.
+Lengths are numbers of updates, and each phase's length counts only its own updates. A boundary b takes effect at t = b.
 """
 
 from schedules.clocks import *

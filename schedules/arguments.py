@@ -1,4 +1,4 @@
-"""Arguments are checked by the signature that declares them: the annotation of each says what it may be."""
+"""Checks arguments by their annotations, which say what each may be."""
 
 import functools
 import inspect
@@ -11,9 +11,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def checked(function: F) -> F:
-    """`function`, whose arguments are checked and converted by the kinds with which they are annotated.
+    """`function` with its arguments checked and converted according to the kinds in their annotations.
 
-    Those that are annotated with no kind are left as they are.
+    Arguments without a kind are passed on unchanged.
 
     **Raises:** when it is called, `ValueError` for an argument that is not what its kind expects.
     """
@@ -25,7 +25,7 @@ def checked(function: F) -> F:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError:
-            return function(*args, **kwargs)  # which says the same with its name
+            return function(*args, **kwargs)  # raises the same error, with the function's name
         for name in bound.arguments.keys() & kinds.keys():
             bound.arguments[name] = built_as(kinds[name], function.__name__, name, bound.arguments[name])
         return function(*bound.args, **bound.kwargs)
@@ -40,7 +40,7 @@ def kinds_of(parameters: Iterable[inspect.Parameter]) -> dict[str, Kind]:
 
 
 def kind_of(annotation: Any) -> Kind | None:
-    """What an annotation says of an argument: a `Kind` within `Annotated`, or that of a plain type."""
+    """The kind in an annotation: a `Kind` within `Annotated`, or that of a plain type; None if there is none."""
     annotation = getattr(annotation, "__value__", annotation)
     kinds = [kind for kind in getattr(annotation, "__metadata__", ()) if isinstance(kind, Kind)]
     if kinds:
@@ -49,19 +49,19 @@ def kind_of(annotation: Any) -> Kind | None:
         return Choice(*get_args(annotation))
     if annotation in PLAIN:
         return PLAIN[annotation]
-    return getattr(annotation, "__kind__", None)  # of a class whose values are arguments
+    return getattr(annotation, "__kind__", None)  # a class, such as `Schedule`, whose values are arguments
 
 
 PLAIN: Mapping[Any, Kind] = {float: VALUE, int: STEPS, bool: Choice(False, True)}
 
 
 def without_kind(annotation: Any) -> Any:
-    """The type alone, for people to read."""
+    """The annotation without its kind, for people to read."""
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
 
 def built_as(kind: Kind, owner: object, name: str, value: Any) -> Any:
-    """What `kind` makes of an argument; raises the ValueError that names it, what was expected, and what came."""
+    """An argument converted by `kind`; else raises the ValueError that names it, what was expected, and what came."""
     try:
         return kind.build(value)
     except (ValueError, OverflowError):

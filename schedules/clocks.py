@@ -1,7 +1,7 @@
-"""One schedule, read at another step than the current one: later, earlier, slower, in epochs or in tokens.
+"""One schedule, read at a step other than the current one: later, earlier, slower, in epochs or in tokens.
 
-A clock is a function of the step. `boundaries`, `describe` and `check` find out by themselves at which steps a formula
-reads the schedules in it, so a clock of your own is one line like those below.
+A clock is a function of the step. To write your own, you need one line like those below: `boundaries`, `describe` and
+`check` find out by themselves at which steps a formula reads the schedules in it.
 """
 
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ __all__ = ["delay", "advance", "extend", "stretch", "per_epoch", "per_update"]
 
 @schedule
 def delay(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
-    r"""`schedule`, begun `steps` updates later; until then its first value.
+    r"""`schedule`, started `steps` updates later. Until then, its first value.
 
     $$f(t) = \mathrm{schedule}(\max(t - \mathrm{steps},\, 0))$$
 
@@ -32,7 +32,7 @@ def delay(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
 
 @schedule(changes=lambda **_: [])
 def advance(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
-    r"""`schedule` as it is `steps` updates on: the rest of it.
+    r"""`schedule` without its first `steps` updates.
 
     $$f(t) = \mathrm{schedule}(t + \mathrm{steps})$$
 
@@ -45,11 +45,11 @@ def advance(step: Array, schedule: ScheduleLike, steps: Steps) -> Array:
 
 @schedule(changes=lambda start, steps, **_: [start, start + steps])
 def extend(step: Array, schedule: ScheduleLike, start: Steps, steps: Steps) -> Array:
-    r"""`schedule` made longer: it holds the value it has at step `start` for `steps` updates, then goes on.
+    r"""`schedule` made longer: it holds its value at step `start` for `steps` updates, then continues.
 
     $$f(t) = \mathrm{schedule}\big(t - \min(\max(t - \mathrm{start},\, 0),\, \mathrm{steps})\big)$$
 
-    Of `wsd` it prolongs the stable phase, with the cooldown after it unchanged.
+    For example, it makes the stable phase of `wsd` longer and leaves the cooldown unchanged.
 
     Example: `extend(wsd(0.1, 10, 30, 30), start=30, steps=40)` over 120 steps.
     """
@@ -57,7 +57,7 @@ def extend(step: Array, schedule: ScheduleLike, start: Steps, steps: Steps) -> A
 
 
 def longer(schedule: Schedule, factor: float) -> Schedule:
-    """`schedule` with every duration in it `factor` times as long, where all of them are Python's numbers."""
+    """`schedule` with every duration in it `factor` times as long, if all are Python numbers."""
     return stretched(schedule, lambda steps, least: max(min(round(steps * factor), MAX_STEPS), least))
 
 
@@ -67,10 +67,10 @@ def stretch(step: Array, schedule: ScheduleLike, factor: Precise) -> Array:
 
     $$f(t) = \mathrm{schedule}(t / \mathrm{factor})$$
 
-    but for that rounding: the ends of ramps and boundaries are whole steps also after 10^8 steps, where t / factor
-    has lost its digits, and a period of one or two steps stretches by whole factors only. What has no durations
-    does not stretch: of formulas of your own, annotate every time as `Steps` or `Period`. As durations are whole
-    numbers, the derivative with respect to `factor` is 0.
+    up to this rounding. Rounding the durations instead of t / factor keeps the ends of ramps and boundaries at whole
+    steps even after 10^8 steps. But a period of one or two steps stretches by whole factors only, and the derivative
+    with respect to `factor` is 0. Only durations stretch: in a formula of your own, annotate each one as `Steps` or
+    `Period`.
 
     Example: `stretch(warmup(cosine(0.1, 0, 40), 10), factor=2)` over 120 steps.
     """
@@ -82,12 +82,12 @@ ScheduleInEpochs = TypeAliasType("ScheduleInEpochs", Annotated[ScheduleLike, Nes
 
 @schedule
 def per_epoch(step: Array, schedule: ScheduleInEpochs, steps_per_epoch: Period) -> Array:
-    r"""A schedule written in epochs: its next value after every `steps_per_epoch` updates.
+    r"""A schedule written in epochs: it moves on by one step after every `steps_per_epoch` updates.
 
     $$f(t) = \mathrm{schedule}(\lfloor t / \mathrm{steps\_per\_epoch} \rfloor)$$
 
-    As in a training loop that calls `scheduler.step()` once per epoch. For a value that changes with every
-    update instead: `stretch(schedule, steps_per_epoch)`.
+    The same as a training loop that calls `scheduler.step()` once per epoch. For a value that changes at every
+    update, use `stretch(schedule, steps_per_epoch)`.
 
     Example: `per_epoch(cosine(0.1, 0, 10), steps_per_epoch=10)` over 120 steps.
     """
@@ -96,12 +96,12 @@ def per_epoch(step: Array, schedule: ScheduleInEpochs, steps_per_epoch: Period) 
 
 @schedule
 def per_update(step: Array, schedule: ScheduleLike, units: Count) -> Array:
-    r"""A schedule written in examples, tokens or any other unit of which each update sees `units`.
+    r"""A schedule written in examples, tokens or any other unit; each update processes `units` of them.
 
     $$f(t) = \mathrm{schedule}(\mathrm{units} \cdot t)$$
 
-    Its lengths are whole numbers of units, at most 2^31 - 1: with 1000 units to an update, those of thousandths of an
-    update. A schedule without an end goes on beyond 2^31 units, which are counted in floats.
+    Lengths in `schedule` are whole numbers of units, at most 2^31 - 1. With 1000 units per update, a unit is a
+    thousandth of an update. Beyond 2^31 units, which a schedule without an end may reach, units are counted in floats.
 
     Example: `per_update(cosine(0.1, 0, 6_400), units=64)` over 120 steps.
     """
@@ -115,7 +115,7 @@ def per_update(step: Array, schedule: ScheduleLike, units: Count) -> Array:
 def lengthened(schedule: Schedule, factor: Any, clock: Any) -> Schedule:
     """`schedule` with every duration in it `factor` times as long, in the dtype of the steps, `clock`.
 
-    All of them in one product: cycles within cycles would else compile one for every duration at every level.
+    All in one product, since nested cycles would otherwise compile a product for every duration at every level.
     """
     found: list[Array] = []
     leasts: list[int] = []

@@ -15,7 +15,7 @@ __all__ = ["minimum", "maximum", "clip"]
 
 @schedule
 def minimum(step: Array, *schedules: ScheduleLike) -> ArrayLike:
-    r"""The least of schedules at each step.
+    r"""The lowest value of several schedules at each step.
 
     $$f(t) = \min_i f_i(t)$$
 
@@ -26,7 +26,7 @@ def minimum(step: Array, *schedules: ScheduleLike) -> ArrayLike:
 
 @schedule
 def maximum(step: Array, *schedules: ScheduleLike) -> ArrayLike:
-    r"""The greatest of schedules at each step.
+    r"""The highest value of several schedules at each step.
 
     $$f(t) = \max_i f_i(t)$$
 
@@ -37,7 +37,7 @@ def maximum(step: Array, *schedules: ScheduleLike) -> ArrayLike:
 
 @schedule(check=functools.partial(in_order, "low", "high"))
 def clip(step: Array, schedule: ScheduleLike, low: Value, high: Value) -> Array:
-    r"""A schedule kept between two values.
+    r"""A schedule limited to the range from `low` to `high`.
 
     $$f(t) = \min(\max(\mathrm{schedule}(t),\, \mathrm{low}),\, \mathrm{high})$$
 

@@ -32,11 +32,11 @@ def recipe(*, check: Callable[..., str | None]) -> Callable[[Callable[P, Schedul
 def recipe(function: Any = None, /, *, check: Any = None) -> Any:
     """Turns a function that composes schedules into a constructor like those of `@schedule`.
 
-    A recipe has no formula of its own: it is the composition that its function returns (`.expand()`), under
-    one name and with arguments of its own, which are annotated and checked in the same way.
+    A recipe has no formula of its own: it gives a name and arguments to the composition that its function returns
+    (see it with `.expand()`). The arguments are annotated and checked in the same way.
 
-    Its numbers may be traced: `jnp.where` in the place of `if`, `9 * steps // 10` in the place of `int(0.9 * steps)`.
-    One that needs them as Python's raises a `TypeError` when the schedule is built.
+    The function must work with traced numbers: write `jnp.where` instead of `if`, and `9 * steps // 10` instead of
+    `int(0.9 * steps)`. If it needs Python numbers, building the schedule raises a `TypeError`.
 
     ```python
     @recipe
@@ -58,7 +58,7 @@ class Recipe(Formula[P, Schedule]):
     decorator: ClassVar = "recipe"
 
     def __init__(self, function: Callable[..., Any], makes: type[Schedule], check: Any = None):
-        self._traceable: set[Any] = set()  # the structures that it was found to compose of traced numbers
+        self._traceable: set[Any] = set()  # pytree structures of arguments that were already tried with traced numbers
         super().__init__(function, makes, check)
 
     def _arguments(self, parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
@@ -78,7 +78,7 @@ class Recipe(Formula[P, Schedule]):
         return self.function(*bound.args, **bound.kwargs)
 
     def made(self, built: Mapping[str, Any]) -> Schedule:
-        """Composes it once, so that mistakes show where it is built."""
+        """Composes it once, so that mistakes raise where the recipe is called."""
         given = Schedule(self, built)
         if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(built)):
             return given
@@ -87,16 +87,15 @@ class Recipe(Formula[P, Schedule]):
         except ValueError as error:
             raise ValueError(f"{self}: {error}") from None
         except RecursionError:
-            raise RecursionError(f"{self}: nested too deeply to be composed: does it call itself?") from None
+            raise RecursionError(f"{self}: the recipe is nested too deeply: does it call itself?") from None
         except NEEDS_NUMBERS as error:
             raise self._needs_numbers() from error
         return given
 
     def _try(self, given: Schedule) -> None:
-        """With its numbers as they are and, of each structure once, traced.
+        """Composes it with its numbers and, once for each pytree structure, with traced numbers.
 
-        The values of the schedules that it is given are traced in any case: no more is known than that they are
-        numbers.
+        Schedules among the arguments are always replaced by stand-ins with a traced value.
         """
 
         def compose(given: Schedule, value: Array) -> None:
@@ -113,18 +112,18 @@ class Recipe(Formula[P, Schedule]):
         if structure not in self._traceable:
             try:
                 jax.eval_shape(compose, given, value)
-            except TypeError as error:  # as of `[peak] * steps`, with numbers no mistake
+            except TypeError as error:  # such as of `[peak] * steps`, which works with Python numbers only
                 raise self._needs_numbers() from error
             self._traceable.add(structure)
 
     def _needs_numbers(self) -> TypeError:
         return TypeError(
-            f"{self}: a recipe must not need its numbers as Python's, since they may be traced: use jnp.where in the "
-            "place of `if`, and formulas such as 9 * steps // 10 in the place of `int(0.9 * steps)`"
+            f"{self}: a recipe must not need Python numbers, since its arguments may be traced: use jnp.where instead "
+            "of `if`, and formulas such as 9 * steps // 10 instead of `int(0.9 * steps)`"
         )
 
 
-# What is in the place of schedules whose values are not known, or not wanted ---------------------------------------
+# Stand-ins for the schedules inside another one -------------------------------------------------------------------
 
 
 def substituted(schedule: Schedule, change: Callable[[Any], Any]) -> Schedule:
@@ -135,7 +134,7 @@ def substituted(schedule: Schedule, change: Callable[[Any], Any]) -> Schedule:
 
 @jax.tree_util.register_static
 class StandIn(Schedule):
-    """Takes the place of a schedule inside another, to answer in its stead or to see at which step it is read."""
+    """Replaces a schedule inside another one, to return other values or to record at which step it is read."""
 
     def __init__(self, read: Callable[[ArrayLike], Array]):
         super().__init__(function, {"of": read})

@@ -7,14 +7,14 @@
         elapsed, remaining = progress(step, steps)
         return start * remaining + end * elapsed
 
-into a constructor: `linear(0.1, 0.0, steps=100)` is a `Schedule`, which is called with a step and is
-itself a value: it prints as what was written, compares, hashes, pickles, and is a JAX pytree.
+into a constructor: `linear(0.1, 0.0, steps=100)` is a `Schedule`. You call it with a step. It is also a value: it
+prints as you wrote it, compares, hashes, pickles, and is a JAX pytree.
 
-Every number in it is a leaf of that pytree; everything else (strings, booleans, shapes) is structure.
-So changing a number never retraces a jitted function, and peaks, warm-up lengths and horizons can all
-be vmapped. A formula is written for one step: arrays of steps are mapped over it here, once.
+Every number in it is a leaf of that pytree. Everything else (strings, booleans, shapes) is structure. So changing a
+number never retraces a jitted function, and peaks, warm-up lengths and horizons can all be vmapped. A formula is
+written for one step, and is mapped over arrays of steps for you.
 
-The operators `+`, `*` and `**` make the schedules at the end of this file.
+The operators `+`, `*` and `**` build the schedules at the end of this file.
 """
 
 import functools
@@ -60,26 +60,26 @@ P = ParamSpec("P")
 
 @jax.tree_util.register_pytree_with_keys_class
 class Schedule:
-    """A pure function of the step that is also a value. Built by calling a formula such as `cosine`.
+    """A pure function of the step that is also a value. Build one by calling a formula such as `cosine`.
 
     The clock: `schedule(t)` is the value for the update that follows t updates, so the first update
     uses `schedule(0)`.
 
     **Attributes:** `formula`, the decorated function; `arguments`, its arguments by name, read-only.
-    Each argument is also an attribute: `cosine(1.0, 0.0, steps=9).steps == 9`.
+    Each argument is an attribute as well: `cosine(1.0, 0.0, steps=9).steps == 9`.
     """
 
     formula: "Formula[..., Schedule]"
     arguments: Mapping[str, Any]
-    __kind__: ClassVar[Kind]  # as an argument of others
+    __kind__: ClassVar[Kind]  # how a schedule is checked as an argument of another formula
     _block: tuple[int | None, list[float]] = (None, [])  # the values that `at` computed last
 
     # NumPy must leave `array * schedule` to us instead of making an array of objects.
     __array_ufunc__ = None
 
     def __init__(self, formula: "Formula[..., Schedule]", arguments: Mapping[str, Any]):
-        # As they are, since JAX rebuilds schedules with tracers and placeholders for leaves; `Formula.__call__`
-        # is where they are checked.
+        # Not checked here, since JAX rebuilds schedules with tracers and placeholders as leaves; `Formula.__call__`
+        # checks them.
         object.__setattr__(self, "formula", formula)
         object.__setattr__(self, "arguments", MappingProxyType(dict(arguments)))
 
@@ -87,15 +87,15 @@ class Schedule:
         """The value at `step`.
 
         **Arguments:** `step`: updates already applied, a number or an array of any shape, of integers
-        or of floats (fractions of a step are interpolated). Before step 0 it is as at step 0.
+        or of floats (fractions of a step are interpolated). Negative steps give the value at step 0.
 
         **Returns:** an array of the shape of `step`, float32 (float64 where x64 is enabled).
 
-        **Raises:** `TypeError` for a step that is no number, `OverflowError` for a whole number beyond 2^31 - 1,
-        `ValueError` for infinity or NaN; these are not looked for in JAX arrays and lists.
+        **Raises:** `TypeError` if `step` is not a number, `OverflowError` for a whole number beyond 2^31 - 1,
+        `ValueError` for infinity or NaN. JAX arrays and lists are not checked for these values.
         """
         if isinstance(step, jax.core.Tracer) and self._is_traced():
-            return computed(self, step)  # within another schedule, or in a jitted function whose argument it is
+            return computed(self, step)  # inside another schedule, or as an argument of a jitted function
         require_in_range(self.formula, step)
         try:
             return compiled(self, step)
@@ -107,13 +107,13 @@ class Schedule:
         """The value at `step` as a Python float, for code that runs on the host: log lines, progress bars, PyTorch's
         `LambdaLR`.
 
-        In a loop over steps it takes a fraction of a microsecond: the values of 4,096 neighbouring steps are computed
-        at once, and kept until a step outside of them is asked for. The method can be pickled: `lr.at` is a function.
+        It is fast in a loop over steps: it computes the values of 4,096 neighbouring steps at once and keeps them until
+        you ask for a step outside of them. `lr.at` can be passed around as a function, and pickled.
 
-        **Arguments:** `step`: updates already applied, a whole number. Before step 0 it is as at step 0.
+        **Arguments:** `step`: updates already applied, a whole number. Negative steps give the value at step 0.
 
-        **Raises:** `TypeError` for a step that is not a whole number, and for a traced step or schedule: in jitted code
-        call the schedule; `OverflowError` for a step beyond 2^31 - 1; `ValueError` for stacked schedules.
+        **Raises:** `TypeError` if `step` is not a whole number, or if it or the schedule is traced (in jitted code,
+        call the schedule); `OverflowError` for a step beyond 2^31 - 1; `ValueError` for stacked schedules.
         """
         try:
             number, place = divmod(index(step), BLOCK)
@@ -129,13 +129,13 @@ class Schedule:
         return values[place]
 
     def _is_traced(self) -> bool:
-        """Whether all its own numbers are traced; those of the schedules in it decide for themselves."""
+        """Whether all its own numbers are traced, not counting those of the schedules in it."""
         kinds = self.formula.kinds
         own = [v for n, v in self.arguments.items() if kinds[n].is_leaf and not kinds[n].nests]
         return all(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(own))
 
     def expand(self) -> "Schedule":
-        """The composition of formulas that a recipe stands for; any other schedule itself."""
+        """The composition that a recipe stands for; any other schedule returns itself."""
         composed = self.formula.expand(self.arguments)
         return self if composed is None else composed.expand()
 
@@ -147,7 +147,7 @@ class Schedule:
     __replace__ = replace
 
     def __getattr__(self, name: str) -> Any:
-        # Dunder names are asked for by copy and pickle before `arguments` exists.
+        # copy and pickle look up dunder names before `arguments` exists.
         if not name.startswith("__") and name in self.arguments:
             return self.formula.kinds[name].whole(self.arguments[name])
         raise AttributeError(f"a {self.__dict__.get('formula', 'Schedule')} schedule has no attribute {name!r}")
@@ -172,7 +172,7 @@ class Schedule:
 
     def __truediv__(self, divisor: float | Array) -> "Schedule":
         if not isinstance(divisor, int | float | np.number | np.ndarray | Array):
-            raise TypeError(f"a schedule can be divided by a number only, got {shown(divisor)}")
+            raise TypeError(f"a schedule can only be divided by a number, got {shown(divisor)}")
         if isinstance(divisor, int | float | np.number) and divisor == 0:
             raise ZeroDivisionError(f"{self.formula}: a schedule cannot be divided by 0")
         return self * (1 / divisor)
@@ -194,7 +194,7 @@ class Schedule:
 
     def _repr_html_(self) -> str | None:
         """Its repr and a small drawing, for notebooks."""
-        from schedules.drawing import as_html  # which is built on schedules
+        from schedules.drawing import as_html  # here, since drawing imports this module
 
         return as_html(self)
 
@@ -257,24 +257,26 @@ def schedule(
 ) -> Any:
     """Turns a formula `(step, *hyperparameters) -> value` into a constructor of schedules.
 
-    The formula sees one step and its arguments as JAX scalars (lists as 1-D arrays, schedules as
-    schedules). Each argument is annotated with its kind: `Value`, `Steps`, `Values`, `Boundaries`,
-    `ScheduleLike`, `Schedules`, `Shape`, `bool` or a `Literal` of strings; `float` means `Value` and
+    The formula gets one step and its arguments as JAX scalars (lists as 1-D arrays, schedules as
+    schedules). Annotate each argument with its kind: `Value`, `Steps`, `Values`, `Boundaries`,
+    `ScheduleLike`, `Schedules`, `Shape`, `bool` or a `Literal` of strings. `float` means `Value` and
     `int` means `Steps`.
 
-    **Arguments**, all optional: `check`: a function of the built arguments that returns what is wrong with
-    them together, in words, or None.
+    **Arguments**, all optional:
 
-    The others are for `boundaries`, `describe` and `check`, which find out by themselves at which steps a formula reads
-    the schedules in it. `changes` and `pieces` are functions of the arguments (numbers, lists, and schedules as they
-    are). `changes` returns the steps at which the formula itself changes its form, in order: by default the arguments
-    annotated `Steps` or `Boundaries`. `pieces`, of a formula that is one schedule after another, returns pairs of
-    a step and the schedule that takes over there, from its own step 0, in order. `ends`: False for a formula that
-    never stops changing.
+    - `check`: a function of the arguments that returns what is wrong with their combination, in words, or None.
+    - `changes`: a function of the arguments that returns, in order, the steps at which the formula changes its form. By
+      default these are the arguments annotated `Steps` or `Boundaries`.
+    - `pieces`: for a formula that runs one schedule after another, a function of the arguments that returns, in order,
+      pairs of a step and the schedule that starts there, at its own step 0.
+    - `ends`: False for a formula that never stops changing.
 
-    **Raises:** `TypeError` if the first argument is not `step`, or another has no kind, is positional-only or has the
-    name of an attribute that every schedule has; for `**` arguments, for `*` arguments that are not schedules, and for
-    what is not a function with a name.
+    The last three are for `boundaries`, `describe` and `check`. These find out by themselves at which steps a formula
+    reads the schedules in it.
+
+    **Raises:** `TypeError` if `function` is not a function with a name; if its first argument is not `step`; if another
+    argument has no kind, is positional-only or is called like an attribute of every schedule; and for `**` arguments
+    and for `*` arguments that are not schedules.
 
     ```python
     @schedule
@@ -293,11 +295,11 @@ def schedule(
 if TYPE_CHECKING:
 
     def _without_step(function: Any) -> Any:
-        """What `schedule` makes of a formula, for jedi, which completes names in notebooks and some editors.
+        """What `schedule` returns, for jedi, which completes names in notebooks and some editors.
 
-        It does not know `Concatenate`, and shows the step as an argument. So it is given a function of all but the
-        step. That it reads the bodies of the two decorators takes `typing.overload`, since after a bare `overload`
-        it reads the declarations only; `not function`, where it follows no `is None`; and `TYPE_CHECKING`.
+        jedi does not know `Concatenate` and would show the step as an argument, so it sees a function without it here.
+        It reads the bodies of the two decorators only because they are written with `typing.overload` (after a bare
+        `overload` it reads only the declarations), `not function` (it does not follow `is None`) and `TYPE_CHECKING`.
         """
 
         @functools.wraps(function)
@@ -351,10 +353,10 @@ class Nested(Kind):
 
 
 class RampShape(Kind):
-    """The formula of a ramp: its first arguments are (start, end, steps), any others have defaults."""
+    """The formula of a ramp: its first arguments are (start, end, steps), and any others have defaults."""
 
     is_leaf = False
-    expected = "a ramp such as linear or cosine, itself and not called"
+    expected = "a ramp such as linear or cosine, not called"
 
     def build(self, value: Any) -> Any:
         require(value, isinstance(value, Formula) and [*value.kinds][:3] == ["start", "end", "steps"])
@@ -382,8 +384,8 @@ StepFunction = TypeAliasType("StepFunction", Annotated[Callable[[Array], ArrayLi
 
 
 def as_schedule(value: Any) -> Schedule:
-    """`value` as a schedule: itself, a number as `constant`, a plain callable (an optax schedule, a
-    lambda) as `function`.
+    """`value` as a schedule: a schedule stays as it is, a number becomes a `constant`, and a plain callable (an optax
+    schedule, a lambda) a `function`.
 
     **Raises:** `ValueError` for anything else, and for a formula that was not called.
     """
@@ -395,17 +397,16 @@ def as_schedule(value: Any) -> Schedule:
 
 
 def stretched(schedule: Schedule, change: Callable[[Any, int], Any]) -> Schedule:
-    """`schedule` with every duration in it passed through `change`, which is also told the least that it may be;
-    of a recipe, in what it composes.
+    """`schedule` with every duration in it passed through `change`, together with the least value it may have.
 
-    (The peak of `noam` is formed from its warm-up, which must not change it.)
+    A recipe is expanded first: the peak of `noam`, for example, is computed from its warm-up and must not change.
     """
     schedule = as_schedule(schedule).expand()
     kinds = schedule.formula.kinds
     return Schedule(schedule.formula, {n: kinds[n].stretch(v, change) for n, v in schedule.arguments.items()})
 
 
-# What `as_schedule` and the operators make ---------------------------------------------------------------
+# What `as_schedule` and the operators build --------------------------------------------------------------
 
 
 @schedule
@@ -421,9 +422,10 @@ def constant(step: Array, value: Value) -> Array:
 
 @schedule(ends=False)
 def function(step: Array, of: StepFunction) -> ArrayLike:
-    """A plain callable `step -> value`, such as an optax schedule, as a schedule.
+    """Turns a plain callable `step -> value`, such as an optax schedule, into a schedule.
 
-    The callable is structure: two are equal if they are the same object, and another one retraces.
+    The callable is part of the pytree's structure: two of these schedules are equal only if they hold the same object,
+    and a jitted function is traced again for another one.
 
     Example: `function(lambda t: 0.1 * jnp.exp(-((t - 40) / 20) ** 2))` over 120 steps.
     """
@@ -447,8 +449,8 @@ def multiply(step: Array, *schedules: ScheduleLike) -> ArrayLike:
 
     $$f(t) = \prod_i f_i(t)$$
 
-    A product runs on one clock: in `warmup_factor * decay` the decay has begun during the warm-up.
-    `warmup(decay, steps)` starts the decay after it.
+    Both factors are read at the same step: in `warmup_factor * decay` the decay already runs during the warm-up. To
+    start the decay after the warm-up, use `warmup(decay, steps)`.
 
     Example: `multiply(cosine(0.1, 0, 100), triangular(0.6, 1, 10, 10))` over 120 steps.
     """
@@ -457,7 +459,7 @@ def multiply(step: Array, *schedules: ScheduleLike) -> ArrayLike:
 
 @schedule
 def power(step: Array, schedule: ScheduleLike, exponent: Precise) -> Array:
-    r"""A power of a schedule that is never negative, also written `a ** exponent`.
+    r"""A power of a schedule whose values are not negative, also written `a ** exponent`.
 
     $$f(t) = \mathrm{schedule}(t)^{\mathrm{exponent}}$$
 
@@ -467,22 +469,22 @@ def power(step: Array, schedule: ScheduleLike, exponent: Precise) -> Array:
 
 
 def combined(formula: Formula[..., Schedule], first: Any, *others: Any) -> Schedule:
-    """`first + other + ...` (or times) as one sum: a sum of a thousand is wide, not deep."""
+    """`first + other + ...` (or times) as one sum, so that a sum of a thousand schedules is wide and not deep."""
     is_one = isinstance(first, Schedule) and first.formula is formula
     return formula(*(first.arguments["schedules"] if is_one else [first]), *others)
 
 
 def stack(schedules: Schedules) -> Schedule:
-    """Schedules that differ only in their numbers as one with a leading axis, for `jax.vmap`.
+    """Stacks schedules that differ only in their numbers into one with a leading axis, for `jax.vmap`.
 
     `jax.vmap(lambda s: s(step))(stack([cosine(1.0, 0.0, 90), cosine(2.0, 0.0, 60)]))`
 
-    **Raises:** `ValueError` if they differ in anything but numbers (`tabulate` those instead).
+    **Raises:** `ValueError` if they differ in anything else (use `tabulate` for those).
     """
     several = built_as(NestedList(), "stack", "schedules", schedules)
     if len({jax.tree.structure(s) for s in several}) != 1:
         raise ValueError(
-            "stack: `schedules` must be one or more schedules alike in all but their numbers, got "
-            f"{[*several]}; tabulate schedules of different shapes"
+            f"stack: `schedules` must be one or more schedules that differ only in their numbers, got {[*several]}; "
+            "use `tabulate` for schedules of different shapes"
         )
     return stacked(several)

@@ -1,4 +1,4 @@
-"""Schedules that come round again: warm restarts, and the waves made with them."""
+"""Schedules that repeat: warm restarts, and the waves built from them."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -19,11 +19,11 @@ from schedules.sequences import join
 
 __all__ = ["restarts", "triangular"]
 
-CYCLES = 256  # with a growth of 1.1, more than there is room for in 2^31 steps
+CYCLES = 256  # with a growth of 1.1, more cycles than fit into 2^31 steps
 
 
 class GrowthNumber(PreciseNumber):
-    expected = "1, or a number from 1.1"
+    expected = "1, or a number that is 1.1 or more"
 
     def build(self, value: Any) -> Any:
         growth = super().build(value)
@@ -43,17 +43,17 @@ def _cycles(schedule: Schedule, period: int, growth: float, **_: Any) -> Iterato
 
 @schedule(pieces=_cycles, ends=False)
 def restarts(step: Array, schedule: ScheduleLike, period: Period, growth: Growth = 1.0, decay: Precise = 1.0) -> Array:
-    r"""`schedule` from its step 0 again and again: after `period` updates, and then after ever longer cycles.
+    r"""`schedule`, restarted after `period` updates, then after cycles that are `growth` times as long each time.
 
     $$f(t) = \mathrm{decay}^i \cdot \mathrm{schedule}_i(t - s_i), \qquad s_i \le t < s_{i+1}, \qquad
       s_0 = 0, \quad s_{i+1} = s_i + [\mathrm{period} \cdot \mathrm{growth}^i]$$
 
-    Cycle i is growth^i times as long, and so is every duration in its schedule. Lengths are rounded to whole
-    steps, and a cycle is found by comparing integers: a growth of 3 restarts at exactly the powers of 3. (With a
-    growth that is no whole number, cycles of more than 2^23 steps may be a few steps longer or shorter.) The
-    derivative with respect to `growth` is 0, since it acts on whole numbers of steps.
+    Cycle i is growth^i times as long as the first, and so is every duration in its schedule. `decay` multiplies the
+    values once per cycle. Lengths are rounded to whole steps and are exact for a whole `growth`. (For other growths,
+    cycles of more than 2^23 steps may be a few steps longer or shorter.) The derivative with respect to `growth` is 0,
+    since lengths are whole numbers.
 
-    **Raises:** `ValueError` for a growth below 1, or between 1 and 1.1.
+    **Raises:** `ValueError` unless `growth` is 1, or 1.1 or more.
 
     Source: SGDR, arXiv:1608.03983.
 
@@ -65,18 +65,18 @@ def restarts(step: Array, schedule: ScheduleLike, period: Period, growth: Growth
 
 
 def _cycle(step: Array, period: Period, growth: Growth) -> tuple[Array, Array, Split]:
-    """The cycle that `step` is in: its number, its first step, and how many times as long it is as the first."""
+    """The cycle that `step` is in: its number, its first step, and its length relative to the first cycle."""
     rate = jax.lax.stop_gradient(pair(growth))
     factors = _powers(rate, step.dtype)
     starts = _sums(lengthen(jnp.asarray(period, step.dtype), factors))
-    # Sixteen cycles at a time, then among sixteen: compiled faster than a bisection, and nearly as fast to run.
-    # The table ends in starts that were cut to the last step there is. None of them is passed.
+    # First find the block of sixteen cycles, then the cycle in it: compiles faster than a bisection, and runs nearly as
+    # fast. The last starts in the table were cut to MAX_STEPS, which `now` never reaches.
     now, blocks = jnp.minimum(step, MAX_STEPS - 1), starts.reshape(16, CYCLES // 16)
     block = jnp.sum(blocks[:, -1] <= now, dtype=int)
     number = 16 * block + jnp.sum(blocks[block] <= now, dtype=int)
     grown = jax.tree.map(lambda f: f[jnp.minimum(number, CYCLES - 1)], factors)
     before = jnp.where(number > 0, starts[number - 1], 0)
-    same = (rate.hi == 1) & (rate.lo == 0)  # more cycles than a table holds, but found by a division
+    same = (rate.hi == 1) & (rate.lo == 0)  # maybe more cycles than the table holds, but a division finds them
     even = step // period
     return (
         jnp.where(same, even, number.astype(step.dtype)),
@@ -86,7 +86,7 @@ def _cycle(step: Array, period: Period, growth: Growth) -> tuple[Array, Array, S
 
 
 def _powers(growth: Split, clock: jnp.dtype) -> Split:
-    """growth^i for every cycle: integers where `growth` is one, since float32 stops at 2^24."""
+    """growth^i for every cycle, exact where `growth` is an integer: float32 alone is not, beyond 2^24."""
     number = jnp.arange(CYCLES)
     real = power(growth, number.astype(growth.hi.dtype))
     whole, square = jnp.ones(CYCLES, clock), growth.hi.astype(clock)
@@ -101,7 +101,7 @@ def _powers(growth: Split, clock: jnp.dtype) -> Split:
 def _sums(lengths: Array) -> Array:
     """The sums of the first 1, 2, ... lengths, at most MAX_STEPS: where each cycle ends and the next one starts.
 
-    Integers that wrap around are negative at first, and from then on the same sum in floats tells.
+    Where the integers wrap around, the first sum is negative; later ones are recognized by the same sum in floats.
     """
     sums, real = jnp.cumsum(lengths), jnp.cumsum(jnp.asarray(lengths, float))
     beyond = (sums < 0) | (real > 1.5 * MAX_STEPS)
@@ -114,8 +114,8 @@ def triangular(low: Value, high: Value, up: Steps, down: Steps, decay: Precise =
 
     $$f(t) = \mathrm{low} + (\mathrm{high} - \mathrm{low}) \cdot \mathrm{decay}^i \cdot \mathrm{fade}^t \cdot v(t)$$
 
-    with v the wave from 0 to 1 and i the number of the cycle. The three modes of PyTorch's `CyclicLR`: as it is
-    "triangular", with `decay=0.5` "triangular2", with `fade=gamma` "exp_range".
+    where v is the wave from 0 to 1 and i the number of the cycle. The three modes of PyTorch's `CyclicLR` are
+    "triangular" (the default), "triangular2" (`decay=0.5`) and "exp_range" (`fade=gamma`).
 
     Source: Cyclical learning rates, arXiv:1506.01186.
 

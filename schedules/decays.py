@@ -1,4 +1,4 @@
-"""Schedules without an end: values that step, decay or vary for as long as the run lasts.
+"""Schedules without an end: values that step, decay or vary, for a run of any length.
 
 A boundary b takes effect at t = b.
 """
@@ -39,7 +39,7 @@ def piecewise_constant(step: Array, values: Values, boundaries: Boundaries) -> A
 
     $$f(t) = \mathrm{values}\big[\#\{b \in \mathrm{boundaries} : b \le t\}\big]$$
 
-    **Raises:** `ValueError` unless there is one value more than there are boundaries and these never decrease.
+    **Raises:** `ValueError` unless there is one more value than boundaries, and the boundaries never decrease.
 
     Example: `piecewise_constant([0.02, 0.1, 0.05], boundaries=[20, 80])` over 120 steps.
     """
@@ -52,7 +52,7 @@ def multistep(step: Array, value: Value, milestones: Boundaries, factor: Precise
 
     $$f(t) = \mathrm{value} \cdot \mathrm{factor}^{\#\{m \in \mathrm{milestones} : m \le t\}}$$
 
-    PyTorch's `MultiStepLR(milestones, gamma)` in absolute terms.
+    PyTorch's `MultiStepLR(milestones, gamma)`, with `value` as the base rate.
 
     Example: `multistep(0.1, milestones=[60, 90], factor=0.3)` over 120 steps.
     """
@@ -61,12 +61,12 @@ def multistep(step: Array, value: Value, milestones: Boundaries, factor: Precise
 
 @schedule(changes=_stairs, ends=False)
 def exponential_decay(step: Array, value: Value, factor: Precise, steps: Period, staircase: bool = False) -> Array:
-    r"""`value`, multiplied by `factor` once in every `steps` updates: gradually, or all at once (`staircase`).
+    r"""`value`, multiplied by `factor` every `steps` updates: gradually, or all at once (`staircase=True`).
 
     $$f(t) = \mathrm{value} \cdot \mathrm{factor}^{t / \mathrm{steps}} \quad\text{or}\quad
       \mathrm{value} \cdot \mathrm{factor}^{\lfloor t / \mathrm{steps} \rfloor}$$
 
-    A factor above 1 makes it grow; the power stays within the range of floats.
+    A factor above 1 makes it grow, up to the largest float.
 
     Example: `exponential_decay(0.1, factor=0.5, steps=30)` over 120 steps.
     """
@@ -76,7 +76,7 @@ def exponential_decay(step: Array, value: Value, factor: Precise, steps: Period,
 
 @schedule(changes=_stairs, ends=False)
 def inverse_time(step: Array, value: Value, rate: Positive, steps: Period = 1, staircase: bool = False) -> Array:
-    r"""`value` over a line that rises by `rate` in every `steps` updates: gradually, or all at once (`staircase`).
+    r"""`value` divided by 1 plus `rate` per `steps` updates, which grows gradually, or all at once (`staircase=True`).
 
     $$f(t) = \frac{\mathrm{value}}{1 + \mathrm{rate} \cdot t / \mathrm{steps}} \quad\text{or}\quad
       \frac{\mathrm{value}}{1 + \mathrm{rate} \lfloor t / \mathrm{steps} \rfloor}$$
@@ -90,7 +90,7 @@ def inverse_time(step: Array, value: Value, rate: Positive, steps: Period = 1, s
 
 @schedule(ends=False)
 def power_law(step: Array, value: Value, exponent: Precise, timescale: Period = 1) -> Array:
-    r"""`value` over a power of the step, which is counted in timescales from 1.
+    r"""`value` divided by a power of 1 + t / timescale.
 
     $$f(t) = \mathrm{value}\, (1 + t / \mathrm{timescale})^{-\mathrm{exponent}}$$
 
@@ -107,12 +107,12 @@ def power_law(step: Array, value: Value, exponent: Precise, timescale: Period = 
     changes=lambda values, every: [every * (len(values) - 1)],
 )
 def table(step: Array, values: Values, every: Period = 1) -> Array:
-    r"""`values`, each for `every` updates; then the last of them.
+    r"""Each of `values` for `every` updates, then the last one.
 
     $$f(t) = \mathrm{values}\big[\min(\lfloor t / \mathrm{every} \rfloor,\, n - 1)\big]$$
 
-    `table(tabulate(lr, steps))` is `lr` with its shape turned into numbers, so that schedules of
-    different shapes can be stacked and mapped over.
+    `table(tabulate(lr, steps))` turns any schedule into numbers, so that you can `stack` schedules of different shapes
+    and vmap over them.
 
     Example: `table([0.1, 0.06, 0.08, 0.03, 0.01], every=20)` over 120 steps.
     """
@@ -123,24 +123,25 @@ def table(step: Array, values: Values, every: Period = 1) -> Array:
 def _points(values: Any, boundaries: Any, shape: Any) -> str | None:
     points, places = len(values), len(boundaries)
     if points != places or not points:
-        return f"`values` must be as many as `boundaries` and at least one, got {points} and {places}"
+        return f"`values` and `boundaries` must have the same length, 1 or more, got {points} and {places}"
     try:
         for start, end in itertools.pairwise(values if isinstance(values, tuple) else ()):
             shape(start, end, 1)
     except ValueError as error:
-        return f"`values` must be what the shape goes through ({error})"
+        return f"`values` must be values that `shape` can start and end at ({error})"
     return None
 
 
 @schedule(check=_points)
 def interpolate(step: Array, values: Values, boundaries: Boundaries, shape: Shape = linear) -> Array:
-    r"""Through the points `values[i]` at `boundaries[i]`, along a ramp between each and the next.
+    r"""Goes through the values `values[i]` at the steps `boundaries[i]`, with a ramp from each to the next.
 
     $$f(t) = \mathrm{shape}(v_i,\, v_{i+1},\, b_{i+1} - b_i)(t - b_i), \qquad b_i \le t < b_{i+1}$$
 
-    Before the first point its value, after the last point that one's.
+    Before the first point it has the first value, after the last point the last.
 
-    **Raises:** `ValueError` unless there are as many values as boundaries, one or more, and these never decrease.
+    **Raises:** `ValueError` unless there are as many values as boundaries, at least one, and the boundaries never
+    decrease.
 
     Example: `interpolate([0.01, 0.1, 0.06, 0.08, 0], [0, 20, 50, 70, 110])` over 120 steps.
     """
@@ -153,11 +154,12 @@ def interpolate(step: Array, values: Values, boundaries: Boundaries, shape: Shap
 
 @schedule(ends=False)
 def noise(step: Array, scale: Value, seed: Index, every: Period = 1) -> Array:
-    r"""Independent normal numbers of standard deviation `scale`, a new one after every `every` updates.
+    r"""Independent normal random numbers with standard deviation `scale`, a new one every `every` updates.
 
     $$f(t) = \mathrm{scale} \cdot \nu_{\lfloor t / \mathrm{every} \rfloor}, \qquad \nu_i \sim N(0, 1)$$
 
-    A pure function of seed and step like any other schedule. `lr * (1 + noise(0.1, seed=0))` shakes a rate by 10 %.
+    A pure function of seed and step, like any other schedule. `lr * (1 + noise(0.1, seed=0))` adds 10 % noise to a
+    rate.
 
     Example: `0.1 * (1 + noise(0.1, seed=0, every=3))` over 120 steps.
     """

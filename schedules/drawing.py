@@ -1,4 +1,4 @@
-"""Schedules as pictures: lines on matplotlib's axes, and the small drawing that notebooks show."""
+"""Schedules as pictures: plots with matplotlib, and the small drawing that notebooks show."""
 
 import html
 import itertools
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from schedules.arguments import checked
-from schedules.core import Schedule, ScheduleLike, as_schedule
+from schedules.arguments import built_as, checked
+from schedules.core import Nested, Schedule, ScheduleLike
 from schedules.inspection import MOST_CHANGES, _changes, _ends, _sampled, _values, _with_plain_numbers
 from schedules.kinds import Size
 from schedules.numerics import MAX_STEPS
@@ -21,22 +21,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 STYLES: Sequence[Any] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000")  # told apart by the colour-blind, too
-LONGEST_LABEL = 24  # characters, beside a line
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000")  # can be distinguished by the colour-blind
+LONGEST_LABEL = 24  # in characters, of a label at the end of a line
 
 
 @checked
 def plot(
     schedules: ScheduleLike | Sequence[ScheduleLike] | Mapping[str, ScheduleLike], steps: Size, ax: "Axes | None" = None
 ) -> "Axes":
-    """Draws one schedule, or several on one axis, over the first `steps` updates.
+    """Plots one schedule or several over the first `steps` updates, with matplotlib.
 
-    **Arguments:** `schedules`: one, a list of them (labelled by their reprs), or a dict of labels; one made by `stack`
-    is drawn as a line for each in the stack; `ax`: the matplotlib axes to draw on, by default a new figure's.
+    **Arguments:** `schedules`: one schedule, a list (labelled by their reprs) or a dict from labels to schedules. A
+    schedule made by `stack` is drawn as one line for each schedule in it. `steps`: a number of updates. `ax`: the
+    matplotlib axes to draw on, by default those of a new figure.
 
-    Short labels stand at the ends of the lines, to the right of the axes. Long ones are in a legend above, and so are
-    all labels on axes of your own in a figure without a layout (`plt.subplots(layout="constrained")`), which would have
-    no room for them.
+    Short labels are written at the ends of the lines, long ones in a legend above the axes. If you pass `ax`, create
+    its figure with `plt.subplots(layout="constrained")`: without a layout there is no room at the ends of the lines,
+    and all labels go into the legend.
 
     **Returns:** the axes.
 
@@ -64,7 +65,8 @@ def plot(
 
 
 def label_ends(ax: "Axes") -> bool:
-    """Writes the label of each line where it ends, in its colour; whether the labels are short and few enough.
+    """Writes the label of each line at its end, in its colour. Returns False, without writing any, if the labels are
+    too long or too many.
 
     Labels that would overlap are moved apart, in the order of the lines just before their ends. Call it when the
     limits and the scale of the axes are set.
@@ -92,9 +94,9 @@ def label_ends(ax: "Axes") -> bool:
 
 
 def apart(places: Sequence[float] | np.ndarray, gap: float, low: float = -np.inf, high: float = np.inf) -> np.ndarray:
-    """`places`, moved as little as possible until `gap` lies between neighbours, within `low` and `high`.
+    """`places`, moved as little as possible so that neighbours are `gap` apart and all are in [low, high].
 
-    (Least squares: isotonic regression, by pooling neighbours that would overlap.)
+    (In least squares, by isotonic regression: neighbours that would overlap are pooled.)
     """
     order = np.argsort(places, kind="stable")
     gaps = gap * np.arange(len(order))
@@ -109,7 +111,7 @@ def apart(places: Sequence[float] | np.ndarray, gap: float, low: float = -np.inf
 
 
 def members(schedule: Schedule) -> list[Schedule]:
-    """The schedules in a stack, as by `stack` or `jax.vmap`, in order; of any other schedule itself."""
+    """The schedules in a stack (made by `stack` or `jax.vmap`), in order; any other schedule alone."""
     try:
         jax.eval_shape(schedule, 0)
         return [schedule]
@@ -125,15 +127,15 @@ def members(schedule: Schedule) -> list[Schedule]:
 
 def _labelled(schedules: Any) -> list[tuple[str, Schedule]]:
     if isinstance(schedules, Mapping):
-        return [(label, as_schedule(schedule)) for label, schedule in schedules.items()]
+        return [(label, built_as(Nested(), "plot", "schedules", each)) for label, each in schedules.items()]
     if isinstance(schedules, Sequence) and not isinstance(schedules, str):
-        several = [as_schedule(each) for each in schedules]
+        several = [built_as(Nested(), "plot", "schedules", each) for each in schedules]
         return [*zip(told_apart([*map(repr, several)], 90), several, strict=True)]
     return _labelled([schedules])
 
 
 def told_apart(texts: list[str], length: int) -> list[str]:
-    """Texts of at most so many characters: without what they begin with in common, where they would else be alike."""
+    """Texts of at most `length` characters, without their common beginning if they would otherwise be equal."""
     short = [shortened(text, length) for text in texts]
     if len({*short}) == len({*texts}):
         return short
@@ -145,12 +147,12 @@ def told_apart(texts: list[str], length: int) -> list[str]:
 
 WIDTH, HEIGHT = 360, 96  # of the curves, in pixels
 LETTER = 6.5  # the width of a letter, about
-POINTS, MOST_LINES = 256, 32  # values of a line, and lines of a stack
-INKS = (0x1F, 0x84, 0xC4), (0xD5, 0x5E, 0x00)  # of the first and the last line; readable on white and on black
+POINTS, MOST_LINES = 256, 32  # values per line, and lines per stack
+INKS = (0x1F, 0x84, 0xC4), (0xD5, 0x5E, 0x00)  # colours of the first and last line; readable on white and on black
 
 
 def as_html(schedule: Schedule) -> str | None:
-    """What a notebook shows of a schedule: its repr and a small drawing; None if it cannot be drawn."""
+    """What a notebook shows for a schedule: its repr and a small drawing; None if it cannot be drawn."""
     try:
         text, picture = shortened(repr(schedule), 800), svg(schedule)
     except Exception:  # tracers, placeholders, callables that fail: showing a value must not raise
@@ -160,10 +162,10 @@ def as_html(schedule: Schedule) -> str | None:
 
 
 def svg(schedule: Schedule) -> str:
-    """A small drawing of a schedule, or of the first `MOST_LINES` of a stack, in the text's colour and `INKS`.
+    """A small drawing of a schedule, or of the first `MOST_LINES` of a stack. Its text has the page's colour.
 
-    It shows the first, the highest and the last value, and the step at which the schedule ends. A schedule without an
-    end is drawn over `_horizon`.
+    It shows the first, the highest and the last value, and the step at which the schedule ends (`_horizon` for a
+    schedule without an end).
 
     **Raises:** `ValueError` if a value is not finite.
     """
@@ -208,10 +210,10 @@ def svg(schedule: Schedule) -> str:
 
 
 def _horizon(schedule: Schedule) -> int:
-    """The last boundary of a schedule that ends; of others a number of steps that shows what they do.
+    """The last boundary of a schedule that ends; for others, a number of steps that shows their shape.
 
-    That is twice the step from which on the value stays near its limit (within a third of its range), so for
-    1 / (1 + t / n) about 4 n; but the first six boundaries at least, and 100 steps.
+    That number is twice the step after which the value stays within a third of its range from its limit (about 4 n for
+    1 / (1 + t / n)). It covers at least the first six boundaries, and at least 100 steps.
     """
     schedule = _with_plain_numbers(schedule)
     ends = _ends(schedule)
@@ -227,7 +229,7 @@ def _horizon(schedule: Schedule) -> int:
 
 
 def _places(schedule: Schedule, end: int, most: int) -> np.ndarray:
-    """Steps from 0 to a little after `end`, with both sides of the first boundaries among them."""
+    """Steps from 0 to a little after `end`, including both sides of the first boundaries."""
     near = itertools.islice(_changes(_with_plain_numbers(schedule), end), most // 4)
     sides = {side for b in near for side in (b - 1, b) if 0 <= side <= end}
     last = min(end + max(end // 16, 1), MAX_STEPS)
@@ -235,7 +237,7 @@ def _places(schedule: Schedule, end: int, most: int) -> np.ndarray:
 
 
 def _read(schedule: Schedule, at: np.ndarray) -> np.ndarray:
-    """The values at no more than `POINTS` steps, always by the same program."""
+    """The values at up to `POINTS` steps, padded so that one compiled program serves all."""
     return _values(schedule, np.pad(at, (0, POINTS - len(at)), mode="edge"))[: len(at)]
 
 

@@ -1,4 +1,4 @@
-"""A formula is computed for one step, and mapped over arrays of steps here, once."""
+"""Evaluates a formula, which is written for one step, at any array of steps."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from schedules.numerics import MAX_STEPS
 from schedules.sentences import shown
 
-# What JAX raises where a traced number is asked for as Python's or NumPy's.
+# What JAX raises where a traced number is used as a Python or NumPy number.
 NEEDS_NUMBERS = (
     jax.errors.ConcretizationTypeError,
     jax.errors.TracerArrayConversionError,
@@ -21,7 +21,7 @@ NEEDS_NUMBERS = (
 
 
 def computed(schedule: Any, step: ArrayLike) -> Array:
-    """The formula, mapped over `step`: the one place where schedules are computed."""
+    """The formula, mapped over `step`. All values of schedules are computed here."""
     formula, step = schedule.formula, jnp.asarray(step)
     if step.dtype == bool or not jnp.issubdtype(step.dtype, np.number) or jnp.iscomplexobj(step):
         raise TypeError(f"{formula}: `step` must be integers or floats, got {step.dtype}")
@@ -36,8 +36,8 @@ def computed(schedule: Any, step: ArrayLike) -> Array:
             found = formula.value(t, arguments)
         except NEEDS_NUMBERS as error:
             raise TypeError(
-                f"{formula}: a formula must not need its step and numbers as Python's, since they are traced: use "
-                "jnp.where in the place of `if`, and jnp.cos in the place of math.cos"
+                f"{formula}: a formula must not need Python numbers, since its step and arguments are traced: use "
+                "jnp.where instead of `if`, and jnp.cos instead of math.cos"
             ) from error
         try:
             number = jnp.asarray(found)
@@ -51,8 +51,8 @@ def computed(schedule: Any, step: ArrayLike) -> Array:
     return jnp.vectorize(at)(step) if step.ndim else at(step)
 
 
-# The numbers of a schedule are arguments, so that others compile nothing anew. Schedules inside others are traced as
-# they are: a jitted function within each would be inlined into the next, again and again.
+# A schedule's numbers are arguments of the jitted function, so that changing them compiles nothing. Schedules inside
+# others are not jitted themselves: nested jitted functions would be inlined into each other again and again.
 compiled = jax.jit(computed)
 
 
@@ -63,17 +63,19 @@ def block_of(schedule: Any, number: int) -> list[float]:
     """The values at steps number * BLOCK, number * BLOCK + 1, ... as Python floats."""
     formula, steps = schedule.formula, np.minimum(number * BLOCK + np.arange(BLOCK), MAX_STEPS)
     try:
-        with jax.ensure_compile_time_eval():  # also where something else is being traced
+        with jax.ensure_compile_time_eval():  # so that it also works while something else is being traced
             return np.asarray(compiled(schedule, steps)).tolist()
     except NEEDS_NUMBERS as error:
-        raise TypeError(f"{formula}.at: the schedule must not be traced: call it in jitted code") from error
+        raise TypeError(
+            f"{formula}.at: the schedule must not be traced: in jitted code, call the schedule itself"
+        ) from error
 
 
 def require_in_range(formula: object, step: Any) -> None:
     last = np.max(step, initial=0) if isinstance(step, np.ndarray) and step.dtype.kind in "iuf" else step
     if not isinstance(last, int | float | np.integer | np.floating) or last <= MAX_STEPS:
         return
-    if isinstance(last, int | np.integer):  # JAX would wrap NumPy's wide integers around in silence
+    if isinstance(last, int | np.integer):  # JAX would silently wrap around NumPy's wide integers
         raise OverflowError(f"{formula}: `step` must be at most {MAX_STEPS}, got {shown(int(last))}")
     if not last < np.inf:
         raise ValueError(f"{formula}: `step` must be finite, got {last}")

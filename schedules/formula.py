@@ -1,6 +1,6 @@
-"""A function of the step, and of arguments that say what they may be, becomes a constructor of values.
+"""`Formula`: a decorated function of the step and of annotated arguments, which builds schedules when it is called.
 
-`schedules.core` gives it the values that it makes, and `@schedule`; `schedules.composed` gives it `@recipe`.
+`schedules.core` defines `@schedule` with it, and `schedules.composed` defines `@recipe`.
 """
 
 import functools
@@ -21,10 +21,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Formula(Generic[P, V]):
-    """A schedule's formula: calling it with arguments builds the `Schedule`. Made by `@schedule` and `@recipe`.
+    """A schedule's formula: call it with arguments to build a `Schedule`. Made by `@schedule` and `@recipe`.
 
     **Attributes:** `function`, the plain function that was decorated; `kinds`, the kind of each argument by name;
-    `changes`, `pieces` and `ends`, what it declares for `boundaries`, `describe` and `check`.
+    `changes`, `pieces` and `ends`, as passed to `@schedule`.
     """
 
     __name__: str
@@ -62,8 +62,8 @@ class Formula(Generic[P, V]):
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> V:
         """Builds the schedule.
 
-        **Raises:** `TypeError` for a missing or unknown argument, `ValueError` for one that is not what
-        its kind expects; traced values are not checked.
+        **Raises:** `TypeError` for a missing or unknown argument, `ValueError` for an argument that is not what
+        its kind expects. Traced values are not checked.
         """
         try:
             bound = self.__signature__.bind(*args, **kwargs)
@@ -73,23 +73,25 @@ class Formula(Generic[P, V]):
         bound.apply_defaults()
         return self.build(bound.arguments)
 
-    # Else IPython shows (*args, **kwargs) below the signature of the formula.
+    # Otherwise IPython shows (*args, **kwargs) below the signature of the formula.
     __call__.__signature__ = NotImplemented  # type: ignore[attr-defined]
 
-    # Of what has this method, as functions have, `help` shows the signature.
+    # `help` shows the signature only of objects that have this method, as functions do.
     def __get__(self, instance: object, owner: type | None = None) -> "Formula[P, V]":
-        return self  # also where it is an attribute of a class: the first argument of a formula is not `self`
+        return self  # never bound to an instance, even as an attribute of a class
 
     @property
     def usage(self) -> str:
         return usage(self)
 
     def build(self, arguments: Mapping[str, Any]) -> V:
-        """The value with these arguments, all of them, checked one by one and together."""
+        """Builds the value from all of its arguments, which are checked one by one and together."""
         built = {name: built_as(self.kinds[name], self, name, value) for name, value in arguments.items()}
         mistake = self.check(**built) if self.check else None
         if not isinstance(mistake, str | None):
-            raise TypeError(f"{self}: `check` must return what is wrong, in words, or None, got {shown(mistake)}")
+            raise TypeError(
+                f"{self}: `check` must return a string that says what is wrong, or None, got {shown(mistake)}"
+            )
         if mistake:
             raise ValueError(f"{self}: {mistake}")
         return self.made(built)
@@ -98,12 +100,12 @@ class Formula(Generic[P, V]):
         return self.makes(self, built)  # type: ignore[call-arg]
 
     def expand(self, arguments: Mapping[str, Any]) -> V | None:
-        """What a recipe composes of these arguments; None of a formula, which stands for itself."""
+        """What a recipe composes from these arguments; None for a formula that is not a recipe."""
         del arguments
         return None
 
     def value(self, step: Any, arguments: Mapping[str, Any]) -> Any:
-        """The value at one step, from arguments that are as the formula gets them."""
+        """The value at one step, from arguments after `cast`."""
         bound = self.bind(arguments)
         return self.function(step, *bound.args, **bound.kwargs)
 
@@ -137,12 +139,16 @@ class Formula(Generic[P, V]):
 
     def _kind(self, parameter: inspect.Parameter) -> Kind:
         if hasattr(self.makes, parameter.name) or parameter.name in self.makes.__annotations__:
-            raise TypeError(f"{self}: an argument cannot be called `{parameter.name}`, as every schedule has its own")
+            raise TypeError(
+                f"{self}: an argument cannot be called `{parameter.name}`, since all schedules have this attribute"
+            )
         kind, many = kind_of(parameter.annotation), parameter.kind is parameter.VAR_POSITIONAL
         if parameter.kind is parameter.VAR_KEYWORD or (many and not (kind and kind.many)):
-            raise TypeError(f"{self}: `{parameter}` must be one argument or a list; only schedules may be any number")
+            raise TypeError(f"{self}: `{parameter}` must be one argument or a list: only schedules may be * arguments")
         if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise TypeError(f"{self}: `{parameter.name}` must not be positional-only, as it is printed by its name")
+            raise TypeError(
+                f"{self}: `{parameter.name}` must not be positional-only, since it is printed with its name"
+            )
         if kind is None:
             annotation = parameter.annotation
             found = "no annotation" if annotation is parameter.empty else repr(annotation)
@@ -156,12 +162,12 @@ class Formula(Generic[P, V]):
         return sorted(step for phases in lists for step in phases)
 
     def _register(self) -> None:
-        """The last definition of a name counts, as in a notebook; but a package keeps the names that it exports."""
+        """Defining a name again replaces it, as in a notebook, except for names that another package exports."""
         if not self.__name__.isidentifier():
-            raise TypeError(f"{self}: a formula must have a name, by which it is printed and parsed: use `def`")
+            raise TypeError(f"{self}: a formula must have a name, since it is printed and parsed with it: use `def`")
         taken = FORMULAS.get(self.__name__)
         if taken and taken._is_exported() and taken._package != self._package:
-            raise ValueError(f"{self}: the name is taken, choose another")
+            raise ValueError(f"{self}: the name is already taken by {taken.__module__}, choose another")
         FORMULAS[self.__name__] = self
 
     @property
@@ -185,12 +191,12 @@ SHORTHANDS: dict[str, Callable[..., Any]] = {}
 
 
 def shorthand(function: F) -> F:
-    """Lets `parse` call a function that builds a schedule of another formula, as `ema` does, by its name."""
+    """Makes a function known to `parse` that is not a formula itself but builds a schedule, such as `ema`."""
     SHORTHANDS[function.__name__] = function
     return function
 
 
 def usage(function: Callable[..., Any]) -> str:
-    """How it is called: `cosine(start, end, steps)`."""
+    """How to call it: `cosine(start, end, steps)`."""
     parameters = [p.replace(annotation=p.empty) for p in inspect.signature(function).parameters.values()]
     return f"{function.__name__}({', '.join(map(str, parameters))})"

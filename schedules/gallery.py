@@ -1,4 +1,4 @@
-"""One picture's worth of every schedule: the example in its documentation, and the run to see it over."""
+"""The examples of all schedules, read from their docstrings: an expression, and how many steps to plot it over."""
 
 import inspect
 import re
@@ -9,9 +9,9 @@ EXAMPLE = re.compile(r"^Example: `(.+)` over (\d+) steps\.$", re.MULTILINE)
 
 
 def examples(module: ModuleType) -> Mapping[str, tuple[str, int]]:
-    """What is public in a module and has an example, by name: an expression, and a number of steps.
+    """The examples of the public names of a module that have one: an expression, and a number of steps.
 
-    `parse` reads the expressions of `schedules`, but for that of `function`, which holds a plain callable.
+    `parse` reads the expressions of `schedules`, except that of `function`, which holds a plain callable.
     """
     documented = {name: inspect.getdoc(getattr(module, name)) or "" for name in vars(module) if name[0] != "_"}
     found = {name: EXAMPLE.search(text) for name, text in documented.items()}

@@ -1,4 +1,4 @@
-"""Many schedules that differ only in their numbers are compiled as one."""
+"""Evaluates many schedules that differ only in their numbers as one, so that they are compiled once."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ S = TypeVar("S", bound=Callable[[Any], Array])  # pytrees that are called with a
 
 
 def folded(combine: Any, schedules: Sequence[S], step: Array) -> Array:
-    """`combine` over the values of the schedules; many that differ only in their numbers are compiled as one."""
+    """`combine` (such as `jnp.add`) over the values of all schedules; of many, those alike are compiled as one."""
     many = len(schedules) > 32
     groups = [pieces for _, pieces in alike(schedules)] if many else [[each] for each in schedules]
     return functools.reduce(combine, (_folded_alike(combine, pieces, step) for pieces in groups))
@@ -30,7 +30,7 @@ def stacked(alike: Sequence[S]) -> S:
 
 
 def alike(pieces: Sequence[S]) -> list[tuple[list[int], list[S]]]:
-    """`pieces` in groups that differ only in their numbers, each with its places in the sequence."""
+    """Groups of `pieces` that differ only in their numbers, each with the places of its members in the sequence."""
     groups: dict[object, tuple[list[int], list[S]]] = {}
     for place, piece in enumerate(pieces):
         leaves, structure = jax.tree.flatten(piece)

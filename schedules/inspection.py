@@ -1,4 +1,4 @@
-"""Looking at a schedule: its values as numbers, in words and as warnings."""
+"""Inspects a schedule: its values as numbers, a description in words, and warnings."""
 
 import itertools
 import math
@@ -22,7 +22,7 @@ __all__ = ["tabulate", "describe", "boundaries", "check"]
 
 MOST_SAMPLES = 1_000_000
 MOST_CHANGES = 10_000
-MOST_READINGS = 16  # of a schedule by another, at each step
+MOST_READINGS = 16  # how often one schedule may read another at each step
 
 
 @checked
@@ -56,7 +56,7 @@ class Phase:
 
 @dataclass(frozen=True)
 class Description:
-    """What `describe` found; printed, it is a text with a sketch."""
+    """What `describe` found. Print it to get a text with a sketch."""
 
     schedule: Schedule
     steps: int
@@ -82,10 +82,12 @@ class Description:
 
 @checked
 def describe(schedule: ScheduleLike, steps: Size) -> Description:
-    """A schedule over a run of `steps` updates: its phases, first, peak and last value, area, and a sketch.
+    """Describes a schedule over a run of `steps` updates: phases, first, peak and last value, area, and a sketch.
 
-    The phases are those of its structure: the pieces of joins, the ends of ramps, the milestones, the cycles.
-    The area is the sum of all values (beyond a million steps, from evenly spaced ones).
+    Phases begin and end at the `boundaries`: at joints, the ends of ramps, milestones and restarts. The area is the sum
+    of all values (for more than a million steps, estimated from evenly spaced ones).
+
+    **Returns:** a `Description`: print it, or read its attributes.
 
     **Raises:** `ValueError` if `steps` is not a whole number, 1 or more.
     """
@@ -104,24 +106,21 @@ def describe(schedule: ScheduleLike, steps: Size) -> Description:
 
 @checked
 def boundaries(schedule: ScheduleLike, steps: Size) -> list[int]:
-    """The steps after the first and before `steps` at which a schedule changes its form, in order.
-
-    The first ten thousand of them, for a schedule that changes at every few updates.
-    """
+    """The steps from 1 to `steps - 1` at which a schedule changes its form, in order; at most ten thousand of them."""
     changes = itertools.islice(_changes(_with_plain_numbers(as_schedule(schedule)), steps), MOST_CHANGES)
     return sorted({int(step) for step in changes if 0 < step < steps})
 
 
 def _with_plain_numbers(schedule: Schedule) -> Schedule:
-    """`schedule` with Python's numbers in the place of arrays."""
+    """`schedule` with Python numbers instead of arrays."""
     if not any(isinstance(leaf, Array | np.ndarray) for leaf in jax.tree.leaves(schedule)):
         return schedule
-    jax.eval_shape(schedule, 0)  # says what is wrong with stacked ones
+    jax.eval_shape(schedule, 0)  # raises for stacked schedules
     return jax.tree.map(lambda leaf: _plain(np.asarray(leaf).tolist()), schedule)
 
 
 def _changes(schedule: Schedule, steps: int) -> Iterator[int]:
-    """Where the form of a schedule changes, up to and including `steps`; in no order."""
+    """The steps at which a schedule changes its form, up to and including `steps`, in any order."""
     schedule = schedule.expand()
     for start, stop, piece in _pieces(schedule, steps):
         yield start
@@ -134,7 +133,7 @@ def _changes(schedule: Schedule, steps: int) -> Iterator[int]:
 
 
 def _pieces(schedule: Schedule, steps: int) -> Iterator[tuple[int, int, Schedule]]:
-    """The schedules that a schedule declares to be made of, one after another: from where on by `steps` up to where."""
+    """The start, the stop and the schedule of each piece that a schedule declares, for those that start by `steps`."""
     declared = schedule.formula.pieces(**schedule.arguments) if schedule.formula.pieces else ()
     for (start, piece), (stop, _) in itertools.pairwise(itertools.chain(declared, [(MAX_STEPS, schedule)])):
         if start > steps:
@@ -143,24 +142,24 @@ def _pieces(schedule: Schedule, steps: int) -> Iterator[tuple[int, int, Schedule
 
 
 def _nested(schedule: Schedule) -> list[Schedule]:
-    """The schedules among the arguments of one."""
+    """The schedules among the arguments of a schedule."""
     found: list[Schedule] = []
     substituted(schedule, found.append)
     return found
 
 
-# The clock of a schedule within another: at which step it is read, found out by reading a stand-in -------------------
+# Clocks: at which step a schedule reads one of its arguments, found out with stand-ins that record the step ----------
 
 
 class _Clock(NamedTuple):
-    """A function of the step, one of the clocks on which a schedule reads those in it."""
+    """From the step of a schedule to the step at which it reads one of the schedules in it."""
 
-    outer: Schedule  # with None in the place of every schedule in it
-    which: int  # of the schedules in it
-    reading: int  # of its readings
-    last: int  # the latest that it shows during the run
-    same: bool  # whether it always shows the step itself
-    forwards: bool  # whether it never runs backwards
+    outer: Schedule  # with None instead of every schedule in it
+    which: int  # which of the schedules in it is read
+    reading: int  # which of its readings, if it is read several times
+    last: int  # the latest step that is read during the run
+    same: bool  # whether it is always read at the current step
+    forwards: bool  # whether it is never read at an earlier step than before
 
     def __call__(self, steps: np.ndarray) -> np.ndarray:
         return np.asarray(_readings(self.outer, steps)[self.which][self.reading])
@@ -168,7 +167,7 @@ class _Clock(NamedTuple):
 
 @jax.jit
 def _readings(outer: Schedule, steps: Array) -> dict[int, list[Array]]:
-    """At which steps a schedule reads each of those in it, whatever their values, for each of `steps`."""
+    """For each of `steps`, the steps at which a schedule reads each of the schedules in it."""
 
     def at(step: Array) -> dict[int, list[Array]]:
         seen: dict[int, list[Array]] = {}
@@ -191,7 +190,7 @@ def _readings(outer: Schedule, steps: Array) -> dict[int, list[Array]]:
 
 
 def _with_nested(schedule: Schedule, which: int, other: Schedule) -> Schedule:
-    """`schedule` with another one in the place of one of those in it."""
+    """`schedule` with one of the schedules in it replaced by `other`."""
     number = itertools.count()
     return substituted(schedule, lambda inner: other if next(number) == which else inner)
 
@@ -206,7 +205,7 @@ def _read(schedule: Schedule, steps: int) -> Iterator[tuple[Schedule, _Clock]]:
     try:
         found = _readings(outer, at)
     except (TypeError, jax.errors.UnexpectedTracerError):
-        return  # it reads them within another transformation, such as a loop: that cannot be seen from here
+        return  # it reads them inside a JAX transformation such as a loop, where the steps cannot be recorded
     for which, readings in found.items():
         for reading, seen in enumerate(np.asarray(each) for each in readings):
             last = int(np.clip(np.ceil(seen.max()), 0, MAX_STEPS))
@@ -215,9 +214,10 @@ def _read(schedule: Schedule, steps: int) -> Iterator[tuple[Schedule, _Clock]]:
 
 
 def _times(clock: _Clock, shown: Iterator[int], steps: int) -> Iterator[int]:
-    """The first steps by `steps` at which a clock has reached each of those `shown`, by bisection.
+    """The first steps, up to `steps`, at which a clock has reached each of `shown`, by bisection.
 
-    Of one that runs backwards at times, the first steps at which it passes them either way, by looking at all steps.
+    For a clock that also runs backwards: the steps at which it passes them in either direction, by looking at all
+    steps.
     """
     if clock.same:
         yield from shown
@@ -257,19 +257,19 @@ def _passing(read: np.ndarray, shown: int) -> Iterator[tuple[int, bool]]:
 
 
 def _plain(value: Any) -> Any:
-    """Lists of numbers as tuples, of which schedules are made."""
+    """Lists of numbers as tuples, as schedules store them."""
     return tuple(map(_plain, value)) if isinstance(value, list) else value
 
 
 def _values(schedule: Schedule, steps: np.ndarray) -> np.ndarray:
-    """Of few lengths: a program for another length takes longer to compile than to run."""
+    """The values at `steps`, padded to one of a few lengths: each length compiles a program, which is slow."""
     padding = max(64, 1 << (steps.size - 1).bit_length()) - steps.size
     values = schedule(np.pad(steps.ravel(), (0, padding), mode="edge"))
     return np.asarray(values, float)[: steps.size].reshape(steps.shape)
 
 
 def _sampled(schedule: Schedule, steps: int, most: int = MOST_SAMPLES) -> tuple[np.ndarray, np.ndarray]:
-    """All steps of a run, or about `most` of them with both sides of every boundary, and the values there."""
+    """All steps of a run, or about `most` of them and both sides of every boundary; and the values there."""
     if steps <= most:
         at = np.arange(steps)
     else:
@@ -282,7 +282,7 @@ WIDTH = 64  # of a sketch, in characters
 
 
 def _sketch(at: np.ndarray, values: np.ndarray, height: int = 8) -> str:
-    """The curve in blocks of text, with its highest and lowest value at the side."""
+    """The curve in block characters, with its highest and lowest value at the side."""
     ((columns,), low, high) = _columns([(at, values)])
     eighths = np.round(columns * height * 8).astype(int)
     return _framed(
@@ -291,7 +291,7 @@ def _sketch(at: np.ndarray, values: np.ndarray, height: int = 8) -> str:
 
 
 def sketch_together(schedules: Mapping[str, Schedule], steps: int, height: int = 12) -> str:
-    """Several curves, each in the letter that it is given here, and `+` where some of them meet."""
+    """Several curves, each drawn with its key, a letter, and `+` where curves meet."""
     columns, low, high = _columns([_sampled(schedule, steps) for schedule in schedules.values()])
     rows = [[" "] * WIDTH for _ in range(height)]
     for letter, column in zip(schedules, columns, strict=True):
@@ -301,7 +301,7 @@ def sketch_together(schedules: Mapping[str, Schedule], steps: int, height: int =
 
 
 def _columns(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.ndarray], float, float]:
-    """The curves at as many steps as a sketch has columns, scaled to [0, 1]; the values at 0 and at 1."""
+    """The curves at `WIDTH` steps, scaled to [0, 1]; and the values that 0 and 1 stand for."""
     finite = [(at, np.where(np.isfinite(values), values, 0.0)) for at, values in curves]
     low = min(0.0, *(float(np.min(values)) for _, values in finite))
     high = max(float(np.max(values)) for _, values in finite)
@@ -310,7 +310,7 @@ def _columns(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.n
 
 
 def _framed(rows: Sequence[str], low: float, high: float) -> str:
-    """Rows from below, from above, with the highest and the lowest value at their side."""
+    """The rows, given from the lowest up, as text, with the highest and the lowest value at the side."""
     labels = [f"{low:.3g}", *[""] * (len(rows) - 2), f"{high:.3g}"]
     return "\n".join(f"{label:>9} |{row}".rstrip() for label, row in reversed([*zip(labels, rows, strict=True)]))
 
@@ -320,17 +320,20 @@ def _framed(rows: Sequence[str], low: float, high: float) -> str:
 
 @checked
 def check(schedule: ScheduleLike, steps: Size, *, after: ScheduleLike | None = None, at: Length = 0) -> list[str]:
-    """What a careful colleague would say of a schedule for a run of `steps` updates, a sentence each.
+    """Warnings about a schedule for a run of `steps` updates, one sentence each; empty if nothing looks wrong.
 
-    Values that are not finite or negative, a first update of zero, a warm-up that outlasts the run, a jump at
-    a joint, an end that is not reached, values that go on changing after the run, a tail of next to nothing.
+    It warns about values that are not finite, negative, or 0 at the first update; a warm-up longer than the run; a jump
+    at a joint; an end that the run does not reach; values that still change after the run, or stop changing early in
+    it; and values close to 0 for the last part of the run.
 
-    **Arguments:** `steps`: the length of the run; `after`, `at`: of a run that is continued, the schedule it has
-    followed so far and the step from which `schedule` replaces it. What happens before that is not remarked on,
-    a jump there is: `check(lr.replace(steps=2_000), 2_000, after=lr, at=1_000)`.
+    **Arguments:** `steps`: the length of the run in updates. `after`, `at`: when you continue a run with another
+    schedule, the schedule before and the step at which `schedule` replaces it. `check` then warns about a jump at that
+    step, and about later steps only: `check(lr.replace(steps=2_000), 2_000, after=lr, at=1_000)`.
 
-    **Raises:** `ValueError` if `steps` is not a whole number, 1 or more, or `at` not one below `steps`, which is
-    given if and only if `after` is.
+    **Returns:** a list of sentences.
+
+    **Raises:** `ValueError` if `steps` is not a whole number, 1 or more; if `at` is not a whole number below `steps`;
+    or if only one of `after` and `at` is given.
     """
     schedule = _with_plain_numbers(as_schedule(schedule))
     before = None if after is None else as_schedule(after)
@@ -357,7 +360,7 @@ def _takes_over(schedule: Schedule, before: Schedule, at: int) -> Iterator[str]:
     if _differ(left, right) or not math.isfinite(left):
         yield (
             f"It jumps from {left:.6g} to {right:.6g} at step {at:,}, where it replaces the schedule before it: "
-            f"`cooldown(before, {at}, ...)` would go on from there."
+            f"`cooldown(before, {at}, ...)` would continue from the old value."
         )
 
 
@@ -374,11 +377,11 @@ def _negative(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray
 def _zero(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
     del schedule
     if not values.any():
-        yield "It is zero throughout: nothing would be learned."
+        yield "It is 0 at every step: the run would learn nothing."
     elif values[0] == 0:
         first = int(at[np.flatnonzero(values)[0]] - at[0])
-        many = "update changes" if first == 1 else f"{first:,} updates change"
-        yield f"The first {many} nothing, since the value is 0: start above 0, or use `advance(..., 1)`."
+        many = "update has" if first == 1 else f"{first:,} updates have"
+        yield f"The first {many} the value 0 and would not move the weights: start above 0, or use `advance(..., 1)`."
 
 
 def _end(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
@@ -387,7 +390,7 @@ def _end(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> 
     if ahead and np.argmax(values) == len(at) - 1 and values[0] < values[-1]:
         yield f"It still rises when the run ends: its warm-up lasts until step {min(ahead):,}."
     elif ahead:
-        yield f"The run ends at step {steps:,}, but the schedule at step {max(ahead):,}: it does not get there."
+        yield f"The run ends at step {steps:,}, before the end of the schedule at step {max(ahead):,}."
 
 
 def _after(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
@@ -414,11 +417,11 @@ def _early(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -
     over = max(itertools.islice(_changes(schedule, MAX_STEPS), MOST_CHANGES), default=0)
     if over < 0.1 * steps:
         rest = f"for the last {100 * (steps - over) / steps:.3g}% of the run"
-        yield f"It stays at {last:.6g} from step {over:,} on, {rest}: are its lengths in epochs?"
+        yield f"It stays at {last:.6g} from step {over:,} on, {rest}: are its lengths epochs instead of updates?"
 
 
 def _ends(schedule: Schedule) -> bool:
-    """Whether the form of a schedule stops changing: it is made of what ends, and holds."""
+    """Whether a schedule stops changing its form at some step, and so do the schedules in it."""
     schedule = schedule.expand()
     if not schedule.formula.ends:
         return False
@@ -429,12 +432,12 @@ def _ends(schedule: Schedule) -> bool:
 
 
 def _is_joined(schedule: Schedule) -> bool:
-    """Whether it is made of other schedules one after another, which do not repeat for ever: there jumps are meant."""
+    """Whether it runs a finite number of schedules one after another. (Jumps at endless restarts are intended.)"""
     return schedule.formula.pieces is not None and schedule.formula.ends
 
 
 def _jumps(schedule: Schedule, steps: int) -> Iterator[tuple[int, float, float]]:
-    """The joints before `steps` at which a schedule is not continuous, with the values on both sides."""
+    """The joints before `steps` at which a schedule jumps, with the values on both sides."""
     schedule = schedule.expand()
     if _is_joined(schedule):
         pieces = [*_pieces(schedule, steps)]
@@ -454,7 +457,7 @@ def _jumps(schedule: Schedule, steps: int) -> Iterator[tuple[int, float, float]]
 
 
 def _value(schedule: Schedule, step: int) -> float:
-    """The value at one step; of joins, that of the piece whose turn it is, so that no more than it is compiled."""
+    """The value at one step; of a join, from the active piece alone, so that only this piece is compiled."""
     schedule = schedule.expand()
     if not _is_joined(schedule):
         return float(schedule(step))

@@ -1,4 +1,4 @@
-"""What the arguments of a schedule may be: checked when it is built, made JAX scalars when it is called."""
+"""Kinds of argument: checked when a schedule is built, and converted to JAX scalars when it is called."""
 
 import functools
 import itertools
@@ -25,24 +25,24 @@ class Kind:
     """
 
     expected: str
-    is_leaf = True  # a number, or holds numbers: part of the pytree, not of its structure
+    is_leaf = True  # holds numbers, which are leaves of the pytree; False for its structure
     nests = False  # holds schedules
-    many: "Kind | None" = None  # the kind of any number of these, where arguments may be that
+    many: "Kind | None" = None  # the kind of a * argument of these, if it may be one
 
     def build(self, value: Any) -> Any:
         raise NotImplementedError
 
     def got(self, value: Any) -> str:
-        """What came where `build` refused it, in words."""
+        """How the error shows a value that `build` refused."""
         return shown(value)
 
     def cast(self, value: Any, clock: Any) -> Any:
-        """`value` as the formula gets it; durations come in the dtype of the steps, `clock`."""
+        """`value` as the formula gets it; durations are cast to `clock`, the dtype of the steps."""
         del clock
         return value
 
     def flatten(self, value: Any) -> Any:
-        """The leaf or leaves that `value` is in a pytree."""
+        """The leaf or leaves of the pytree that stand for `value`."""
         return value
 
     def unflatten(self, leaves: Any) -> Any:
@@ -54,11 +54,11 @@ class Kind:
         return value
 
     def text(self, value: Any) -> str:
-        """`value` as it is typed."""
+        """`value` as one would type it."""
         return typed(value)
 
     def stretch(self, value: Any, change: Callable[[Any, int], Any]) -> Any:
-        """`value` with every duration in it passed through `change`, together with the least that it may be."""
+        """`value` with every duration in it passed through `change`, together with the least value it may have."""
         del change
         return value
 
@@ -68,7 +68,7 @@ class Kind:
         return value
 
     def phases(self, value: Any) -> Sequence[int]:
-        """The steps, of those that `value` is, at which a phase begins or ends."""
+        """The steps in `value` at which a phase may begin or end."""
         del value
         return ()
 
@@ -76,9 +76,8 @@ class Kind:
 class Number(Kind):
     """One number between bounds. Python and NumPy numbers are checked; JAX arrays and tracers pass through.
 
-    **Arguments:** `type`: float or int; `least`, `above`, `most`, `below`: bounds, of which the second and the fourth
-    are no values of it; `unit`: what it is a number of; `duration`: whether it is a number of steps that
-    `stretch` makes larger.
+    **Arguments:** `type`: float or int; `least` and `most`: inclusive bounds; `above` and `below`: exclusive bounds;
+    `unit`: what it counts, for messages; `duration`: whether it is a number of steps that `stretch` multiplies.
     """
 
     def __init__(
@@ -101,7 +100,7 @@ class Number(Kind):
         return f"a {self.described('number')}"
 
     def described(self, noun: str) -> str:
-        """`noun` and the bounds in words: "whole number of steps from 1 to 9"."""
+        """`noun` with its bounds, in words: "whole number of steps from 1 to 9"."""
         noun = f"{'whole ' * (self.type is int)}{noun}{f' of {self.unit}' if self.unit else ''}"
         bounds = self.least, self.above, self.most, self.below
         least, above, most, below = (f"{bound}" if self.type is int else f"{bound:g}" for bound in bounds)
@@ -126,7 +125,7 @@ class Number(Kind):
 
     def build(self, value: Any) -> Any:
         if is_traced(value):
-            # Of any real dtype: a formula that composes schedules has its durations in the clock's, maybe a float's.
+            # Any real dtype: inside a formula that composes schedules, durations have the steps' dtype, maybe float.
             return require(value, value.ndim == 0 and _is_real(value))
         if isinstance(value, Array):
             require(value, value.ndim == 0 and _is_real(value) and jnp.issubdtype(value.dtype, self.dtypes))
@@ -153,11 +152,11 @@ class Number(Kind):
 
     def cast(self, value: Any, clock: Any) -> Any:
         if self.duration and isinstance(value, Array) and jnp.issubdtype(value.dtype, jnp.floating):
-            value = jnp.round(value)  # traced, as of 0.29 * 100
+            value = jnp.round(value)  # traced floats are not checked: 0.29 * 100 is below 29
         return _of_rank(0, jnp.asarray(value, clock if self.duration else self.type))
 
     def phases(self, value: Any) -> Sequence[int]:
-        return (value,) if self.duration and self.least == 0 else ()  # a period, of 1 at least, comes again
+        return (value,) if self.duration and self.least == 0 else ()  # least 1 means a period, not the end of a phase
 
     def stretch(self, value: Any, change: Callable[[Any, int], Any]) -> Any:
         return change(value, int(self.least)) if self.duration else value
@@ -169,7 +168,7 @@ def _largest_float(wide: bool) -> float:
 
 
 class Fixed(Number):
-    """A whole number that the shape of what is computed depends on: Python's, since a traced one cannot be."""
+    """A whole number that array shapes depend on: it must be a Python number and cannot be traced."""
 
     is_leaf = False
 
@@ -182,7 +181,7 @@ class Fixed(Number):
 
 
 class PreciseNumber(Number):
-    """A number that is raised to powers, or is one: two leaves, so that no digit of it is lost.
+    """A base or an exponent of a power, stored as two leaves so that it keeps the digits of a Python float.
 
     In float32 the factor 0.9999 is 0.99989998, and its 50,000th power is off by 8e-4. Formulas get a
     `Split`, for `schedules.numerics.power`. Only `hi` is differentiated.
@@ -214,7 +213,7 @@ class PreciseNumber(Number):
 
 
 class Numbers(Kind):
-    """A list of numbers, each a leaf; or one array, which is a single leaf: long ones compile in a moment."""
+    """A list of numbers, each of them a leaf; or an array, a single leaf that compiles fast even if it is long."""
 
     def __init__(self, each: Number, ascending: bool = False):
         self.each, self.ascending = each, ascending
@@ -261,12 +260,12 @@ class Choice(Kind):
         self.expected = "one of " + ", ".join(map(repr, options))
 
     def build(self, value: Any) -> Any:
-        # By type as well: True == 1, and 1 is not an answer to a yes-or-no question.
+        # Compare types as well: True == 1, but 1 is not a boolean.
         return require(value, any(type(value) is type(o) and value == o for o in self.options))
 
 
 def is_traced(value: Any) -> bool:
-    """Whether `value` is not to be checked. Under `jax.disable_jit`, what would be a tracer is an array."""
+    """Whether `value` cannot be checked. Under `jax.disable_jit`, arrays take the place of tracers."""
     return isinstance(value, jax.core.Tracer) or (
         isinstance(value, Array) and jax.config.jax_disable_jit  # type: ignore[attr-defined]
     )
@@ -278,12 +277,13 @@ def _is_real(array: Array) -> bool:
 
 def _of_rank(rank: int, array: Array) -> Array:
     if array.ndim != rank:
-        raise ValueError(f"has shape {array.shape} where {rank} axes are expected: use jax.vmap for stacked schedules")
+        axes = "axis" if rank == 1 else "axes"
+        raise ValueError(f"must have {rank} {axes}, got shape {array.shape}: call stacked schedules under jax.vmap")
     return array
 
 
 def typed(value: Any) -> str:
-    """`value` as it is typed: arrays by their numbers, lists in brackets."""
+    """`value` as one would type it: arrays as numbers, lists in brackets."""
     if isinstance(value, jax.core.Tracer):
         return str(value)
     if isinstance(value, Array | np.ndarray):
@@ -294,7 +294,7 @@ def typed(value: Any) -> str:
 
 
 def hashable(leaf: Any) -> Any:
-    """Equal for equal leaves: an array by its numbers, a tracer by what it is."""
+    """A key that is equal for equal leaves: arrays are compared by their numbers, tracers by identity."""
     if isinstance(leaf, jax.core.Tracer):
         return id(leaf)
     if isinstance(leaf, Array | np.ndarray):
@@ -303,13 +303,15 @@ def hashable(leaf: Any) -> Any:
     return leaf
 
 
-# Checks of arguments together: what is wrong, in words, or None. Traced values are not checked.
+# Checks of several arguments together. Each returns what is wrong, in words, or None. Traced values are not checked.
 
 
 def one_more(many: str, few: str, /, **built: Any) -> str | None:
-    """`many` must hold one entry more than `few`: pieces and the joints between them."""
+    """`many` (pieces) must hold one entry more than `few` (the joints between them)."""
     pieces, joints = len(built[many]), len(built[few])
-    return None if pieces == joints + 1 else f"`{few}` must be one fewer than `{many}`, got {joints} and {pieces}"
+    return (
+        None if pieces == joints + 1 else f"`{few}` must have one entry less than `{many}`, got {joints} and {pieces}"
+    )
 
 
 def in_order(low: str, high: str, /, **built: Any) -> str | None:
@@ -320,13 +322,13 @@ def in_order(low: str, high: str, /, **built: Any) -> str | None:
 
 
 def require(value: Any, fits: bool) -> Any:
-    """`value` if it fits; the ValueError gets its words where the argument's name is known."""
+    """`value` if it fits, else a ValueError, whose message is added where the name of the argument is known."""
     if not fits:
         raise ValueError
     return value
 
 
-# Named types: signatures show the names, and not what they stand for.
+# Named types, so that signatures show these names instead of what they stand for.
 
 VALUE = Number(float)
 STEPS = Number(int, least=0, duration=True)

@@ -1,7 +1,7 @@
-"""Ramps: from `start` to `end` in `steps` updates, then hold.
+"""Ramps: from `start` to `end` in `steps` updates, then constant.
 
-A ramp is at `start` for t = 0 and at `end` for t = steps; with `steps=0` it is already at `end`.
-All share the signature (start, end, steps), so each can be the `shape` of a warm-up.
+A ramp is at `start` for t = 0 and at `end` from t = steps on. With `steps=0` it is at `end` from the first update.
+All ramps begin with the arguments (start, end, steps), so each can be the `shape` of a warm-up or cooldown.
 """
 
 import functools
@@ -36,7 +36,7 @@ def cosine(step: Array, start: Value, end: Value, steps: Steps) -> Array:
            = \mathrm{start}\,\sin^2 \tfrac\pi2 (1 - e) + \mathrm{end}\,\sin^2 \tfrac\pi2 e,
       \qquad e = \min(t / \mathrm{steps},\, 1)$$
 
-    The second form is computed: nothing cancels in it, so the last steps of a long decay keep their digits.
+    The second form is computed. Nothing cancels in it, so the last steps of a long decay keep their digits.
 
     Source: SGDR, arXiv:1608.03983, equation 5.
 
@@ -48,21 +48,21 @@ def cosine(step: Array, start: Value, end: Value, steps: Steps) -> Array:
 
 @schedule
 def exponential(step: Array, start: Positive, end: Positive, steps: Steps) -> Array:
-    r"""A straight line in the logarithm from `start` to `end` over `steps` updates, then `end`.
+    r"""From `start` to `end` over `steps` updates with a constant ratio per update (a line in log scale), then `end`.
 
     $$f(t) = \mathrm{start}^{1 - e}\, \mathrm{end}^{e}, \qquad e = \min(t / \mathrm{steps},\, 1)$$
 
-    Equal ratios from update to update: the cooldown of MiniCPM (arXiv:2404.06395), and the range test's ramp.
+    Used as the cooldown of MiniCPM (arXiv:2404.06395) and in the learning-rate range test.
 
     Example: `exponential(0.1, 0.001, 100)` over 120 steps.
     """
-    # Also where a start that is the value of a schedule is 0.
+    # `where`, so that it is `end` even if `start` is the value of a schedule and 0.
     return jnp.where(step < steps, geometric(start, end, step, steps), end)
 
 
 @schedule
 def polynomial(step: Array, start: Value, end: Value, steps: Steps, exponent: Precise = 2.0) -> Array:
-    r"""From `start` to `end` over `steps` updates as a power of what remains, then `end`.
+    r"""From `start` to `end` over `steps` updates as a power of the remaining fraction, then `end`.
 
     $$f(t) = \mathrm{end} + (\mathrm{start} - \mathrm{end})(1 - e)^{\mathrm{exponent}},
       \qquad e = \min(t / \mathrm{steps},\, 1)$$
@@ -73,7 +73,7 @@ def polynomial(step: Array, start: Value, end: Value, steps: Steps, exponent: Pr
     """
     elapsed, remaining = progress(step, steps)
     hi, lo = pair(exponent)
-    # 1 - remaining^exponent, which cancels where little has elapsed.
+    # 1 - remaining^exponent, computed without the cancellation near the start.
     early = -jnp.expm1((hi + lo) * jnp.log1p(-jnp.minimum(elapsed, 0.5)))
     gone = jnp.where(elapsed < 0.5, early, 1 - power(remaining, exponent))
     return power(remaining, exponent, start) + end * gone
@@ -81,12 +81,11 @@ def polynomial(step: Array, start: Value, end: Value, steps: Steps, exponent: Pr
 
 @schedule
 def one_minus_sqrt(step: Array, start: Value, end: Value, steps: Steps) -> Array:
-    r"""From `start` to `end` over `steps` updates, fast at first and straight to `end`, then `end`.
+    r"""From `start` to `end` over `steps` updates, steepest at the start and nearly straight at the end, then `end`.
 
     $$f(t) = \mathrm{start}\,(1 - \sqrt e) + \mathrm{end}\,\sqrt e, \qquad e = \min(t / \mathrm{steps},\, 1)$$
 
-    The cooldown that did best in "Scaling laws and compute-optimal training beyond fixed training durations",
-    arXiv:2405.18392.
+    The best cooldown in "Scaling laws and compute-optimal training beyond fixed training durations", arXiv:2405.18392.
 
     Example: `one_minus_sqrt(0.1, 0, 100)` over 120 steps.
     """
@@ -112,14 +111,14 @@ def square(step: Array, start: Value, end: Value, steps: Steps) -> Array:
 
 @schedule
 def rex(step: Array, start: Value, end: Value, steps: Steps, bend: Positive = 0.5) -> Array:
-    r"""From `start` to `end` over `steps` updates as a ratio of straight lines, then `end`.
+    r"""From `start` to `end` over `steps` updates along the REX curve, a ratio of two lines, then `end`.
 
     $$f(t) = \mathrm{end} + (\mathrm{start} - \mathrm{end}) \frac{1 - e}{\mathrm{bend}\; e + 1 - e},
       \qquad e = \min(t / \mathrm{steps},\, 1)$$
 
-    A bend of 1 is `linear`; smaller ones stay near `start` for longer.
+    A `bend` of 1 is `linear`. Smaller ones stay near `start` for longer.
 
-    Source: REX, arXiv:2107.04197, where bend is 1/2.
+    Source: REX, arXiv:2107.04197, which uses a bend of 1/2.
 
     Example: `rex(0.1, 0, 100, bend=0.3)` over 120 steps.
     """
@@ -136,7 +135,7 @@ def tanh(step: Array, start: Value, end: Value, steps: Steps, low: Bound = -7.0,
         \frac{\tanh(\mathrm{high}) - \tanh(x)}{\tanh(\mathrm{high}) - \tanh(\mathrm{low})},
       \qquad x = \mathrm{low}\,(1 - e) + \mathrm{high}\; e, \quad e = \min(t / \mathrm{steps},\, 1)$$
 
-    Source: HTD, arXiv:1806.01593, here scaled so that it begins at `start` and ends at `end`.
+    Source: HTD, arXiv:1806.01593, here scaled so that it starts exactly at `start` and ends exactly at `end`.
 
     **Raises:** `ValueError` unless `low` is below `high`, both from -20 to 20.
 
@@ -145,7 +144,7 @@ def tanh(step: Array, start: Value, end: Value, steps: Steps, low: Bound = -7.0,
     elapsed, remaining = progress(step, steps)
     # tanh(a) - tanh(b) is a difference of exp(2a) and exp(2b) over (1 + exp(2a)) (1 + exp(2b)).
     a, b = pair(low), pair(high)
-    # Not exp(2 lo), which XLA would add to the other exponent before it takes the exponential of both.
+    # Not a factor exp(2 lo), since XLA would add the exponents before it takes one exponential.
     first, last = (jnp.exp(2 * x.hi) * (1 + 2 * x.lo) for x in (a, b))
     width = 2 * ((b.hi - a.hi) + (b.lo - a.lo))
     now = geometric(first, last, step, steps)

@@ -1,6 +1,6 @@
-"""Named compositions: the schedules that papers and libraries name, none with a formula of its own.
+"""Recipes: schedules known from papers and libraries, composed of the others.
 
-Lengths are counted in updates and never include a neighbour's: a run of one-cycle lasts `up + down` updates.
+Lengths are numbers of updates. Each counts only its own phase: `one_cycle` lasts `up + down` updates.
 """
 
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ def step_decay(value: Value, steps: Period, factor: Precise = 0.1) -> Schedule:
 
     $$f(t) = \mathrm{value} \cdot \mathrm{factor}^{\lfloor t / \mathrm{steps} \rfloor}$$
 
-    PyTorch's `StepLR(step_size, gamma)` in absolute terms.
+    PyTorch's `StepLR(step_size, gamma)`, with `value` as the base rate.
 
     Example: `step_decay(0.1, steps=30, factor=0.5)` over 120 steps.
     """
@@ -45,11 +45,11 @@ def step_decay(value: Value, steps: Period, factor: Precise = 0.1) -> Schedule:
 
 @recipe
 def inverse_sqrt(value: Value, timescale: Period, shift: Steps = 0) -> Schedule:
-    r"""`value` over the square root of the step, counted from `shift`.
+    r"""`value` divided by the square root of 1 + (t + shift) / timescale.
 
     $$f(t) = \frac{\mathrm{value}}{\sqrt{1 + (t + \mathrm{shift}) / \mathrm{timescale}}}$$
 
-    The rsqrt of big_vision ("Scaling vision transformers", arXiv:2106.04560) as it runs after a warm-up.
+    The "rsqrt" schedule of big_vision ("Scaling vision transformers", arXiv:2106.04560), without its warm-up.
 
     Example: `inverse_sqrt(0.1, timescale=10)` over 120 steps.
     """
@@ -71,7 +71,7 @@ def warmup_cosine(
 
 @recipe
 def flat_cosine(peak: Value, flat_steps: Steps, decay_steps: Steps, end: Value = 0.0) -> Schedule:
-    """`peak`, then half a cosine to `end`: fastai's `fit_flat_cos`, which is flat for 75 % of the run.
+    """`peak` for `flat_steps`, then half a cosine to `end`, as in fastai's `fit_flat_cos` (flat for 75 % of the run).
 
     Example: `flat_cosine(0.1, flat_steps=75, decay_steps=25)` over 120 steps.
     """
@@ -87,9 +87,9 @@ def wsd(
     end: Value = 0.0,
     shape: Shape = linear,
 ) -> Schedule:
-    """Warm-up, stable, decay, also called trapezoid: linear from 0 to `peak`, `peak`, then `shape` to `end`.
+    """Warm-up, stable, decay (WSD, trapezoid): linear from 0 to `peak`, constant, then along `shape` to `end`.
 
-    With no stable and no decaying steps it still leads to `peak`, and is at `end` from then on.
+    Any length may be 0. With `decay_steps=0` it is at `end` right after the stable phase.
 
     Source: MiniCPM, arXiv:2404.06395; cooldown shapes in arXiv:2405.18392.
 
@@ -108,7 +108,7 @@ def infinite(
     constant_steps: Steps,
     anneal_steps: Steps,
 ) -> Schedule:
-    """Linear from 0 to `peak`, half a cosine to `plateau`, constant for as long as wanted, geometric to `end`.
+    """Linear from 0 to `peak`, half a cosine to `plateau`, constant for as long as you like, exponential to `end`.
 
     Source: "Beyond cosine decay: on the effectiveness of infinite learning rate schedule for continual
     pre-training", arXiv:2503.02844.
@@ -121,7 +121,7 @@ def infinite(
 
 @recipe
 def sgdr(peak: Value, period: Period, growth: Growth = 1.0, decay: Precise = 1.0, end: Value = 0.0) -> Schedule:
-    """Half a cosine from `peak` to `end`, again and again: `restarts` of `cosine`.
+    """Cosine with warm restarts: half a cosine from `peak` to `end`, again and again.
 
     Source: SGDR, arXiv:1608.03983.
 
@@ -132,7 +132,7 @@ def sgdr(peak: Value, period: Period, growth: Growth = 1.0, decay: Precise = 1.0
 
 @recipe
 def noam(width: Positive, warmup_steps: Period) -> Schedule:
-    r"""The schedule of the Transformer: linear, then the inverse square root of the step.
+    r"""The schedule of the Transformer: a linear warm-up, then the inverse square root of the step.
 
     $$f(t) = \mathrm{width}^{-1/2} \min\big((t + 1)^{-1/2},\; (t + 1)\, \mathrm{warmup\_steps}^{-3/2}\big)$$
 
@@ -146,9 +146,10 @@ def noam(width: Positive, warmup_steps: Period) -> Schedule:
 
 @recipe
 def triangle(peak: Value, up: Steps, down: Steps, start: Value = 0.2, end: Value = 0.07) -> Schedule:
-    """Linear from `start` times the peak up to `peak`, and down to `end` times the peak.
+    """Linear from `start * peak` up to `peak`, then linear down to `end * peak`.
 
-    Source: the CIFAR-10 speed runs of airbench (github.com/KellerJordan/cifar10-airbench), up for 23 % of the run.
+    Source: the CIFAR-10 speed runs of airbench (github.com/KellerJordan/cifar10-airbench), with 23 % of the run for
+    `up`.
 
     Example: `triangle(0.1, up=23, down=77)` over 120 steps.
     """
@@ -159,10 +160,10 @@ def triangle(peak: Value, up: Steps, down: Steps, start: Value = 0.2, end: Value
 def one_cycle(
     peak: Value, up: Steps, down: Steps, div: Positive = 25.0, final_div: Positive = 1e4, shape: Shape = cosine
 ) -> Schedule:
-    """From `peak / div` up to `peak`, and down to `peak / div / final_div`.
+    """From `peak / div` up to `peak`, then down to `peak / div / final_div`.
 
-    `one_cycle_momentum` is its partner. PyTorch's `OneCycleLR(total_steps=T)` is up for 0.3 T - 1 and down for
-    0.7 T updates.
+    Use `one_cycle_momentum` for the momentum. PyTorch's `OneCycleLR(total_steps=T)` goes up for 0.3 T - 1 updates and
+    down for 0.7 T.
 
     Source: Super-convergence, arXiv:1708.07120.
 
@@ -182,7 +183,7 @@ def one_cycle_three_phase(
     final_div: Positive = 1e4,
     shape: Shape = cosine,
 ) -> Schedule:
-    """From `peak / div` up to `peak`, back down, and on to `peak / div / final_div` in `anneal` updates.
+    """From `peak / div` up to `peak`, back down, then on to `peak / div / final_div` in `anneal` updates.
 
     Source: A disciplined approach to neural network hyper-parameters, arXiv:1803.09820.
 
@@ -198,9 +199,9 @@ def one_cycle_three_phase(
 def one_cycle_momentum(
     up: Steps, down: Steps, high: Value = 0.95, low: Value = 0.85, shape: Shape = cosine
 ) -> Schedule:
-    """Momentum (or Adam's b1) against a one-cycle rate: from `high` to `low` while the rate rises, then back.
+    """Momentum (or Adam's b1) for `one_cycle`: from `high` to `low` while the rate rises, then back to `high`.
 
-    Of two phases or three: it stays at `high` while the rate is annealed.
+    Also for `one_cycle_three_phase`: it stays at `high` in the third phase.
 
     Example: `one_cycle_momentum(up=30, down=70)` over 120 steps.
     """

@@ -1,4 +1,4 @@
-"""How errors show what came."""
+"""How error messages show values and names."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Schedules one after another: each begins at its own step 0 when its turn comes."""
+"""Schedules one after another. Each begins at its own step 0."""
 
 import functools
 import operator
@@ -23,14 +23,14 @@ __all__ = ["join", "warmup", "cooldown", "power_cooldown"]
     pieces=lambda schedules, boundaries: zip([0, *boundaries], schedules, strict=True),
 )
 def join(step: Array, schedules: Schedules, boundaries: Boundaries) -> Array:
-    r"""One schedule after another: the next takes over at each boundary, from its own step 0.
+    r"""Schedules one after another: at each boundary the next one takes over, at its own step 0.
 
     $$f(t) = f_i(t - b_i), \qquad b_i \le t < b_{i+1}, \quad b_0 = 0$$
 
-    Pieces that differ only in their numbers are evaluated once, with the numbers of the one whose turn it
-    is: a join of a thousand ramps costs little more than one ramp.
+    Pieces that differ only in their numbers are evaluated once, with the numbers of the active piece, so a join of a
+    thousand ramps costs little more than one ramp.
 
-    **Raises:** `ValueError` unless there is one schedule more than there are boundaries and these never decrease.
+    **Raises:** `ValueError` unless there is one more schedule than boundaries, and the boundaries never decrease.
 
     Example: `join([linear(0.02, 0.1, 30), 0.05, cosine(0.08, 0, 40)], [30, 60])` over 120 steps.
     """
@@ -41,7 +41,7 @@ def join(step: Array, schedules: Schedules, boundaries: Boundaries) -> Array:
     values = []
     for places, pieces in groups:
         slot = _lookup(len(starts), places, range(len(places)))[now]
-        # A piece waits at its step 0 until its turn: one that is not finite before would make the gradient NaN.
+        # Before its turn, a piece is evaluated at its step 0: a value that is not finite would make the gradient NaN.
         values.append(_pick(pieces, slot)(jnp.maximum(step - starts[np.array(places)][slot], 0)))
     if len(values) == 1:
         return values[0]
@@ -69,8 +69,8 @@ def warmup(step: Array, schedule: ScheduleLike, steps: Steps, init: Value = 0.0,
     $$f(t) = \begin{cases} \mathrm{shape}(\mathrm{init}, f_0(0), \mathrm{steps})(t) & t < \mathrm{steps} \\
                            f_0(t - \mathrm{steps}) & \text{otherwise} \end{cases}$$
 
-    With `init=0` the first update changes nothing; `init=peak / steps` over `steps - 1` updates gives the
-    convention (t + 1) / steps of the schedule-free reference. `warmup(f, 0)` has the values of `f`.
+    With `init=0` the rate of the first update is 0. For the convention (t + 1) / steps of the schedule-free reference
+    code, use `init=peak / steps` over `steps - 1` updates. `warmup(f, 0)` equals `f`.
 
     Example: `warmup(cosine(0.1, 0, 80), 20)` over 120 steps.
     """
@@ -85,13 +85,13 @@ def warmup(step: Array, schedule: ScheduleLike, steps: Steps, init: Value = 0.0,
 def cooldown(
     step: Array, schedule: ScheduleLike, start: Steps, steps: Steps, end: Value = 0.0, shape: Shape = linear
 ) -> Array:
-    r"""`schedule` until `start`, then a ramp from the value it has there to `end` over `steps` updates.
+    r"""`schedule` until `start`, then a ramp from its value there to `end` over `steps` updates.
 
     $$f(t) = \begin{cases} f_0(t) & t < \mathrm{start} \\
              \mathrm{shape}(f_0(\mathrm{start}), \mathrm{end}, \mathrm{steps})(t - \mathrm{start}) & \text{otherwise}
              \end{cases}$$
 
-    Leaves any schedule at any step, so a run can be branched from any of its checkpoints.
+    It can start at any step of any schedule, so you can branch a cooldown off any checkpoint of a run.
 
     Source: "Scaling laws and compute-optimal training beyond fixed training durations", arXiv:2405.18392.
 
@@ -103,12 +103,12 @@ def cooldown(
 
 @schedule(changes=lambda start, steps, **_: [start, start + steps])
 def power_cooldown(step: Array, schedule: ScheduleLike, start: Steps, steps: Steps, exponent: Precise = 1.2) -> Array:
-    r"""`schedule` until `start`, then what it is there times a power of what remains of `steps` updates.
+    r"""`schedule` until `start`, then its value there times a power of the remaining fraction of `steps` updates.
 
     $$f(t) = f_0(\min(t, \mathrm{start}))
       \Big(1 - \frac{\min(\max(t - \mathrm{start}, 0), \mathrm{steps})}{\mathrm{steps}}\Big)^{\mathrm{exponent}}$$
 
-    Exponents a little above 1 come out of fitted loss curves (arXiv:2503.12811) and speed-run records.
+    Fitted loss curves (arXiv:2503.12811) and speed-run records use exponents a little above 1.
 
     Example: `power_cooldown(inverse_sqrt(0.1, 20), start=60, steps=50, exponent=1.5)` over 120 steps.
     """
@@ -117,7 +117,7 @@ def power_cooldown(step: Array, schedule: ScheduleLike, start: Steps, steps: Ste
 
 
 def _misfit(shape: Shape, start: Value, end: Value, steps: Steps) -> str | None:
-    """Why there is no such ramp, for example because an exponential one cannot start at 0."""
+    """Why such a ramp cannot be built (an exponential one, for example, cannot start at 0), or None."""
     try:
         shape(start, end, steps)
     except ValueError as error:

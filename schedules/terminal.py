@@ -1,4 +1,4 @@
-"""What a command owes the terminal, or the pipe, that it writes to."""
+"""Exit statuses and error messages of the commands."""
 
 import errno
 import io
@@ -11,17 +11,19 @@ from schedules.sentences import shortened
 
 
 def answered(prog: str, command: Callable[[], None], done: str = "written") -> int:
-    """The exit status of `command`: 0, or 2 and a sentence for what a user can do something about. `done`: what could
-    not be done to a file that an error names."""
+    """Runs `command` and returns its exit status: 0, or 2 after printing the message of an error that the user can fix.
+
+    `done`: "written" or "read", for the message about a file: "FILE cannot be written".
+    """
     try:
         command()
     except OSError as error:
-        if error.filename is None:  # of the output
+        if error.filename is None:  # an error of the output: see `exit_status`
             raise
         told = f"{error.filename} cannot be {done} ({error.strerror})"
     except (ValueError, ImportError) as error:
         told = str(error)
-    except RuntimeError as error:  # of JAX, which finds no device
+    except RuntimeError as error:  # raised by JAX if it finds no device
         told = str(error).partition("\n")[0]
     else:
         return 0
@@ -30,9 +32,12 @@ def answered(prog: str, command: Callable[[], None], done: str = "written") -> i
 
 
 def exit_status(command: Callable[[], int]) -> int:
-    """What `command` returns. Characters that the terminal lacks are replaced, and where the reader of a pipe has gone,
-    as `head` goes, the command ends without a word; with the exit status 1, as Python's documentation advises. So it is
-    where the output is a file on a full disk, which is said."""
+    """Runs `command` and returns its exit status.
+
+    Characters that the terminal cannot show are replaced. If the reader of a pipe is gone (such as `head`), it ends
+    silently with the exit status 1, as Python's documentation advises. If the disk is full, it prints a message and
+    returns 1.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     try:
@@ -53,7 +58,7 @@ def exit_status(command: Callable[[], int]) -> int:
 
 
 def _close(*streams: Any) -> None:
-    """Python flushes them once more when it ends, and would complain."""
+    """Redirects streams to nowhere, since Python flushes them again at exit and would print an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in streams:
         os.dup2(nowhere, stream.fileno())

@@ -1,7 +1,7 @@
-"""Text becomes a schedule: `parse` is the inverse of `repr`.
+"""`parse` turns text into a schedule; it is the inverse of `repr`.
 
-The syntax is Python's, but nothing is evaluated: only the names of schedules, numbers, strings, lists, keywords, `+`,
-`*` and a minus sign are understood.
+The syntax is Python's, but nothing is evaluated as Python: only names of schedules, numbers, strings, lists, keywords,
+`+`, `*` and a minus sign are allowed.
 
     sum    = product {"+" product}
     product = factor {"*" factor}
@@ -25,7 +25,7 @@ from schedules.sentences import shortened
 
 __all__ = ["parse"]
 
-LONGEST, DEEPEST = 1_000_000, 51  # fifty schedules around one
+LONGEST, DEEPEST = 1_000_000, 51  # characters, and levels of nesting
 
 TOKEN = re.compile(
     r"""(?: \s | \#[^\n]* )*+
@@ -42,17 +42,18 @@ TOKEN = re.compile(
 class Token(NamedTuple):
     kind: str
     text: str
-    at: int  # the place of its first character in the whole text, from 0
+    at: int  # the index of its first character in the whole text
 
 
 def parse(text: str | float) -> Schedule:
-    """The schedule that `text` describes: the repr of one, what a person types, or a number as a YAML file gives it.
+    """The schedule that `text` describes, such as `parse("0.5 * warmup(cosine(3e-4, 0, 9000), 1000)")`.
 
-    `parse("0.5 * warmup(cosine(3e-4, 0, 9000), 1000)")`. The names are those of `schedules` (and of `optim`,
-    once that is imported) and of your own schedules from where they are defined. `parse(repr(lr)) == lr` for
-    every schedule that holds no plain callable and whose numbers are Python's, not arrays.
+    It knows the names of `schedules`, of `optim` once that is imported, and of your own schedules once they are
+    defined. `parse(repr(lr)) == lr` for every schedule without plain callables and with Python numbers, not arrays.
 
-    **Raises:** `ValueError` that points at the place, for anything else.
+    **Arguments:** `text`: a string, or a number (as a configuration file may contain it), which becomes a `constant`.
+
+    **Raises:** `ValueError` that points at the mistake in the text.
     """
     if isinstance(text, int | float | np.number) and not isinstance(text, bool):
         try:
@@ -60,7 +61,7 @@ def parse(text: str | float) -> Schedule:
         except ValueError as error:
             raise ValueError(f"parse: {error}") from None
     if not isinstance(text, str):
-        raise ValueError(f"parse: `text` must be a text or a number, got {shortened(repr(text), 100)}")
+        raise ValueError(f"parse: `text` must be a string or a number, got {shortened(repr(text), 100)}")
     if len(text) > LONGEST:
         raise ValueError(f"parse: `text` must have at most {LONGEST} characters, got {len(text)}")
     return _Reader(text).schedule()
@@ -73,12 +74,12 @@ OPERATIONS: Sequence[tuple[str, Callable[[Any, Any], Any], Formula[..., Schedule
 
 
 class _Reader:
-    """Reads a text from left to right; every mistake is reported with the place where it was made."""
+    """Reads a text from left to right, and reports every mistake with its place."""
 
     def __init__(self, text: str):
         self.text = text
         self.tokens = _tokens(text)
-        self.token = next(self.tokens)  # the one to be read next
+        self.token = next(self.tokens)  # the next one to read
 
     def schedule(self) -> Schedule:
         begin = self.token
@@ -99,7 +100,7 @@ class _Reader:
             begin_of_other = self.token
             other = self.expression(depth, level + 1)
             self.require_operand(begin_of_other, other)
-            # Numbers are combined until there is a schedule; from then on a thousand terms make one sum.
+            # Leading numbers are added up at once; from the first schedule on, all terms become one sum.
             if isinstance(terms[0], Schedule) or isinstance(other, Schedule) or len(terms) > 1:
                 terms.append(other)
             else:
@@ -125,12 +126,12 @@ class _Reader:
             case "sign", "(":
                 entries, is_list = self.entries(")", self.deeper(token, depth))
                 return entries if is_list else entries[0]
-            case "sign", "[" if self.token.text != "[":  # no argument is a list of lists
+            case "sign", "[" if self.token.text != "[":  # since no argument is a list of lists
                 return self.entries("]", depth)[0]
         raise self.unexpected(token)
 
     def entries(self, end: str, depth: int) -> tuple[list[Any], bool]:
-        """What stands before the bracket `end`, and whether that is a list and not a value in parentheses."""
+        """The entries up to the bracket `end`, and whether they are a list rather than a value in parentheses."""
         entries: list[Any] = []
         while self.token.text != end:
             entries.append(self.expression(depth))
@@ -173,12 +174,12 @@ class _Reader:
             return known[token.text]
         close = difflib.get_close_matches(token.text[:50], known, n=1)
         raise self.mistake(
-            token, f"unknown name {_short(token.text)}" + (f": did you mean {close[0]!r}?" if close else "")
+            token, f"unknown name {_short(token.text)}" + (f" (did you mean {close[0]!r}?)" if close else "")
         )
 
     def deeper(self, token: Token, depth: int) -> int:
         if depth == DEEPEST:
-            raise self.mistake(token, f"nested more than {DEEPEST} deep")
+            raise self.mistake(token, f"nested more than {DEEPEST} levels deep")
         return depth + 1
 
     def advance(self) -> Token:
@@ -204,12 +205,12 @@ class _Reader:
 
     def unexpected(self, token: Token) -> ValueError:
         if token.kind == "end":
-            return self.mistake(token, "the text ends before the schedule does")
-        understood = "only names of schedules, numbers, lists, keywords, + and * are understood"
-        return self.mistake(token, f"unexpected {_short(token.text)}: {understood}")
+            return self.mistake(token, "the text ends before the schedule is complete")
+        allowed = "only names of schedules, numbers, lists, keywords, + and * are allowed"
+        return self.mistake(token, f"unexpected {_short(token.text)}: {allowed}")
 
     def mistake(self, token: Token, what: str) -> ValueError:
-        """`what` is wrong, and the stretch of the text around `token` with a mark under it."""
+        """The error: `what` is wrong, and the text around `token` with a mark below it."""
         first = max(token.at - 30, 0)
         excerpt = "".join(c if c.isprintable() else " " for c in self.text[first : first + 60])
         mark = " " * (token.at - first) + "^"
@@ -224,7 +225,7 @@ def _tokens(text: str) -> Iterator[Token]:
         assert match.lastgroup
         at, kind = match.end(), match.lastgroup
         found = match[kind]
-        # Python reads names in this normal form.
+        # Python normalizes identifiers in the same way.
         name = unicodedata.normalize("NFKC", found) if kind in ("name", "keyword") else found
         yield Token(kind, name, match.start(kind))
 
@@ -235,13 +236,13 @@ def _called(formula: Callable[..., Any], positional: list[Any], named: dict[str,
 
 def _finite(operation: Callable[[Any, Any], Any], left: float, right: float) -> float:
     value = operation(left, right)
-    float(value)  # an OverflowError beyond the largest float: whole numbers would grow for ever
+    float(value)  # raises OverflowError beyond the largest float: Python's whole numbers have no limit
     return value
 
 
 def _literal(text: str) -> str:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # of an unknown escape
+        warnings.simplefilter("error")  # unknown escapes only warn
         try:
             return ast.literal_eval(text)
         except (SyntaxError, ValueError, Warning):

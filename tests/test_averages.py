@@ -349,8 +349,8 @@ def test_training_parameters_are_not_saved_by_mistake():
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (lambda: average(adam(0.1), {}), "average: `coefficient` must be one schedule or more by name, got an empty mapping"),
-        (lambda: average(adam(0.1), {"a": polyak()}, beta=0.9), "average: `coefficient` must be one schedule where beta is not 0, got {'a': polyak()}"),
+        (lambda: average(adam(0.1), {}), "average: `coefficient` must be a schedule or a dict of one or more, got an empty dict"),
+        (lambda: average(adam(0.1), {"a": polyak()}, beta=0.9), "average: `coefficient` must be one schedule if beta is not 0, got {'a': polyak()}"),
         (lambda: average(adam(0.1), polyak(), decay_at="x"), "average: `decay_at` must be one of 'y', 'z', got 'x'"),
         (lambda: average(adam(0.1), polyak(), beta=0.9, lean=1), "average: `lean` must be one of False, True, got 1"),
         (lambda: schedule_free_sgd(lean="yes"), "schedule_free_sgd: `lean` must be one of False, True, got 'yes'"),
@@ -370,15 +370,15 @@ def test_training_parameters_are_not_saved_by_mistake():
         (lambda: average(adam(0.1), polyak), "average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got polyak"),
         (lambda: weighted(None), "weighted: `learning_rate` must be a number that is not negative or a schedule, got None"),
         (lambda: average(adam(0.1), {"a": 0.999}), "average: `coefficient` must be a schedule such as polyak(), ema(0.999) or constant(c), got 0.999"),
-        (lambda: average(adam(0.1), {0.9: ema(0.9)}), f"average: `coefficient` must have texts for names, got 0.9: {ema(0.9)!r}"),
+        (lambda: average(adam(0.1), {0.9: ema(0.9)}), f"average: `coefficient` must have strings as keys, got 0.9: {ema(0.9)!r}"),
         (lambda: average(ema(0.9), adam(0.1)), f"average: `base` must be an optax transformation, got {ema(0.9)!r}"),
         (lambda: lawa(0.1, 3), "lawa: `base` must be an optax transformation, got 0.1"),
         (lambda: weighted(0.1, r=8.0), "weighted: `r` must be a number from 0 to 4, got 8.0"),
         (lambda: schedule_free_sgd(0.1, linear(0.0, 0.9, 9), lean=True).init(jnp.ones(2)), "average: `beta` must be at least 0.5 in the lean form, got 0.0 at step 0"),
         (lambda: post_hoc_ema([Snapshot(5, -0.5, 0.0)], 7.0), "post_hoc_ema: `snapshots[0].exponent` must be a positive number, got -0.5"),
         (lambda: post_hoc_ema([Snapshot(5, 7.0, 0.0), Snapshot(0, 7.0, 0.0)], 7.0), "post_hoc_ema: `snapshots[1].updates` must be a whole number from 1 to 2147483647, got 0"),
-        (lambda: post_hoc_ema("abc", 7.0), "post_hoc_ema: `snapshots` must be one Snapshot or more in a list, got 'abc'"),
-        (lambda: post_hoc_ema([(5, 7.0, 0.0)], 7.0), "post_hoc_ema: `snapshots` must be one Snapshot or more in a list, got [(5, 7.0, 0.0)]"),
+        (lambda: post_hoc_ema("abc", 7.0), "post_hoc_ema: `snapshots` must be a list of one or more Snapshots, got 'abc'"),
+        (lambda: post_hoc_ema([(5, 7.0, 0.0)], 7.0), "post_hoc_ema: `snapshots` must be a list of one or more Snapshots, got [(5, 7.0, 0.0)]"),
         (lambda: post_hoc_ema([Snapshot(5, 7.0, 0.0)], 7.0, "5"), "post_hoc_ema: `updates` must be a whole number from 1 to 2147483647, got '5'"),
         (lambda: schedule_free_plus().update(jnp.ones(2), schedule_free_plus().init(jnp.ones(2)), jnp.ones(2), value=jnp.ones(2)), "schedule_free_plus: `value` must be one number, got an array of shape (2,)"),
         (lambda: schedule_free_plus().update(jnp.ones(2), schedule_free_plus().init(jnp.ones(2)), jnp.ones(2)), "schedule_free_plus: `value` must be the loss, update(grads, state, params, value=loss), got None"),
@@ -388,15 +388,15 @@ def test_training_parameters_are_not_saved_by_mistake():
         (lambda: ema_half_life(0), "ema_half_life: `updates` must be a positive number, got 0"),
         (lambda: ema_warmed(1), "ema_warmed: `decay` must be a number from 0 to below 1, got 1"),
         (lambda: exponent_of_width(0.3), "exponent_of_width: `width` must be a number above 0 and below 0.288675, got 0.3"),
-        (lambda: post_hoc_ema([], 7.0), "post_hoc_ema: `snapshots` must be one Snapshot or more in a list, got []"),
-        (lambda: post_hoc_ema([Snapshot(5, 7.0, 0.0), Snapshot(9, 7.0, 0.0)], 7.0, 10), "post_hoc_ema: `updates` must be at most the 9 of the latest snapshot, got 10"),
-        (lambda: post_hoc_ema([Snapshot(5, 7.0, 0.0)], 7.0, 4), "post_hoc_ema: `snapshots` must hold one of 1 to 4 updates, got [5]"),
+        (lambda: post_hoc_ema([], 7.0), "post_hoc_ema: `snapshots` must be a list of one or more Snapshots, got []"),
+        (lambda: post_hoc_ema([Snapshot(5, 7.0, 0.0), Snapshot(9, 7.0, 0.0)], 7.0, 10), "post_hoc_ema: `updates` must be 9, as in the latest snapshot, or less, got 10"),
+        (lambda: post_hoc_ema([Snapshot(5, 7.0, 0.0)], 7.0, 4), "post_hoc_ema: `snapshots` must hold one after 4 updates or fewer, got those after [5]"),
         (lambda: post_hoc_ema([Snapshot(5, 7.0, 0.0)], 0.0), "post_hoc_ema: `exponent` must be a positive number, got 0.0"),
         (lambda: average(adam(0.1), polyak()).init({"w": jnp.ones(2, complex)}), "average: `params` must be real floating-point arrays, got complex64 at ['w']; wrap the optimizer in optax.contrib.split_real_and_imaginary"),
         (lambda: schedule_free_adamw(b2=1.0), "schedule_free_adamw: `b2` must be a number from 0 to below 1 or a schedule, got 1.0"),
         (lambda: schedule_free_adamw(inner_momentum=1.0), "schedule_free_adamw: `inner_momentum` must be a number from 0 to below 1 or a schedule, got 1.0"),
         (lambda: schedule_free_radam(eps=-1.0), "schedule_free_radam: `eps` must be a number that is not negative or a schedule, got -1.0"),
-        (lambda: adam(0.1).init(jnp.arange(3)), "adam: `params` must be real floating-point arrays, got int32; leave out what is not trained, and make floating what is"),
+        (lambda: adam(0.1).init(jnp.arange(3)), "adam: `params` must be real floating-point arrays, got int32; leave out what is not trained, and convert the rest to floating point"),
         (lambda: sgd(0.1, momentum=np.float32(1.0)), "sgd: `momentum` must be a number from 0 to below 1 or a schedule, got np.float32(1.0)"),
     ],
 )  # fmt: skip
@@ -478,6 +478,6 @@ def test_a_coefficient_of_ones_own_may_remember():
     assert {"coefficient[own]", "coefficient[by rate]", "beta"} <= hyperparameters(state).keys()
     alone = average(sgd(1.0), EveryOther(0), beta=0.9)
     with pytest.raises(
-        ValueError, match="^average: `state` must be what its own init makes, got one with another `memory`$"
+        ValueError, match="^average: `state` must be the state that its own init makes, got one with another `memory`$"
     ):
         alone.update(params, average(sgd(1.0), polyak(), beta=0.9).init(params), params)

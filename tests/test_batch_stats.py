@@ -351,7 +351,7 @@ def evaluating(variables, batch):
 
 
 BATCH = np.ones((2, 3), np.float32)
-TRAINING = "must be in training mode, got statistics that a batch leaves alone"
+TRAINING = "must be in training mode, got statistics that no batch changes"
 
 
 @pytest.mark.parametrize(
@@ -405,12 +405,12 @@ TRAINING = "must be in training mode, got statistics that a batch leaves alone"
         ),
         (
             lambda: refresh_batch_stats(moments, moments_variables(), IMAGES[0]),
-            "refresh_batch_stats: `batches` must be an iterable of batches, for one of them [batch], got one array of "
+            "refresh_batch_stats: `batches` must be an iterable of batches (one batch is [batch]), got one array of "
             f"shape {IMAGES[0].shape}",
         ),
         (
             lambda: refresh_batch_stats_nnx(nnx_model(), None),
-            "refresh_batch_stats_nnx: `batches` must be an iterable of batches, for one of them [batch], got None",
+            "refresh_batch_stats_nnx: `batches` must be an iterable of batches (one batch is [batch]), got None",
         ),
         (
             lambda: refresh_batch_stats(moments, None, []),

@@ -318,10 +318,10 @@ MISTAKES = {
     "no schedule": (lambda: average_of("cosine", 10), "average_of: `schedule` must be a schedule, a number or a function of the step, got 'cosine'"),
     "of no schedule": (lambda: average_of(0.1, 10, of="0.1"), "average_of: `of` must be a schedule, a number or a function of the step, got '0.1'"),
     "infinite": (lambda: average_of(lambda t: 1 / t, 10), "average_of: `schedule` must be finite over the 10 updates of the run, got inf at step 0"),
-    "nowhere above 0": (lambda: average_of(0.0, 10), "average_of: `schedule` must be above 0 at one update of 10 or more, got 0"),
-    "a run that stands": (lambda: average_of(0.1, 10, of=0.0), "average_of: `of` must be above 0 at one update of 10 or more, got 0"),
-    "no update to take": (lambda: average_of(0.1, 10, of=linear(0.0, 1.0, 9)), "average_of: `of` must be positive, or 0 where `schedule` is, got 0 at step 0, where `schedule` is 0.1"),
-    "a rate below 0": (lambda: average_of(0.1, 10, of=linear(1.0, -1.0, 4)), "average_of: `of` must be positive, or 0 where `schedule` is, got 0 at step 2, where `schedule` is 0.1"),
+    "nowhere above 0": (lambda: average_of(0.0, 10), "average_of: `schedule` must be above 0 at one or more of the 10 updates, got at most 0"),
+    "a run that stands": (lambda: average_of(0.1, 10, of=0.0), "average_of: `of` must be above 0 at one or more of the 10 updates, got at most 0"),
+    "no update to take": (lambda: average_of(0.1, 10, of=linear(0.0, 1.0, 9)), "average_of: `of` must be positive, or 0 where `schedule` is 0, got 0 at step 0, where `schedule` is 0.1"),
+    "a rate below 0": (lambda: average_of(0.1, 10, of=linear(1.0, -1.0, 4)), "average_of: `of` must be positive, or 0 where `schedule` is 0, got 0 at step 2, where `schedule` is 0.1"),
     "every none": (lambda: average_like(0.1, 10, 0.1, every=0), "average_like: `every` must be a whole number from 1 to 2147483647, got 0"),
 }  # fmt: skip
 

@@ -301,8 +301,8 @@ KINDS_OF_INIT = {
     "lawa": lawa(optax.sgd(0.1), 3),
     "schedule_free_plus": schedule_free_plus(),
 }
-ARRAYS = "pass arrays only, of an Equinox model eqx.filter(model, eqx.is_inexact_array)"
-TRAINED = "leave out what is not trained, and make floating what is"
+ARRAYS = "pass arrays only, for an Equinox model eqx.filter(model, eqx.is_inexact_array)"
+TRAINED = "leave out what is not trained, and convert the rest to floating point"
 COMPLEX = "wrap the optimizer in optax.contrib.split_real_and_imaginary"
 
 

@@ -77,7 +77,7 @@ def sentence(of, argument, what):
 
 
 def no_array(of, argument, what):
-    advice = "pass arrays only, of an Equinox model eqx.filter(model, eqx.is_inexact_array)"
+    advice = "pass arrays only, for an Equinox model eqx.filter(model, eqx.is_inexact_array)"
     return f"{of}: `{argument}` must be real floating-point arrays, got {what}; {advice}"
 
 
@@ -196,14 +196,14 @@ def test_what_one_state_holds_of_a_parameter_is_alike(of, optimizer, fields):
         for case, (other, what) in OTHERS.items():
             state = optimizer.init(PARAMS)._replace(**{field: other})
             found = refused(optimizer.update, PARAMS, state, PARAMS, value=1.0)
-            assert found == f"{of}: `state` must be what its own init makes, got {what} in `{field}`", case
+            assert found == f"{of}: `state` must be the state that its own init makes, got {what} in `{field}`", case
 
 
 def test_averages_by_name_are_alike():
     optimizer = average(sgd(0.1), {"a": ema(0.9), "b": polyak()})
     state = optimizer.init(PARAMS)
     found = refused(optimizer.update, PARAMS, state._replace(x={**state.x, "b": OTHERS["shape"][0]}), PARAMS)
-    assert found == f"average: `state` must be what its own init makes, got {OTHERS['shape'][1]} in `b`"
+    assert found == f"average: `state` must be the state that its own init makes, got {OTHERS['shape'][1]} in `b`"
 
 
 # Averages -------------------------------------------------------------------------------------------------
@@ -262,8 +262,8 @@ def test_a_state_that_was_restored_without_its_types_is_refused(name):
 
     def said(function, got):
         return (
-            f"{function.__name__}: `opt_state` must hold the states that init makes, got a {got} of the fields of "
-            "an average: restore it into optimizer.init(params)"
+            f"{function.__name__}: `opt_state` must be the state that init makes, got a {got} with the fields of "
+            "an average: restore the checkpoint into optimizer.init(params)"
         )
 
     optimizer = ALL[name]()
@@ -274,7 +274,7 @@ def test_a_state_that_was_restored_without_its_types_is_refused(name):
         for each in restored:
             assert refused(function, each, PARAMS, NAMES.get(name)) == said(function, "dict")
         assert refused(function, PARAMS, restored[0]).endswith(
-            "`params` must be the parameters, got a dict of the fields of an average"
+            "`params` must be the parameters, got a dict with the fields of an average"
         )
     into = flax.serialization.from_state_dict(states[0], restored[0])
     chex.assert_trees_all_equal(eval_params(into, PARAMS, NAMES.get(name)), PARAMS)
@@ -332,7 +332,7 @@ def test_the_averages_of_several_runs_are_mapped_where_they_are_computed():
     for optimizer in (lawa(sgd(0.1), 2), schedule_free_sgd(0.1, lean=True)):
         states = jax.vmap(optimizer.init)(params)
         found = refused(eval_params, states, params)
-        assert found == "eval_params: `opt_state` must be of one run, got one of shape (2,): use jax.vmap"
+        assert found == "eval_params: `opt_state` must be of one run, got runs of shape (2,): use jax.vmap"
         assert jax.vmap(eval_params)(states, params).shape == (2, 2)
 
 
@@ -374,7 +374,7 @@ MASKED = {
 }  # fmt: skip
 masked = pytest.mark.parametrize("name", MASKED)
 WAY = (
-    "`mask` must be a tree of booleans like the parameters or a function that makes one of them, true where weights "
+    "`mask` must be a tree of booleans like the parameters, or a function from parameters to one, true where weights "
     'decay, such as not_matching(r"bias$"), got '
 )
 
@@ -392,7 +392,7 @@ def test_a_mask_that_does_not_fit_is_found_at_init(name):
         ({"w": True}, "none for b"),
         (False, 'False for all parameters; under optax.inject_hyperparams pass static_args="mask"'),
         (np.bool_(True), 'True for all parameters; under optax.inject_hyperparams pass static_args="mask"'),
-        ({"w": True, "b": False, "c": True}, "one for c, where no parameter is"),
+        ({"w": True, "b": False, "c": True}, "one for c, where there is no parameter"),
         ({"w": {"kernel": True}, "b": False}, "none for w"),
         (lambda p: {"w": True}, "none for b"),
         (lambda p: jax.tree.map(lambda leaf: leaf.ndim, p), "1"),
@@ -509,7 +509,7 @@ def test_it_is_said_where_no_number_can_be_read():
         (optax.partition({"a": optax.adam(0.1)}, {"w": "a", "b": "a"}), "ScaleByAdamState, EmptyState"),
     ]:
         assert refused(hyperparameters, optimizer.init(PARAMS)) == (
-            "hyperparameters: `opt_state` must keep the numbers that were used, as states of optim and of "
+            "hyperparameters: `opt_state` must keep the numbers of the last update, as states of optim and of "
             f"optax.inject_hyperparams(optax.adam)(learning_rate=lr) do, got {states}, which keeps none"
         )
     assert refused(hyperparameters, PARAMS).endswith("got dict, which keeps none")
@@ -543,18 +543,18 @@ STORED = {"w": jnp.ones(2), "b": jnp.ones(())}
         ("average", schedule_free(sgd(0.1)), average(sgd(0.1), ema(0.9)), "one with `z`"),
         ("average", schedule_free(sgd(0.1)), schedule_free_sgd(), "one with another `memory`"),
         ("average", schedule_free_sgd(), schedule_free(sgd(0.1)), "one with another `memory`"),
-        ("average", average(sgd(0.1), {"a": ema(0.9)}), average(sgd(0.1), {"b": ema(0.9)}), "that of `coefficient` ['a'], not ['b']"),
-        ("average", average(sgd(0.1), {"a": ema(0.9)}), average(sgd(0.1), ema(0.9)), "that of `coefficient` ['a'], not [None]"),
+        ("average", average(sgd(0.1), {"a": ema(0.9)}), average(sgd(0.1), {"b": ema(0.9)}), "one for `coefficient` ['a'], not ['b']"),
+        ("average", average(sgd(0.1), {"a": ema(0.9)}), average(sgd(0.1), ema(0.9)), "one for `coefficient` ['a'], not [None]"),
         ("average", schedule_free(sgd(0.1), lean=True), schedule_free(sgd(0.1)), "one without `x`"),
-        ("lawa", lawa(sgd(0.1), 3), lawa(sgd(0.1), 5), "that of `last` 3, not 5"),
-        ("per_parameter", per_parameter([("w", sgd(0.1))], sgd(0.2)), per_parameter([("b", sgd(0.1))], sgd(0.2)), "that of `rules` ['*', 'w'], not ['*', 'b']"),
-        ("scale_by_path", scale_by_path([("w", 0.1)]), scale_by_path([("b", 0.1)]), "that of `rules` ['w'], not ['b']"),
+        ("lawa", lawa(sgd(0.1), 3), lawa(sgd(0.1), 5), "one for `last` 3, not 5"),
+        ("per_parameter", per_parameter([("w", sgd(0.1))], sgd(0.2)), per_parameter([("b", sgd(0.1))], sgd(0.2)), "one for `rules` ['*', 'w'], not ['*', 'b']"),
+        ("scale_by_path", scale_by_path([("w", 0.1)]), scale_by_path([("b", 0.1)]), "one for `rules` ['w'], not ['b']"),
     ],
 )  # fmt: skip
 def test_a_state_of_other_settings_is_refused(name, maker, other, got):
     state = maker.init(STORED)
     found = refused(other.update, STORED, state, STORED)
-    assert found == f"{name}: `state` must be what its own init makes, got {got}"
+    assert found == f"{name}: `state` must be the state that its own init makes, got {got}"
     maker.update(STORED, state, STORED)
 
 

@@ -167,7 +167,7 @@ def test_numbers_may_be_arrays():
             assert describe(same, 500).phases == describe(lr, 500).phases
             assert check(same, 500) == check(lr, 500)
     assert boundaries(stretch(join([1.0, 2.0], jnp.array([10])), 2.0), 100) == [20]
-    with pytest.raises(ValueError, match="use jax.vmap for stacked schedules"):
+    with pytest.raises(ValueError, match="call stacked schedules under jax.vmap"):
         boundaries(stack([LR, LR]), 500)
     with pytest.raises(ValueError, match="^boundaries: `steps` must be a whole number from 1 to 2147483647, got -1$"):
         boundaries(LR, -1)
@@ -215,18 +215,18 @@ REMARKS = [
     (warmup(cosine(0.1, 0.0, 90), 10, init=0.01), 100, []),
     (constant(0.1), 100, []),
     (multistep(0.1, [50, 75]), 100, []),
-    (LR, 10_000, ["The first update changes nothing, since the value is 0: start above 0, or use `advance(..., 1)`."]),
-    (delay(linear(0.0, 1.0, 10), 5) + 0.0, 15, ["The first 6 updates change nothing, since the value is 0: start above 0, or use `advance(..., 1)`."]),
+    (LR, 10_000, ["The first update has the value 0 and would not move the weights: start above 0, or use `advance(..., 1)`."]),
+    (delay(linear(0.0, 1.0, 10), 5) + 0.0, 15, ["The first 6 updates have the value 0 and would not move the weights: start above 0, or use `advance(..., 1)`."]),
     (constant(-1.0), 10, ["It is negative, first at step 0."]),
     (join([join([1.0, 2.0], [50]), 1.0], [10]), 100, []),  # the second joint is never reached
-    (constant(0.0), 9, ["It is zero throughout: nothing would be learned."]),
+    (constant(0.0), 9, ["It is 0 at every step: the run would learn nothing."]),
     (table([0.1, -0.1, 0.1]), 3, ["It is negative, first at step 1."]),
     (warmup(1.0, 1000, init=0.1), 500, ["It still rises when the run ends: its warm-up lasts until step 1,000."]),
-    (cosine(0.1, 0.01, 1000), 500, ["The run ends at step 500, but the schedule at step 1,000: it does not get there."]),
+    (cosine(0.1, 0.01, 1000), 500, ["The run ends at step 500, before the end of the schedule at step 1,000."]),
     (exponential_decay(1.0, 0.5, 1000), 1000, ["It has no end: at twice the length of the run it falls to 0.25."]),
     (cosine(0.1, 0.0, 500), 1000, ["It stays below 1 % of its peak from step 469 on, for the last 53.1% of the run."]),
     (join([constant(1.0), linear(0.9, 0.5, 50)], [50]), 100, ["It jumps from 1 to 0.9 at step 50, where one schedule is joined to the next."]),
-    (wsd(0.1, 10, 80, 10, end=0.01) * 1.0, 100, ["The first update changes nothing, since the value is 0: start above 0, or use `advance(..., 1)`."]),
+    (wsd(0.1, 10, 80, 10, end=0.01) * 1.0, 100, ["The first update has the value 0 and would not move the weights: start above 0, or use `advance(..., 1)`."]),
     (cooldown(exponential_decay(1.0, 0.5, 100), 50, 50, end=0.1), 100, []),
 ]  # fmt: skip
 
@@ -263,7 +263,7 @@ def test_a_run_that_is_continued_under_another_schedule_is_checked_from_there_on
     left, right = float(before(at)), float(longer(at))
     assert check(longer, 2000, after=before, at=at) == [
         f"It jumps from {left:.6g} to {right:.6g} at step {at:,}, where it replaces the schedule before it: "
-        f"`cooldown(before, {at}, ...)` would go on from there."
+        f"`cooldown(before, {at}, ...)` would continue from the old value."
     ]
     assert check(cooldown(before, at, 2000 - at, 0.01), 2000, after=before, at=at) == []
     # What the new schedule does before it takes over is the old one's affair.
@@ -289,7 +289,7 @@ def test_the_command_describes_checks_and_plots(tmp_path):
     command = [sys.executable, "-m", "schedules", "warmup(cosine(3e-4, 0, 9000), 1000)", "--steps", "10000"]
     done = subprocess.run([*command, "--plot", str(picture)], capture_output=True, text=True, check=True)
     assert str(describe(LR, 10_000)) in done.stdout
-    assert "! The first update changes nothing" in done.stdout
+    assert "! The first update has the value 0" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert done.stderr == ""
 
@@ -304,7 +304,9 @@ def test_the_command_describes_checks_and_plots(tmp_path):
 )
 def test_epochs_among_updates_are_remarked_on(lr, steps, from_, last):
     (remark,) = check(lr, steps)
-    assert remark.endswith(f" from step {from_} on, for the last {last}% of the run: are its lengths in epochs?")
+    assert remark.endswith(
+        f" from step {from_} on, for the last {last}% of the run: are its lengths epochs instead of updates?"
+    )
     assert check(advance(warmup(1e-3, 5), 1), steps) == []
 
 
@@ -359,9 +361,9 @@ def test_the_command_knows_averages_and_lists_them(capsys):
         (["cosine(1, 0, 9)", "--steps", "0"], "describe: `steps` must be a whole number from 1 to 2147483647, got 0"),
         (["ema", "--steps", "9"], "parse: ema must be called with its arguments, ema(decay), at character 1"),
         (["ema(2)", "--steps", "9"], "parse: ema: `decay` must be a number from 0 to below 1, got 2, at character 1"),
-        (["-cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin': did you mean 'cosine'?, at character 2"),
+        (["-cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin' (did you mean 'cosine'?), at character 2"),
         ([*map(str, range(99)), "--steps", "9"], "at most 52 schedules can be compared, got 99"),
-        (["cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin': did you mean 'cosine'?, at character 1"),
+        (["cosin(1, 0, 9)", "--steps", "9"], "parse: unknown name 'cosin' (did you mean 'cosine'?), at character 1"),
         (
             ["0.1", "--steps", "9", "--plot", "/nowhere/lr.png"],
             "/nowhere/lr.png cannot be written (No such file or directory)",

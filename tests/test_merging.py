@@ -212,20 +212,20 @@ MISTAKES = {
     "neither": (lambda f: merge(f), "merge: one of `like` and `weights` must be given, got none"),
     "both": (lambda f: merge(f, like=DECAY, weights=[1.0]), "merge: one of `like` and `weights` must be given, got both"),
     "no schedule": (lambda f: merge(f, like="wsd"), "merge: `like` must be a schedule, a number or a function of the step, got 'wsd'"),
-    "a run that stands": (lambda f: merge(f, like=DECAY, of=0.0), "merge: `of` must be above 0 at one update of 24 or more, got 0"),
-    "too few weights": (lambda f: merge(f, weights=[0.5, 0.5]), "merge: `weights` must be as many as the checkpoints, 7, got 2"),
+    "a run that stands": (lambda f: merge(f, like=DECAY, of=0.0), "merge: `of` must be above 0 at one or more of the 24 updates, got at most 0"),
+    "too few weights": (lambda f: merge(f, weights=[0.5, 0.5]), "merge: `weights` must have one number for each of the 7 checkpoints, got 2"),
     "another sum": (lambda f: merge(f, weights=[0.1] * 7), "merge: `weights` must sum to 1, got 0.7"),
     "no numbers": (lambda f: merge(f, weights="all"), "merge: `weights` must be a list of numbers, got 'all'"),
-    "of with weights": (lambda f: merge(f, weights=[0.0] * 6 + [1.0], of=0.1), "merge: `of` must be None where `weights` are given, got 0.1"),
-    "no such update": (lambda f: merge(f, like=DECAY, updates=5), "merge: `updates` must be those of a checkpoint, one of 0, 4, 8, 12, 16, 20, 24, got 5"),
+    "of with weights": (lambda f: merge(f, weights=[0.0] * 6 + [1.0], of=0.1), "merge: `of` must be None if `weights` are given, got 0.1"),
+    "no such update": (lambda f: merge(f, like=DECAY, updates=5), "merge: `updates` must be the updates of a checkpoint, one of 0, 4, 8, 12, 16, 20, 24, got 5"),
     "no folder": (lambda f: merge(f / "none", like=DECAY), "merge: `checkpoints` must be a folder of checkpoints, or a mapping from updates to them, got "),
     "empty": (lambda f: merge({}, like=DECAY), "merge: `checkpoints` must be one checkpoint or more, got none in {}"),
     "no updates": (lambda f: merge({"last": {}}, like=DECAY), "merge: `updates of a checkpoint` must be a whole number from 0 to 2147483647, got 'last'"),
     "another shape": (lambda f: merge(OTHER, like=0.1 * linear(1.0, 0.0, STEPS)), "merge: `checkpoints` must be of the same parameters, got shape (2, 2) at ['w'] where (3, 2) is expected after 8 updates"),
     "another dtype": (lambda f: merge({0: np.zeros(2), 1: np.zeros(2, np.float32)}, weights=[0.5, 0.5]), "merge: `checkpoints` must be of the same parameters, got float32 where float64 is expected after 1 updates"),
     "another tree": (lambda f: merge({0: {"a": np.zeros(2)}, 1: {"b": np.zeros(2)}}, weights=[0.5, 0.5]), "merge: `checkpoints` must be of the same parameters, got nothing at ['a'] after 1 updates"),
-    "no such subtree": (lambda f: merge(f, like=DECAY, subtree="params"), "merge: `subtree` must lead to the parameters in every checkpoint, got 'params'; "),
-    "not in a tree": (lambda f: merge(MANY, like=DECAY, subtree="layers/1"), "merge: `subtree` must lead to the parameters in every checkpoint, got 'layers/1'; 12 has 0"),
+    "no such subtree": (lambda f: merge(f, like=DECAY, subtree="params"), "merge: `subtree` must be the path of the parameters in every checkpoint, got 'params'; "),
+    "not in a tree": (lambda f: merge(MANY, like=DECAY, subtree="layers/1"), "merge: `subtree` must be the path of the parameters in every checkpoint, got 'layers/1'; 12 has 0"),
     "no checkpoint": (lambda f: merge({0: f}, weights=[1.0]), "cannot be read as an Orbax checkpoint (Metadata file (named _METADATA) does not exist at "),
 }  # fmt: skip
 
@@ -282,10 +282,13 @@ def test_its_options_are_those_of_the_function(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--like", "wsd(0.1"], "parse: the text ends before the schedule does"),
+        (["--like", "wsd(0.1"], "parse: the text ends before the schedule is complete"),
         ([], "merge: one of `like` and `weights` must be given, got none"),
         (["--like", "0.1", "--out", "."], "--out must be a new folder, got ., which exists"),
-        (["--like", "0.1", "--subtree", "params", "--out", "new"], "merge: `subtree` must lead to the parameters"),
+        (
+            ["--like", "0.1", "--subtree", "params", "--out", "new"],
+            "merge: `subtree` must be the path of the parameters",
+        ),
     ],
 )
 def test_a_mistake_in_the_command_is_said_and_nothing_written(words, said, folder, capsys, tmp_path, monkeypatch):

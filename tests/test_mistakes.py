@@ -108,7 +108,7 @@ BOUNDARIES = "a list of whole numbers of steps from 0 to 2147483647 that never d
 SCHEDULE = "a schedule, a number or a function of the step"
 POSITIVE = "a positive number"
 PERIOD = "a whole number of steps from 1 to 2147483647"
-SHAPE = "a ramp such as linear or cosine, itself and not called"
+SHAPE = "a ramp such as linear or cosine, not called"
 
 MISTAKES = [
     (lambda: constant("fast"), "constant: `value` must be a finite number, got 'fast'"),
@@ -126,7 +126,7 @@ MISTAKES = [
     (lambda: cosine(1.0, 0.0, False), f"cosine: `steps` must be {STEPS}, got False"),
     (lambda: cosine(1.0, 0.0, steps=jnp.float32(3)), f"cosine: `steps` must be {STEPS}, got Array(3., dtype=float32)"),
     (lambda: cosine(1.0, 0.0, "9"), f"cosine: `steps` must be {STEPS}, got '9'"),
-    (lambda: piecewise_constant([1.0], [5]), "piecewise_constant: `boundaries` must be one fewer than `values`, got 1 and 1"),
+    (lambda: piecewise_constant([1.0], [5]), "piecewise_constant: `boundaries` must have one entry less than `values`, got 1 and 1"),
     (lambda: piecewise_constant([1.0, 2.0, 3.0], [5, 4]), f"piecewise_constant: `boundaries` must be {BOUNDARIES}, got [5, 4]"),
     (lambda: piecewise_constant(1.0, []), "piecewise_constant: `values` must be a list of finite numbers, got 1.0"),
     (lambda: piecewise_constant("ab", [1]), "piecewise_constant: `values` must be a list of finite numbers, got 'ab'"),
@@ -134,7 +134,7 @@ MISTAKES = [
     (lambda: multistep(1.0, 30), f"multistep: `milestones` must be {BOUNDARIES}, got 30"),
     (lambda: table(jnp.ones((2, 2))), "table: `values` must be a list of finite numbers, got Array([[1., 1.],\n       [1., 1.]], dtype=float32)"),
     (lambda: table([]), "table: `values` must hold at least one number, got none"),
-    (lambda: join([1.0, 2.0, 3.0], [9]), "join: `boundaries` must be one fewer than `schedules`, got 1 and 3"),
+    (lambda: join([1.0, 2.0, 3.0], [9]), "join: `boundaries` must have one entry less than `schedules`, got 1 and 3"),
     (lambda: join([], []), "join: `schedules` must be one or more schedules or numbers, got []"),
     (lambda: join(constant(1.0), [9]), "join: `schedules` must be one or more schedules or numbers, got constant(value=1.0)"),
     (lambda: join([1.0, 2.0, 3.0], [9, 8]), f"join: `boundaries` must be {BOUNDARIES}, got [9, 8]"),
@@ -168,16 +168,16 @@ MISTAKES = [
     (lambda: inverse_sqrt(1.0, 0), f"inverse_sqrt: `timescale` must be {PERIOD}, got 0"),
     (lambda: inverse_sqrt(1.0, 10, shift=-1), f"inverse_sqrt: `shift` must be {STEPS}, got -1"),
     (lambda: table([1.0], every=0), f"table: `every` must be {PERIOD}, got 0"),
-    (lambda: interpolate([1.0, 2.0], [0]), "interpolate: `values` must be as many as `boundaries` and at least one, got 2 and 1"),
-    (lambda: interpolate([], []), "interpolate: `values` must be as many as `boundaries` and at least one, got 0 and 0"),
+    (lambda: interpolate([1.0, 2.0], [0]), "interpolate: `values` and `boundaries` must have the same length, 1 or more, got 2 and 1"),
+    (lambda: interpolate([], []), "interpolate: `values` and `boundaries` must have the same length, 1 or more, got 0 and 0"),
     (lambda: interpolate([1.0, 2.0], [9, 0]), f"interpolate: `boundaries` must be {BOUNDARIES}, got [9, 0]"),
     (lambda: noise(1.0, seed=-1), "noise: `seed` must be a whole number from 0 to 2147483647, got -1"),
     (lambda: noise(1.0, seed=0.5), "noise: `seed` must be a whole number from 0 to 2147483647, got 0.5"),
     (lambda: restarts(1.0, 0), f"restarts: `period` must be {PERIOD}, got 0"),
-    (lambda: restarts(1.0, 9, growth=0.5), "restarts: `growth` must be 1, or a number from 1.1, got 0.5"),
-    (lambda: restarts(1.0, 9, growth=1.05), "restarts: `growth` must be 1, or a number from 1.1, got 1.05"),
+    (lambda: restarts(1.0, 9, growth=0.5), "restarts: `growth` must be 1, or a number that is 1.1 or more, got 0.5"),
+    (lambda: restarts(1.0, 9, growth=1.05), "restarts: `growth` must be 1, or a number that is 1.1 or more, got 1.05"),
     (lambda: restarts(1.0, 9, decay=0.0), f"restarts: `decay` must be {POSITIVE}, got 0.0"),
-    (lambda: sgdr(1.0, 9, 0.9), "sgdr: `growth` must be 1, or a number from 1.1, got 0.9"),
+    (lambda: sgdr(1.0, 9, 0.9), "sgdr: `growth` must be 1, or a number that is 1.1 or more, got 0.9"),
     (lambda: triangular(0.0, 1.0, 0, 0), f"triangular: restarts: `period` must be {PERIOD}, got 0"),
     (lambda: clip(1.0, 2.0, 1.0), "clip: `low` must be below `high`, got 2.0 and 1.0"),
     (lambda: power(1.0, -1.0), f"power: `exponent` must be {POSITIVE}, got -1.0"),
@@ -196,7 +196,7 @@ MISTAKES = [
     (lambda: noam(0, 4000), f"noam: `width` must be {POSITIVE}, got 0"),
     (lambda: infinite(1.0, 0.1, 0.0, 1, 2, 3, 4), f"infinite: `end` must be {POSITIVE}, got 0.0"),
     (lambda: constant([0.5] * 100), f"constant: `value` must be a finite number, got [{'0.5, ' * 39}0..."),
-    (lambda: _taken(), "cosine: the name is taken, choose another"),
+    (lambda: _taken(), "cosine: the name is already taken by schedules.ramps, choose another"),
     (lambda: function(cosine), "function: `of` must be a function of the step, got cosine"),
     (lambda: settings("sideways", True), "settings: `kind` must be one of 'up', 'down', got 'sideways'"),
     (lambda: settings("up", 1), "settings: `staircase` must be one of False, True, got 1"),
@@ -209,14 +209,14 @@ MISTAKES = [
     (lambda: describe(constant(1.0), 0), "describe: `steps` must be a whole number from 1 to 2147483647, got 0"),
     (lambda: check(constant(1.0), True), "check: `steps` must be a whole number from 1 to 2147483647, got True"),
     (lambda: plot(constant(1.0), "9"), "plot: `steps` must be a whole number from 1 to 2147483647, got '9'"),
-    (lambda: stack([constant(1.0), cosine(1.0, 0.0, 9)]), "stack: `schedules` must be one or more schedules alike in all but their numbers, got [constant(value=1.0), cosine(start=1.0, end=0.0, steps=9)]; tabulate schedules of different shapes"),
-    (lambda: interpolate([0.0, 1.0], [0, 10], exponential), "interpolate: `values` must be what the shape goes through (exponential: `start` must be a positive number, got 0.0)"),
-    (lambda: plot("linear(1, 0, 9)", 9), "constant: `value` must be a finite number, got 'linear(1, 0, 9)'"),
+    (lambda: stack([constant(1.0), cosine(1.0, 0.0, 9)]), "stack: `schedules` must be one or more schedules that differ only in their numbers, got [constant(value=1.0), cosine(start=1.0, end=0.0, steps=9)]; use `tabulate` for schedules of different shapes"),
+    (lambda: interpolate([0.0, 1.0], [0, 10], exponential), "interpolate: `values` must be values that `shape` can start and end at (exponential: `start` must be a positive number, got 0.0)"),
+    (lambda: plot("linear(1, 0, 9)", 9), f"plot: `schedules` must be {SCHEDULE}, got 'linear(1, 0, 9)'"),
     (lambda: stack([]), "stack: `schedules` must be one or more schedules or numbers, got []"),
     (lambda: stack(None), "stack: `schedules` must be one or more schedules or numbers, got None"),
-    (lambda: stack([cosine(1.0, 0.0, 9)] * 2)(3), "cosine: `start` has shape (2,) where 0 axes are expected: use jax.vmap for stacked schedules"),
-    (lambda: stack([table([1.0, 2.0])] * 2)(3), "table: `values` has shape (2,) where 0 axes are expected: use jax.vmap for stacked schedules"),
-    (lambda: jax.tree.map(lambda v: jnp.stack([v, v]), table(jnp.ones(3)))(0), "table: `values` has shape (2, 3) where 1 axes are expected: use jax.vmap for stacked schedules"),
+    (lambda: stack([cosine(1.0, 0.0, 9)] * 2)(3), "cosine: `start` must have 0 axes, got shape (2,): call stacked schedules under jax.vmap"),
+    (lambda: stack([table([1.0, 2.0])] * 2)(3), "table: `values` must have 0 axes, got shape (2,): call stacked schedules under jax.vmap"),
+    (lambda: jax.tree.map(lambda v: jnp.stack([v, v]), table(jnp.ones(3)))(0), "table: `values` must have 1 axis, got shape (2, 3): call stacked schedules under jax.vmap"),
 ]  # fmt: skip
 
 
@@ -234,7 +234,7 @@ def test_other_mistakes_are_clear_too():
         (lambda: cosine(1.0, 0.0, 9, peak=1), TypeError, "cosine: has no argument `peak`, only `start`, `end`, `steps`"),
         (lambda: cosine(1.0, 0.0, step=9), TypeError, "cosine: has no argument `step`, only `start`, `end`, `steps`"),
         (lambda: cosine(1.0, 0.0, 9, 9), TypeError, "cosine(start, end, steps): too many positional arguments"),
-        (lambda: lr / lr, TypeError, f"a schedule can be divided by a number only, got {lr}"),
+        (lambda: lr / lr, TypeError, f"a schedule can only be divided by a number, got {lr}"),
         (lambda: lr.replace(peak=1.0, length=2), TypeError, "cosine: has no argument `length`, `peak`, only `start`, `end`, `steps`"),
         (lambda: lr(True), TypeError, "cosine: `step` must be integers or floats, got bool"),
         (lambda: lr(1j), TypeError, "cosine: `step` must be integers or floats, got complex64"),
@@ -270,13 +270,13 @@ def nothing(step, peak: Literal[None]): ...
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (positional_only, "positional_only: `peak` must not be positional-only, as it is printed by its name"),
-        (many_values, "many_values: `*values: Value` must be one argument or a list; only schedules may be any number"),
-        (many_lists, "many_lists: `*lists: Values` must be one argument or a list; only schedules may be any number"),
-        (any_keyword, "any_keyword: `**values: Value` must be one argument or a list; only schedules may be any number"),
+        (positional_only, "positional_only: `peak` must not be positional-only, since it is printed with its name"),
+        (many_values, "many_values: `*values: Value` must be one argument or a list: only schedules may be * arguments"),
+        (many_lists, "many_lists: `*lists: Values` must be one argument or a list: only schedules may be * arguments"),
+        (any_keyword, "any_keyword: `**values: Value` must be one argument or a list: only schedules may be * arguments"),
         (keyword_step, "keyword_step: the first argument of a formula must be `step`, got `*, step`"),
         (nothing, "nothing: `peak` must be annotated with its kind, such as Value or Steps, got typing.Literal[None]"),
-        (lambda step: 1.0, "<lambda>: a formula must have a name, by which it is printed and parsed: use `def`"),
+        (lambda step: 1.0, "<lambda>: a formula must have a name, since it is printed and parsed with it: use `def`"),
         (cosine, "schedule: `function` must be a function with a name, got cosine"),
         (3, "schedule: `function` must be a function with a name, got 3"),
     ],
@@ -311,7 +311,7 @@ def test_a_recipe_that_needs_its_numbers_is_refused_where_it_is_built(body):
     def needs(peak: Value, steps: Steps):
         return body(peak, steps)
 
-    with pytest.raises(TypeError, match="^needs: a recipe must not need its numbers as Python's, .* use jnp.where"):
+    with pytest.raises(TypeError, match="^needs: a recipe must not need Python numbers, .* use jnp.where"):
         needs(1.0, 10)
 
 
@@ -329,21 +329,21 @@ def test_a_recipe_that_calls_itself_is_refused():
     def endless(peak: Value):
         return endless(peak)
 
-    with pytest.raises(RecursionError, match=r"^endless: nested too deeply to be composed: does it call itself\?$"):
+    with pytest.raises(RecursionError, match=r"^endless: the recipe is nested too deeply: does it call itself\?$"):
         endless(1.0)
 
 
 # Text -------------------------------------------------------------------------------------------------
 
-ONLY = "only names of schedules, numbers, lists, keywords, + and * are understood"
+ONLY = "only names of schedules, numbers, lists, keywords, + and * are allowed"
 OPERANDS = "only schedules and numbers can be added, multiplied or negated"
-END = "the text ends before the schedule does"
-DEEP = "nested more than 51 deep"
+END = "the text ends before the schedule is complete"
+DEEP = "nested more than 51 levels deep"
 
 # The text, what is wrong with it, and the character it is wrong at.
 TEXTS = [
-    ("cosin(1, 0, 9)", "unknown name 'cosin': did you mean 'cosine'?", 1),
-    ("  0.5 * \n cosin(1, 0, 9)", "unknown name 'cosin': did you mean 'cosine'?", 11),
+    ("cosin(1, 0, 9)", "unknown name 'cosin' (did you mean 'cosine'?)", 1),
+    ("  0.5 * \n cosin(1, 0, 9)", "unknown name 'cosin' (did you mean 'cosine'?)", 11),
     ("warmup(cosine(1, 0, -9), 5)", f"cosine: `steps` must be {STEPS}, got -9", 8),
     ("warmup(\n  cosine(1, 0, 9),\n  stepz=3)", "warmup: has no argument `stepz`, only `schedule`, `steps`, `init`, `shape`", 1),
     ("warmup(\n  cosine(1, 0, 9),\n  steps=é)", "unknown name 'é'", 36),
@@ -410,9 +410,9 @@ def test_parse_says_what_is_wrong_and_where(text, what, place):
 def test_parse_takes_texts_and_numbers_of_reasonable_size():
     for text, message in [
         (" " * 2_000_000, "parse: `text` must have at most 1000000 characters, got 2000000"),
-        (True, "parse: `text` must be a text or a number, got True"),
-        (None, "parse: `text` must be a text or a number, got None"),
-        (b"0.1", "parse: `text` must be a text or a number, got b'0.1'"),
+        (True, "parse: `text` must be a string or a number, got True"),
+        (None, "parse: `text` must be a string or a number, got None"),
+        (b"0.1", "parse: `text` must be a string or a number, got b'0.1'"),
         (float("nan"), "parse: constant: `value` must be a finite number, got nan"),
     ]:
         with pytest.raises(ValueError) as caught:  # noqa: PT011, compared below
@@ -435,7 +435,7 @@ def test_there_are_enough_mistakes_to_go_by():
         (
             lambda: stack([linear(0, 1, 9), linear(0, 2, 9)]).at(3),
             ValueError,
-            "linear: `start` has shape (2,) where 0 axes are expected: use jax.vmap for stacked schedules",
+            "linear: `start` must have 0 axes, got shape (2,): call stacked schedules under jax.vmap",
         ),
         (
             lambda: jax.jit(linear(0, 1, 9).at)(3),
@@ -445,7 +445,7 @@ def test_there_are_enough_mistakes_to_go_by():
         (
             lambda: jax.jit(lambda lr: lr.at(3))(linear(0, 1, 9)),
             TypeError,
-            "linear.at: the schedule must not be traced: call it in jitted code",
+            "linear.at: the schedule must not be traced: in jitted code, call the schedule itself",
         ),
     ],
 )
@@ -457,7 +457,7 @@ def test_a_value_on_the_host_is_asked_for_with_a_number(asked, kind, message):
 
 def test_what_a_schedule_is_divided_by_is_a_number():
     for other, got in [(constant(2.0), r"constant\(value=2.0\)"), ("2", "'2'"), (None, "None")]:
-        with pytest.raises(TypeError, match=f"^a schedule can be divided by a number only, got {got}$"):
+        with pytest.raises(TypeError, match=f"^a schedule can only be divided by a number, got {got}$"):
             constant(1.0) / other
     for zero in (0, 0.0, np.float32(0.0)):
         with pytest.raises(ZeroDivisionError, match="^constant: a schedule cannot be divided by 0$"):
@@ -483,9 +483,7 @@ def iffy(step, peak: Value, steps: Steps):
 )
 def test_a_formula_that_needs_its_step_as_pythons_is_one_sentence(lr):
     for read in (lr, warmup(lr, 3), lambda t: check(lr, 100), lambda t: tabulate(lr, 9)):
-        with pytest.raises(
-            TypeError, match="^(iffy|function): a formula must not need its step and numbers as Python's, .* jnp.where"
-        ):
+        with pytest.raises(TypeError, match="^(iffy|function): a formula must not need Python numbers, .* jnp.where"):
             read(3)
 
 
@@ -495,7 +493,7 @@ def test_what_a_check_returns_is_words_or_none():
         return peak
 
     for value, got in [(1.0, "True"), (-1.0, "False")]:
-        with pytest.raises(TypeError, match=f"^inverted: `check` must return what is wrong, .* or None, got {got}$"):
+        with pytest.raises(TypeError, match=f"^inverted: `check` must return a string .* or None, got {got}$"):
             inverted(value)
 
 

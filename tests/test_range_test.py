@@ -508,7 +508,7 @@ def run(loss=prescribed, batches=TEN, optimizer=sgd, **numbers):
     return range_test(loss, 0.0, batches, optimizer, **numbers)
 
 
-SEVEN = "range_test: `batches` must be arrays with 7 or more updates along their first axis, as many in each, got the shapes"
+SEVEN = "range_test: `batches` must be arrays with the same number of updates, 7 or more, along their first axes, got the shapes"
 FUNCTION = "range_test: `optimizer` must be a function from a schedule to an optax transformation, such as adam, got"
 
 
@@ -540,7 +540,7 @@ EARLY = RangeTest(RATES, np.zeros(20), np.r_[np.zeros(8), np.full(12, np.nan)])
         (lambda: run(batches={"x": np.ones((9, 2)), "y": np.ones(8)}), f"{SEVEN} {{'x': (9, 2), 'y': (8,)}}"),
         (lambda: run(optimizer=None), f"{FUNCTION} None"),
         pytest.param(lambda: run(optimizer=IDENTITY), f"{FUNCTION} {IDENTITY!r}", id="identity"),  # else an address
-        (lambda: run(optimizer=lambda lr: "adam"), f"{FUNCTION} a function to 'adam'"),
+        (lambda: run(optimizer=lambda lr: "adam"), f"{FUNCTION} a function that returns 'adam'"),
         (lambda: run(loss=lambda p, b: p * jnp.ones(3)), "range_test: `loss` must return one number, got the shapes (3,)"),
         (lambda: run(loss=lambda p, b: (p, {"a": b})), "range_test: `loss` must return one number, got the shapes ((), {'a': ()})"),
         (lambda: run(loss=lambda p, b: 1), "range_test: `loss` must return a real float, got int32"),
@@ -557,15 +557,15 @@ EARLY = RangeTest(RATES, np.zeros(20), np.r_[np.zeros(8), np.full(12, np.nan)])
         (lambda: suggest_rate(EARLY, "best"), "suggest_rate: `picker` must be one of 'valley', 'steep', 'minimum', 'slide', got 'best'"),
         (
             lambda: suggest_rate(EARLY),
-            "suggest_rate: `found` must have 2 or more points for 'valley' between its first tenth and its last 5 before the loss diverged, got 1",
+            "suggest_rate: `found` must have 2 or more points for 'valley' after its first tenth and before the last 5 until the loss diverged, got 1",
         ),
         (
             lambda: suggest_rate(as_found(RATES[:15], FALLING[:15]), "slide"),
-            "suggest_rate: `found` must have 16 or more points for 'slide' between its first tenth and its last 5 before the loss diverged, got 15",
+            "suggest_rate: `found` must have 16 or more points for 'slide' after its first tenth and before the last 5 until the loss diverged, got 15",
         ),
         (
             lambda: suggest_rate(EARLY._replace(smoothed=np.full(20, np.nan)), "minimum"),
-            "suggest_rate: `found` must have 2 or more points for 'minimum' between its first tenth and its last 5 before the loss diverged, got 0",
+            "suggest_rate: `found` must have 2 or more points for 'minimum' after its first tenth and before the last 5 until the loss diverged, got 0",
         ),
     ],
 )  # fmt: skip

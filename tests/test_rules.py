@@ -470,21 +470,21 @@ FEW = "embed/table, head/bias, head/kernel and 9 more"
         ),
         (
             lambda: matching("head", "("),
-            "matching: `patterns` must have regular expressions for patterns, got '(' (missing ), unterminated "
+            "matching: `patterns` must have regular expressions as patterns, got '(' (missing ), unterminated "
             "subpattern at position 0)",
         ),
         (
             lambda: not_matching(b"head"),
-            "not_matching: `patterns` must have regular expressions for patterns, got b'head' (cannot use a bytes "
+            "not_matching: `patterns` must have regular expressions as patterns, got b'head' (cannot use a bytes "
             "pattern on a string-like object)",
         ),
         (
             lambda: per_parameter([("*", optax.sgd(0.1))]),
-            "per_parameter: `rules` must have regular expressions for patterns, got '*' (nothing to repeat at position 0)",
+            "per_parameter: `rules` must have regular expressions as patterns, got '*' (nothing to repeat at position 0)",
         ),
         (
             lambda: scale_by_path([(3, 0.1)]),
-            "scale_by_path: `rules` must have regular expressions for patterns, got 3 (first argument must be string "
+            "scale_by_path: `rules` must have regular expressions as patterns, got 3 (first argument must be string "
             "or compiled pattern)",
         ),
         (

@@ -114,7 +114,8 @@ def test_an_argument_cannot_hide_what_every_schedule_has():
         return replace
 
     with pytest.raises(
-        TypeError, match="^hiding: an argument cannot be called `replace`, as every schedule has its own$"
+        TypeError,
+        match="^hiding: an argument cannot be called `replace`, since all schedules have this attribute$",
     ):
         schedule(hiding)
 
