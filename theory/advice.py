@@ -245,13 +245,14 @@ def _before_the_cooldown(run: _Extension, moved: Transfer) -> Advice:
     ways = [way for way in (moved.lower, moved.longer) if way is not None]
     bounds = [float(run.bound(way)) for way in ways]
     less = _listed([_percent(1 - each / unchanged) for each in bounds])
+    which = "either change" if len(ways) > 1 else "this change"
     return Advice(
         ways[int(np.argmin(bounds))],
         (
             f"To extend the run from {run.length:,} to {run.steps:,} updates: {by_rate}. {by_length}",
-            f"The best peak for {run.length:,} updates is too high for {run.steps:,}. By the convex bound, this change "
-            f"makes it the best one again, and ends {less} lower than a cooldown over the same share of the run at an "
-            "unchanged rate.",
+            f"The best peak for {run.length:,} updates is too high for {run.steps:,}. In the convex bound, {which} "
+            f"makes it the best one again, and the bound is {less} lower than with a cooldown over the same share of "
+            "the run at an unchanged rate.",
             TRUST_IN_LENGTH,
         ),
     )

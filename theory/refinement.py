@@ -55,8 +55,8 @@ def refine(
     $$f(t) \propto w_t \sum_{p=t+1}^{T} w_p, \qquad
       w_t = \begin{cases} G_t^{-2} & \text{L2 norms, for SGD} \\ G_t^{-1} & \text{L1 norms, for Adam} \end{cases}$$
 
-    It is scaled so that its highest rate is `peak`. $G_t$ is the gradient norm of update t, smoothed by a running median.
-    Constant norms give `linear(peak, 0, T)`. Norms that fall during the run give a warm-up and a later decay;
+    It is scaled so that its highest rate is `peak`. $G_t$ is the gradient norm of update t, smoothed by a moving
+    median. Constant norms give `linear(peak, 0, T)`. Norms that fall during the run give a warm-up and a later decay;
     norms that rise give an earlier decay.
 
         norms = ...  # of the gradients in a run at a constant rate, each the mean over 10 updates
