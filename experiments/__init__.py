@@ -1,5 +1,6 @@
 """The comparison of learning-rate decay, averaging and schedule-free: `python -m experiments --help`.
 
-`tasks` are what is trained, `reports` what is made of measurements, `studies` what is compared, `engine` what trains,
-`commands` what can be asked for. Each of these rooms knows only those before it; all of them know the files here.
+`tasks`: data and models; `reports`: tables, claims and figures from measurements; `studies`: what is compared;
+`engine`: training; `evidence`: comparisons of theory with trained runs; `commands`: the command line. A package imports
+only packages that come before it in this list, and the files in this folder.
 """

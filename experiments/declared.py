@@ -1,4 +1,4 @@
-"""What the files of a folder declare: to add to it is to add a file, and nobody else need be told."""
+"""Finds the objects that the files of a folder declare, so that adding one takes a new file and nothing else."""
 
 import importlib
 import pkgutil
@@ -14,7 +14,7 @@ T = TypeVar("T", bound=Named)
 
 
 def declared(package: str, kind: type[T]) -> dict[str, T]:
-    """All objects of a kind that the modules of a package have at their top level, by their own names."""
+    """All objects of type `kind` at the top level of the modules of a package, by their `name`."""
     folder = importlib.import_module(package)
     modules = [importlib.import_module(f"{package}.{found.name}") for found in pkgutil.iter_modules(folder.__path__)]
     return {value.name: value for module in modules for value in vars(module).values() if isinstance(value, kind)}

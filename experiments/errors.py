@@ -1,4 +1,4 @@
-"""What a user can do something about."""
+"""Errors that a user can fix."""
 
 import os
 import re
@@ -8,24 +8,24 @@ from schedules.sentences import shown
 
 
 class UserError(Exception):
-    """Something that cannot be done as it was asked for; the message says why, and what to do."""
+    """A command that cannot be carried out; the message says why, and what to do."""
 
 
 class UsageError(UserError):
-    """A value on the command line that cannot be used."""
+    """An invalid value on the command line."""
 
 
 def require_printable(option: str, text: str, most: int) -> None:
-    """**Raises:** `UsageError` for what a report and its figures could not show."""
+    """**Raises:** `UsageError` for text that a report or a figure cannot show, or that is too long."""
     if not text.isprintable() or len(text) > most:
         raise UsageError(f"--{option} must be printable and of at most {most:,} characters, got {shown(text)}")
 
 
 def reason(error: BaseException) -> str:
-    """Why, in one short line: in the system's own words where it is the system that refused."""
+    """The reason for an error in one short line; for errors of the operating system, in its words."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    # TensorStore gives the system's number among pages of [details='in brackets'], in no fixed order.
+    # TensorStore puts the system's error number somewhere in a long list of [details='in brackets'].
     if refused := re.search(r"\[os_error_code='(\d+)'\]", str(error)):
         return os.strerror(int(refused[1]))
     said = re.split(r" \[\w+(?:\[\d+\])?=", str(error).partition("\n")[0])[0]
@@ -34,6 +34,6 @@ def reason(error: BaseException) -> str:
 
 
 def reason_in(folder: Path, error: OSError) -> str:
-    """`reason`, and which file of the folder it is about, if it is about one."""
+    """`reason`, after the name of the file in the folder, if the error is about one."""
     file = Path(error.filename) if isinstance(error.filename, str) else folder
     return reason(error) if file == folder else f"{file.name}: {reason(error)}"

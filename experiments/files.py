@@ -1,4 +1,4 @@
-"""Files that are there in full or not at all, and files that may be anything."""
+"""Writes files completely or not at all, and reads files that may hold anything."""
 
 import errno
 import json
@@ -12,13 +12,13 @@ import numpy as np
 
 from experiments.errors import reason
 
-MOST_BYTES = 2**32  # of arrays in one file: many times those of any run, or of the data
+MOST_BYTES = 2**32  # of the arrays in one file: far more than any run or data set has
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Takes the place of `path` once everything is on the disk.
+    """Writes a file, and replaces `path` by it once it is complete on the disk.
 
-    **Raises:** `OSError`, which names `path`.
+    **Raises:** `OSError` that names `path`.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -36,16 +36,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Makes the folder, if there is none.
+    """Makes the folder, unless it exists.
 
-    **Raises:** `OSError` if no file can be made in it.
+    **Raises:** `OSError` if no file can be written to it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
 
 
 def read_bytes(path: Path, most: int) -> bytes:
-    """**Raises:** `OSError`, also for a file of more than `most` bytes."""
+    """**Raises:** `OSError` if the file cannot be read or has more than `most` bytes."""
     require_regular(path)
     if path.stat().st_size > most:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
@@ -53,13 +53,13 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def require_regular(path: Path) -> None:
-    """**Raises:** `OSError` for a pipe or a device, which may have nothing to read, or no end."""
+    """**Raises:** `OSError` for a pipe or a device: reading it could wait or go on forever."""
     if path.exists() and not path.is_file() and not path.is_dir():
         raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def read_json(path: Path) -> Any:
-    """**Raises:** `OSError` or `ValueError`, for whatever the file holds."""
+    """**Raises:** `OSError` or `ValueError`, and nothing else, whatever the file holds."""
     return parsed_json(read_bytes(path, most=2**26))
 
 
@@ -74,7 +74,7 @@ def parsed_json(text: str | bytes) -> Any:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name, without ever loading a pickle.
 
-    **Raises:** `OSError` or `ValueError`, for whatever the file holds.
+    **Raises:** `OSError` or `ValueError`, and nothing else, whatever the file holds.
     """
     require_regular(path)
     try:

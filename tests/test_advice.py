@@ -206,7 +206,7 @@ def test_a_curve_is_read_from_a_table(curves, tmp_path, capsys):
     words = [word for file in files for word in ("--curve", str(file))]
     assert main(["advise", *words]) == 0
     told = capsys.readouterr().out
-    assert told.startswith("For 4,000 updates at the peak of your runs, 0.0003 after a warm-up over 200 updates: ")
+    assert told.startswith("For 4,000 updates at the peak of your runs, 0.0003 after a warm-up of 200 updates: use ")
 
 
 # What it rests on, and what it refuses --------------------------------------------------------------------
@@ -238,23 +238,23 @@ def test_what_is_said_of_trust_is_what_was_published():
             {"steps": 2_000, "after": OLD, "at": 9, "curves": []},
             "advise: `curves` must not be given together with `after`",
         ),
-        ({"curves": []}, "advise: `curves` must be one Curve or more in a list, got []"),
-        ({"curves": 3}, "advise: `curves` must be one Curve or more in a list, got 3"),
+        ({"curves": []}, "advise: `curves` must be a list of one Curve or more, got []"),
+        ({"curves": 3}, "advise: `curves` must be a list of one Curve or more, got 3"),
         (
             {"curves": [Curve(0.1, [1], [-1.0])]},
             "advise: `curves[0].losses` must be an array of positive, finite numbers, got -1.0",
         ),
         (
             {"steps": 900, "after": OLD, "at": 100},
-            "advise: `steps` must be above the 1000 updates that `after` lasts, got 900",
+            "advise: `steps` must be above the 1000 updates of `after`, got 900",
         ),
         (
             {"curves": [Curve(0.1, np.arange(1, 9), np.ones(8))]},
-            "advise: `curves` must hold one whose rate falls after its peak, got none",
+            "advise: `curves` must include a run whose rate decays, got none",
         ),
         (
             {"curves": [Curve(linear(lr, 0.0, 9), np.arange(1, 9), np.ones(8)) for lr in (0.1, 0.2)]},
-            "advise: `curves` must have one peak, got 0.1 and 0.2",
+            "advise: `curves` must have the same peak, got 0.1 and 0.2",
         ),
     ],
 )
@@ -267,9 +267,9 @@ def test_what_does_not_fit_is_said(arguments, expected):
     ("content", "expected"),
     [
         ("a,b\n1,2\n", "cannot be read as a table with the columns step, lr, loss"),
-        ("step,lr,loss\n5,0.1,1\n", "must begin at step 0 or 1 and go on in the order of the steps"),
-        ("step,lr,loss\n0,0.1,\n0,0.1,1\n", "must begin at step 0 or 1 and go on in the order of the steps"),
-        ("step,lr,loss\n", "must begin at step 0 or 1 and go on in the order of the steps"),
+        ("step,lr,loss\n5,0.1,1\n", "must begin at step 0 or 1 and have ascending steps"),
+        ("step,lr,loss\n0,0.1,\n0,0.1,1\n", "must begin at step 0 or 1 and have ascending steps"),
+        ("step,lr,loss\n", "must begin at step 0 or 1 and have ascending steps"),
         ("step,lr,loss\n0,0.1,1\n", "must hold one loss or more after the first step"),
         ("step,lr,loss\n0,0.1,\n1000000000000,0.1,1\n", "must hold one loss or more after the first step"),
         ("step,lr,loss\n0,nan,\n9,0.1,1\n", "must hold one loss or more after the first step, finite rates"),

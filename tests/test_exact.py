@@ -94,7 +94,7 @@ def test_a_sweep_is_exact_too(tmp_path, capsys):
     assert main(["sweep", *words, "--schedules", "linear", "sgd-step", "--factors", "0.5", "1", "100"]) == 0
     report = (tmp_path / "run" / "report.md").read_text()
     assert report.count("| policy") == 1
-    assert "Expected loss at the end, by rate" in report
+    assert "Expected loss at the end, by the peak rate" in report
     assert re.search(r"\| linear .*\| sgd-step .*diverged", report, re.DOTALL)
 
 

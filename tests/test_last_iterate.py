@@ -220,7 +220,7 @@ def test_a_comparison_is_sorted_and_prints_as_a_table():
         "a            0.2091           2.7 %   0.974",
         "constant     0.2485          22.1 %   0.414",
         "",
-        "After 100 updates, each at its best peak, here in multiples of the best's.",
+        "After 100 updates, each at its best peak, in multiples of the first one's.",
     ]  # fmt: skip
 
 
@@ -310,21 +310,21 @@ RATES = "a schedule, or an array of rates with one for each update"
 MISTAKES = [
     (lambda: bound("fast", 9), f"bound: `lr` must be {RATES}, got 'fast'"),
     (lambda: bound(0.1, 0), "bound: `steps` must be a whole number from 1 to 2147483647, got 0"),
-    (lambda: bound(jnp.ones(8), 9), "bound: `lr` must hold as many rates as the run has updates, 9, got 8"),
+    (lambda: bound(jnp.ones(8), 9), "bound: `lr` must hold one rate for each of 9 updates, got 8"),
     (lambda: bound(linear(0.1, -0.1, 8), 9), "bound: `lr` must be finite and not negative at every update, got -0.025 at step 5"),
     (lambda: best_peak(0.0, 9), "best_peak: `lr` must be above 0 at some update, got 0 at all 9"),
     (lambda: bound(0.1, 9, 2.0), "bound: `gradient_norms` must be an array of norms with one for each update, or None, got 2.0"),
-    (lambda: bound(0.1, 9, np.ones(8)), "bound: `gradient_norms` must hold as many norms as the run has updates, 9, got 8"),
+    (lambda: bound(0.1, 9, np.ones(8)), "bound: `gradient_norms` must hold one norm for each of 9 updates, got 8"),
     (lambda: bound(0.1, 2, [1.0, jnp.nan]), "bound: `gradient_norms` must be finite and not negative at every update, got nan at step 1"),
     (lambda: bound(0.1, 9, distance=0.0), "bound: `distance` must be a positive number, got 0.0"),
     (lambda: compare({}, 9), "compare: `schedules` must be a dict of one schedule or more, got {}"),
     (lambda: compare([0.1], 9), "compare: `schedules` must be a dict of one schedule or more, got [0.1]"),
     (lambda: compare({"a": None}, 9), f"compare: `schedules['a']` must be {RATES}, got None"),
-    (lambda: compare({"a": jnp.ones(8)}, 9), "compare: `schedules['a']` must hold as many rates as the run has updates, 9, got 8"),
+    (lambda: compare({"a": jnp.ones(8)}, 9), "compare: `schedules['a']` must hold one rate for each of 9 updates, got 8"),
     (lambda: compare({"a": 0.0}, 9), "compare: `schedules['a']` must be above 0 at some update, got 0 at all 9"),
-    (lambda: transfer(linear(0.1, 0.0, 9), 9, 9), "transfer: `to_steps` must be above the 9 of `from_steps`, got 9"),
+    (lambda: transfer(linear(0.1, 0.0, 9), 9, 9), "transfer: `to_steps` must be above `from_steps` = 9, got 9"),
     (lambda: transfer(jnp.ones(9), 9, 10), f"transfer: `lr` must be a schedule, a number or a function of the step, got {jnp.ones(9)!r}"),
-    (lambda: transfer(constant(0.1), 9, 10), "transfer: `lr` must be lower at the end of 9 updates than before, got constant(value=0.1)"),
+    (lambda: transfer(constant(0.1), 9, 10), "transfer: `lr` must decay by the end of 9 updates, got constant(value=0.1)"),
     (lambda: transfer(linear(0.1, -0.1, 8), 9, 10), "transfer: `lr` must be finite and not negative at every update, got -0.025 at step 5"),
 ]  # fmt: skip
 
@@ -342,7 +342,7 @@ def test_a_mistake_is_one_sentence(mistake, message):
     ids=["function", "table"],
 )
 def test_a_cooldown_that_cannot_be_made_longer_is_refused(lr):
-    told = "^transfer: `lr` must have a cooldown whose length can be changed, not one of a table or a function, got "
+    told = "^transfer: `lr` must have a cooldown that can be stretched, not a table or a function, got "
     with pytest.raises(ValueError, match=told):
         transfer(lr, 10_000, 12_500)
 
@@ -356,5 +356,5 @@ def test_where_the_peak_is_not_too_high_nothing_has_to_change():
 
 
 def test_names_of_schedules_are_texts():
-    with pytest.raises(ValueError, match="^compare: `schedules` must have texts for names, got 1$"):
+    with pytest.raises(ValueError, match="^compare: `schedules` must have names that are strings, got 1$"):
         compare({"1": 0.1, 1: 0.2}, 9)

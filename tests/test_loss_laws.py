@@ -208,14 +208,14 @@ MISTAKES = [
     (lambda: POWER.predict(constant(1.0), [1.5]), f"predict: `steps` must be {MANY}, got [1.5]"),
     (
         lambda: POWER.predict(jnp.ones(5), [3, 7]),
-        "predict: `steps` must be at most the 5 updates that `lr` has rates for, got 7",
+        "predict: `steps` must be at most 5, the number of rates in `lr`, got 7",
     ),
     (
         lambda: POWER.predict(jnp.ones((1, 2)), 2),
         "predict: `lr` must be a schedule, or an array of rates with one for each update, got Array([[1., 1.]], dtype=float32)",
     ),
-    (lambda: fit([]), "fit: `curves` must be one Curve or more in a list, got []"),
-    (lambda: fit([(1, 2, 3)]), "fit: `curves` must be one Curve or more in a list, got [(1, 2, 3)]"),
+    (lambda: fit([]), "fit: `curves` must be a list of one Curve or more, got []"),
+    (lambda: fit([(1, 2, 3)]), "fit: `curves` must be a list of one Curve or more, got [(1, 2, 3)]"),
     (lambda: fit([GOOD], dict), "fit: `law` must be a law of loss curves, such as MultiPower, got <class 'dict'>"),
     (
         lambda: fit([GOOD._replace(losses=[1.0, -2.0, 3.0])]),
@@ -231,25 +231,25 @@ MISTAKES = [
     ),
     (
         lambda: fit([GOOD._replace(losses=np.ones(8))]),
-        "fit: `curves[0].losses` must be one for each of 9 steps, got 8",
+        "fit: `curves[0].losses` must have one loss for each of 9 steps, got 8",
     ),
     (
         lambda: fit([GOOD._replace(steps=[3, 2, 1])]),
-        "fit: `curves[0].steps` must be an array of numbers of updates from 1 to 2147483647 that increase, got [3, 2, 1]",
+        "fit: `curves[0].steps` must be an array of ascending numbers of updates from 1 to 2147483647, got [3, 2, 1]",
     ),
     (
         lambda: fit([GOOD._replace(lr=jnp.ones(5))]),
-        "fit: `steps` must be at most the 5 updates that `lr` has rates for, got 9",
+        "fit: `steps` must be at most 5, the number of rates in `lr`, got 9",
     ),
     (
         lambda: fit([Curve(constant(0.1), [1, 2, 3], np.ones(3))]),
-        "fit: `curves` must have a loss for each parameter of the law, 7, got 3",
+        "fit: `curves` must have 7 losses, one for each parameter, got 3",
     ),
     (
         lambda: fit([GOOD._replace(lr=linear(0.0, 0.1, 5))]),
-        "fit: `curves` must have no losses from before the first update at a rate above 0",
+        "fit: `curves` must have no losses before the first update with a rate above 0",
     ),
-    (lambda: fit([GOOD]), "fit: `curves` must have rates that change, of which the law is to tell what they do"),
+    (lambda: fit([GOOD]), "fit: `curves` must include a run whose rate changes, got constant rates only"),
     (lambda: fit([GOOD], resamples=1), "fit: `resamples` must be a whole number from 2 to 2147483647, got 1"),
     (lambda: fit([GOOD], shrinkage=-1), "fit: `shrinkage` must be a number that is not negative, got -1"),
 ]

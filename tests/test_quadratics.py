@@ -233,7 +233,7 @@ def test_other_numbers_compile_nothing(compiled):
         ),
         (
             partial(PROBLEM.expected_loss, np.ones(3), 4),
-            "expected_loss: `lr` must hold as many rates as the run has updates, 4, got 3",
+            "expected_loss: `lr` must hold one rate for each of 4 updates, got 3",
         ),
         (
             partial(PROBLEM.expected_loss, 0.1, 9, 1.0),
@@ -241,8 +241,8 @@ def test_other_numbers_compile_nothing(compiled):
         ),
         (
             partial(PROBLEM.expected_loss, 0.1, 9, coefficient=0.99),
-            "expected_loss: `coefficient` must be None, a schedule such as polyak() or ema(0.999), or a coefficient "
-            "that remembers, got 0.99",
+            "expected_loss: `coefficient` must be None, a schedule such as polyak() or ema(0.999), or a stateful "
+            "coefficient, got 0.99",
         ),
         (
             partial(PROBLEM.expected_loss, 0.1, 9, at="w"),

@@ -175,10 +175,10 @@ def test_it_finds_the_same_twice():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ((0.0, 9, jnp.sum), "`lr` must hold a number other than 0 that is a value, or `pieces` be given, got constant(value=0.0)"),
+        ((0.0, 9, jnp.sum), "`lr` must have a value other than 0 to change (or give `pieces`), got constant(value=0.0)"),
         ((1.0, 0, jnp.sum), "`steps` must be a whole number from 1 to 2147483647, got 0"),
-        ((1.0, 9, lambda rates: rates), "`objective` must be a function from the rates to one real number, which is finite at those of `lr`, got one to [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]"),
-        ((1.0, 9, lambda rates: jnp.log(rates[0] - 1)), "`objective` must be a function from the rates to one real number, which is finite at those of `lr`, got one to -inf"),
+        ((1.0, 9, lambda rates: rates), "`objective` must be a function from the rates to one real number, finite for the rates of `lr`, got the value [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]"),
+        ((1.0, 9, lambda rates: jnp.log(rates[0] - 1)), "`objective` must be a function from the rates to one real number, finite for the rates of `lr`, got the value -inf"),
         ((1.0, 9, 0.5), "`objective` must be a function from the rates to one number, got 0.5"),
         ((1.0, 9, jnp.sum, 10), "`pieces` must be at most the 9 updates, got 10"),
         ((1.0, 9, jnp.sum, 0), "`pieces` must be a whole number from 1 to 2147483647, got 0"),
@@ -186,7 +186,7 @@ def test_it_finds_the_same_twice():
         ((1.0, 9, jnp.sum, 3, None, -1.0), "`floor` must be a number that is not negative, got -1.0"),
         ((1.0, 9, jnp.sum, 3, 0.5, 0.5), "`floor` must be below the highest rate, got 0.5 and 0.5"),
         ((1.0, 9, jnp.sum, 3, None, 2.0), "`floor` must be below the highest rate, got 2.0 and 1.0"),
-        ((1.0, 9, jnp.sum, None, 0.5), "`peak` and `floor` are for `pieces`, got 0.5 and 0.0 without"),
+        ((1.0, 9, jnp.sum, None, 0.5), "`peak` and `floor` must be given with `pieces` only, got 0.5 and 0.0"),
     ],
 )  # fmt: skip
 def test_mistakes_of_optimize_are_told(given, told):
@@ -239,6 +239,6 @@ def test_an_objective_may_be_narrow_and_may_have_no_least_value():
 
 @pytest.mark.parametrize("objective", [lambda rates: jnp.sum(rates > 0), lambda rates: 1j * jnp.sum(rates), jnp.cumsum])
 def test_an_objective_is_one_real_number(objective):
-    told = "^optimize: `objective` must be a function from the rates to one real number, which is finite at those of `lr`, "
+    told = "^optimize: `objective` must be a function from the rates to one real number, finite for the rates of `lr`, "
     with pytest.raises(ValueError, match=told):
         optimize(0.1, 10, objective)

@@ -253,7 +253,7 @@ def test_gradient_norms_are_kept_where_they_were_recorded(tmp_path):
     without = dataclasses.replace(of_arms(r, ["constant"]), plan={"title": "toy", "steps": 100, "batch_size": 8})
     for several in ([of_arms(r, ["cosine"]), without], [without, of_arms(r, ["cosine"])]):
         with pytest.raises(
-            ResultsError, match="^runs to merge must have one gradient_norms, got (l1 and None|None and l1)$"
+            ResultsError, match="^runs to merge must have the same gradient_norms, got (l1 and None|None and l1)$"
         ):
             merged(several)
 
@@ -417,15 +417,15 @@ def assert_same(ours, theirs):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({}, "runs to merge must not share seeds as well: what was measured twice counts once"),
-        ({"plan": {"title": "other"}, "seeds": (2, 3)}, "runs to merge must have one title, got toy and other"),
+        ({}, "runs to merge must not share seeds as well, as the same measurement would count twice"),
+        ({"plan": {"title": "other"}, "seeds": (2, 3)}, "runs to merge must have the same title, got toy and other"),
         (
             {"plan": {"title": "toy", "steps": 100, "batch_size": 9}, "seeds": (2, 3)},
-            "runs to merge must have one batch_size, got 8 and 9",
+            "runs to merge must have the same batch_size, got 8 and 9",
         ),
-        ({"done": 50, "seeds": (2, 3)}, "runs to merge must have one done, got 100 and 50"),
-        ({"arms": {"cosine": Trained(100, 9.0)}, "seeds": (2, 3)}, "runs to merge must have one learning rate of cosine, got 0.01 and 9"),
-        ({"arms": {"linear": Trained(50, 0.001)}, "seeds": (2, 3)}, "must have the same arms and other seeds, or other arms and the same"),
+        ({"done": 50, "seeds": (2, 3)}, "runs to merge must have the same done, got 100 and 50"),
+        ({"arms": {"cosine": Trained(100, 9.0)}, "seeds": (2, 3)}, "runs to merge must have the same learning rate for cosine, got 0.01 and 9"),
+        ({"arms": {"linear": Trained(50, 0.001)}, "seeds": (2, 3)}, "must have the same arms and different seeds, or different arms and the same"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_merged_is_one_sentence(change, message):
@@ -446,7 +446,9 @@ def test_sweeps_of_other_learning_rates_are_not_merged():
         for factor, rate in [(1, 0.01), (4, 0.01), (0.5, 0.04)]
     ]
     assert [*merged(several[:2]).arms] == ["cosine@1", "cosine@4"]
-    with pytest.raises(ResultsError, match="^runs to merge must have one learning rate of cosine, got 0.01 and 0.04$"):
+    with pytest.raises(
+        ResultsError, match="^runs to merge must have the same learning rate for cosine, got 0.01 and 0.04$"
+    ):
         merged(several)
 
 
@@ -467,7 +469,7 @@ def test_rates_are_told_where_they_differ():
     assert "peak rate" not in table(r)
     r = dataclasses.replace(r, arms={**r.arms, "cosine": Trained(100, 0.0234567)})
     assert "| cosine   |    0.0235 |" in table(r)
-    assert "No claim compares" in save_text(r)
+    assert "There is no verdict: no claim" in save_text(r)
 
 
 def save_text(r):
@@ -493,7 +495,7 @@ def test_courses_end_where_an_arm_ends():
 @pytest.mark.usefixtures("unrendered")
 def test_a_stopped_run_is_not_judged_anywhere(tmp_path):
     text = save(results(shaken(AS_PUBLISHED), done=60), tmp_path)
-    assert "The run was stopped early, so the claims are not judged." in text
+    assert "The run was stopped early, so there is no verdict on the claims." in text
     assert json.loads((tmp_path / "results.json").read_text())["claims"] == []
 
 
@@ -519,7 +521,7 @@ def test_a_diverged_run_is_told(tmp_path):
     r = results({"cosine": [0.2, 0.4], "constant": [0.5, 0.5]})
     r.history.train_loss[r.row("cosine"), 1, 70:] = np.nan
     text = save(r, tmp_path)
-    assert "DIVERGED: cosine (1 of 2 seeds). Nothing is concluded from their numbers." in text
+    assert "DIVERGED: cosine (1 of 2 seeds). Draw no conclusions from their numbers." in text
     assert json.loads((tmp_path / "results.json").read_text())["arms"]["cosine"]["training loss"][3] == [0.2, None]
 
 
@@ -570,8 +572,8 @@ def test_super_convergence_is_how_many_times_fewer_updates():
     accuracy[r.row("sgd-step"), :, -1], accuracy[r.row("sgd-one-cycle-50"), :, 1] = 0.8, 0.81
     accuracy[r.row("sgd-one-cycle-25")] = 0.79
     assert super_convergence(r) == (
-        "SGD with step decay ends at 80.0 ± 0.0 % after 100 updates; one-cycle -1.0 ± 0.0 % after 25, +1.0 ± 0.0 % after "
-        "50. As much or more in 2 times fewer."
+        "SGD with step decay ends at an accuracy of 80.0 ± 0.0 % after 100 updates. One-cycle, compared with that: "
+        "-1.0 ± 0.0 % after 25, +1.0 ± 0.0 % after 50. One-cycle reaches that accuracy in 2 times fewer updates."
     )
     accuracy[r.row("sgd-one-cycle-50")] = [[0.9] * 4, [0.5] * 4]  # paired with the seeds of the other
     assert "-10.0 ± 20.0 % after 50." in super_convergence(r)
@@ -631,7 +633,7 @@ def test_a_sweep_is_a_table_of_policies_against_rates(tmp_path):
     assert lines[2] == ["linear", "**0.300**", "0.400", "diverged", "0.05*"]
     assert lines[3] == ["cosine", "0.900", "0.800", "**0.700**", "0.2*"]
     assert lines[4:] == lines[:4]  # of the training losses, which are the same here
-    assert text.count("* the lowest or the highest tried") == 2
+    assert text.count("* the lowest or highest rate tried") == 2
     assert {p.name for p in tmp_path.iterdir()} == {"report.md", "results.json", "figure.png"}
 
 

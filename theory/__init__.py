@@ -1,6 +1,6 @@
 """Predicting what a schedule does before training: bounds, laws of loss curves, an exact model, advice.
 
-Functions of schedules and arrays. Each says in its documentation what it rests on and how far it can be trusted.
+All are functions of schedules and arrays. The docstring of each says what it is based on and how far to trust it.
 """
 
 from theory.advice import *

@@ -1,4 +1,4 @@
-"""What to do about the learning rate, and by which numbers: the answers of the other modules in a paragraph."""
+"""Advice on the learning rate in one paragraph, with the numbers from the other modules."""
 
 import textwrap
 from collections.abc import Sequence
@@ -38,18 +38,18 @@ from theory.loss_laws import MultiPower, read_rates
 
 __all__ = ["advise", "Advice"]
 
-NEAR = 0.01  # how far above linear decay the bound of a shorter cooldown may be, which begins later
-HORIZONS = (1_000, 10_000, 100_000)  # at which schedules that need no horizon are compared
+NEAR = 0.01  # the bound of a cooldown may be above that of linear decay by this share of it
+HORIZONS = (1_000, 10_000, 100_000)  # lengths of run at which schedules without a horizon are compared
 HALF_LIFE = 0.1  # of the average, as a share of the run
 LONG_ENOUGH = Fixed(int, least=100)
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What `advise` finds; printed, a paragraph.
+    """What `advise` returns. Printed, it is a paragraph.
 
-    `lr`: the schedule that is recommended, with a peak of 1 where none is known; `sentences`: what to do, the numbers
-    that it follows from, and how far to trust them.
+    `lr`: the recommended schedule, with a peak of 1 if the peak is not known; `sentences`: what to do, the numbers
+    behind it, and how far to trust them.
     """
 
     lr: Schedule
@@ -69,24 +69,26 @@ def advise(
     at: Length = 0,
     curves: Sequence[Curve] | None = None,
 ) -> Advice:
-    """What theory recommends for a run, with the numbers that it follows from and how far to trust them.
+    """Recommends a schedule for a run, with the numbers behind it and how far to trust them.
 
-    - `advise(10_000)`: a run of known length. The shortest cooldown whose `bound` is within 1 % of that of linear
-      decay, and how a tuned peak carries over to it.
-    - `advise()`: a run of unknown length. A constant rate with an average, and what a cooldown gains.
-    - `advise(20_000, after=wsd(3e-4, 500, 7_500, 2_000), at=8_000)`: a run that is extended. How much lower the rate
-      must become, or how much longer the cooldown (`transfer`); after its cooldown has begun, from which rate to go on.
-    - `advise(20_000, curves=[...])`: a law of loss curves is fitted to runs that were made (`fit`), and says what other
-      schedules would end at.
+    - `advise(10_000)`: a run of known length. It recommends the shortest cooldown whose `bound` is within 1 % of that
+      of linear decay, and says by how much to change a peak that you tuned for another schedule.
+    - `advise()`: a run of unknown length. It recommends a constant rate with an average, and says what a
+      cooldown gains.
+    - `advise(20_000, after=wsd(3e-4, 500, 7_500, 2_000), at=8_000)`: a run that you extend. It says how much to lower
+      the rate or lengthen the cooldown (`transfer`) or, if the cooldown has begun, at which rate to go on.
+    - `advise(20_000, curves=[...])`: it fits a law of loss curves to your past runs (`fit`), and predicts the final
+      loss of other schedules.
 
-    **Arguments:** `steps`: the length of the run, if it is known, 100 or more; `after`, `at`: of a run that is extended
-    to `steps`, the schedule it has followed, and how many updates it has made. Its peak is taken to be the best one for
-    its length, which is where the schedule last changes its form, or `at` if that is later. `curves`: of runs with the
-    same peak and warm-up, of which one decays.
+    **Arguments:** `steps`: the number of updates of the run, 100 or more, or None if you do not know it; `after`: the
+    schedule of the run that you extend to `steps` updates; `at`: the number of updates that it has made. Its peak is
+    assumed to be the best one for its length. That length is the last step at which `after` changes its form, or `at`
+    if that is later. `curves`: curves of runs with the same peak and warm-up. At least one run must decay.
 
     **Returns:** an `Advice`, which holds the schedule as a value.
 
-    **Raises:** `ValueError` for arguments that are not as above or do not go together, and as `fit` does.
+    **Raises:** `ValueError` for arguments that are not as above or do not go together, and for the reasons that `fit`
+    has.
     """
     length = None if steps is None else int(built_as(LONG_ENOUGH, "advise", "steps", steps))
     if (after is None) != (at == 0):
@@ -106,7 +108,7 @@ def advise(
 
 
 def _cooled(steps: int, share: float, shape: Shape = linear) -> Schedule:
-    """Constant, and then down to 0 over a share of the run."""
+    """A constant rate, then a cooldown to 0 over the last `share` of the run."""
     length = round(share * steps)
     return cooldown(1.0, steps - length, length, shape=shape)
 
@@ -132,21 +134,21 @@ def _for_horizon(steps: int) -> Advice:
     return Advice(
         lr,
         (
-            f"For {steps:,} updates: after whatever warm-up your model needs, keep the rate at its peak, and let it "
-            f"fall to 0 along a line over the last {length:,} updates ({_share(length / steps)} of the run).",
-            "In the convex bound, with each schedule at its own best peak, this is within "
-            f"{above['this']} of linear decay over the whole run; above linear decay are cosine decay by "
-            f"{above['cosine']}, a linear cooldown over the last fifth by {above['short']} (along 1 - sqrt by "
-            f"{above['short sqrt']}), and a constant rate by {above['constant']}.",
-            f"Peaks do not carry over: multiply one that was tuned for cosine decay by {times['cosine']}, for linear "
-            f"decay by {times['linear']}, for a constant rate by {times['constant']}.",
+            f"For {steps:,} updates: after the warm-up that your model needs, keep the rate at its peak, then decay it "
+            f"linearly to 0 over the last {length:,} updates ({_share(length / steps)} of the run).",
+            "By the convex bound, with each schedule at its own best peak, this is within "
+            f"{above['this']} of linear decay over the whole run. Cosine decay is {above['cosine']} above linear "
+            f"decay, a linear cooldown over the last fifth {above['short']} (a 1 - sqrt cooldown "
+            f"{above['short sqrt']}), and a constant rate {above['constant']}.",
+            "Each schedule has its own best peak: multiply a peak that you tuned for cosine decay by "
+            f"{times['cosine']}, for linear decay by {times['linear']}, for a constant rate by {times['constant']}.",
             TRUST,
         ),
     )
 
 
 def _shortest_cooldown(steps: int) -> int:
-    """The length of the shortest linear cooldown that is near linear decay by its bound."""
+    """The length of the shortest linear cooldown whose bound is within `NEAR` of that of linear decay."""
     enough = (1 + NEAR) * float(best_peak(linear(1.0, 0.0, steps), steps).bound)
 
     def suits(length: int) -> bool:
@@ -170,16 +172,16 @@ def _anytime() -> Advice:
     return Advice(
         constant(1.0),
         (
-            "Without a horizon: keep the rate constant after whatever warm-up your model needs, and evaluate an "
-            f"average of the parameters, such as `average(optimizer, ema_relative({HALF_LIFE}))`, half of whose weight "
-            f"is on the last {_share(newest)} of the updates however long the run is; begin a cooldown when you "
-            "know that it ends.",
-            f"By the convex bound, after {_listed([f'{steps:,}' for steps in HORIZONS])} updates a constant rate on "
-            f"its own is {above['constant']} above linear decay, a rate that falls as 1 / sqrt(t) {above['inverse']}, "
-            f"and a constant rate with a linear cooldown over the last fifth {above['cooled']}.",
+            "If you do not know the length of the run: after the warm-up that your model needs, keep the rate "
+            "constant and evaluate an average of the parameters, such as "
+            f"`average(optimizer, ema_relative({HALF_LIFE}))`. Half of its weight is on the last {_share(newest)} of "
+            "the updates, however long the run is. Begin a cooldown once you know when the run ends.",
+            f"By the convex bound, after {_listed([f'{steps:,}' for steps in HORIZONS])} updates a constant rate "
+            f"without a cooldown is {above['constant']} above linear decay, a rate that falls as 1 / sqrt(t) "
+            f"{above['inverse']}, and a constant rate with a linear cooldown over the last fifth {above['cooled']}.",
             f"By the bound, a run that is ten times as long needs {peaks[1] / peaks[0]:.2f} times the constant rate; "
             "in published runs the best peak fell less with the length.",
-            "If checkpoints are kept, `merge` imitates a cooldown afterwards, without another update.",
+            "If you keep checkpoints, `merge` imitates a cooldown afterwards, without further training.",
             TRUST,
         ),
     )
@@ -189,7 +191,7 @@ def _anytime() -> Advice:
 
 
 class _Extension(NamedTuple):
-    """A run at `lr`, whose peak suits `length` updates, that goes on from step `at` and is to have `steps` in all."""
+    """A run at `lr`, whose peak is the best one for `length` updates, extended at step `at` to `steps` in all."""
 
     lr: Schedule
     length: int
@@ -198,24 +200,24 @@ class _Extension(NamedTuple):
     distance: Array
 
     def bound(self, lr: Schedule) -> Array:
-        """That of the longer run, from as far away as makes the peak the best one of the shorter run."""
+        """The bound of the longer run, at the distance for which the peak is the best one of the shorter run."""
         return bound(lr, self.steps, distance=self.distance)
 
     def along_a_line(self, rate: float | Array) -> Schedule:
-        """From step `at` on down to 0, from this rate."""
+        """The schedule that from step `at` on decays linearly from `rate` to 0."""
         return join([self.lr, linear(rate, 0.0, self.steps - self.at)], [self.at])
 
 
 def _extended(lr: Schedule, at: int, steps: int) -> Advice:
     ends = [end for end in boundaries(lr, MAX_STEPS) if end < MAX_STEPS]
-    never_ends = sum(end >= steps for end in ends) > 1  # but changes its form again and again
+    never_ends = sum(end >= steps for end in ends) > 1  # it keeps changing its form, as a cycle does
     length = at if never_ends else max([at, *ends])
     if length >= steps:
-        raise ValueError(f"advise: `steps` must be above the {length} updates that `after` lasts, got {steps}")
+        raise ValueError(f"advise: `steps` must be above the {length} updates of `after`, got {steps}")
     run = _Extension(lr, length, at, steps, 1 / best_peak(lr, length).factor)
     try:
         moved = transfer(lr, length, steps)
-    except ValueError:  # of a schedule that does not come down
+    except ValueError:  # the schedule has no cooldown
         return _along_a_line(run, None)
     return _before_the_cooldown(run, moved) if at <= moved.start else _along_a_line(run, moved)
 
@@ -225,9 +227,9 @@ def _before_the_cooldown(run: _Extension, moved: Transfer) -> Advice:
         return Advice(
             moved.lower,
             (
-                f"To go on from {run.length:,} to {run.steps:,} updates: leave the rate as it is, and let its cooldown "
-                f"take the same share of the run: {moved.cooldown_steps:,} updates. By the convex bound the peak is "
-                "not too high for the longer run.",
+                f"To extend the run from {run.length:,} to {run.steps:,} updates: keep the rate, and cool down over "
+                f"the same share of the run as before, {moved.cooldown_steps:,} updates. By the convex bound the peak "
+                "is not too high for the longer run.",
                 TRUST_IN_LENGTH,
             ),
         )
@@ -237,48 +239,49 @@ def _before_the_cooldown(run: _Extension, moved: Transfer) -> Advice:
         f"multiply the rate by {moved.factor:.2f} from step {moved.start:,} on, and cool down over the last "
         f"{round(share * run.steps):,} updates, {_share(share)} of the run as before"
     )
-    by_length = "even a cooldown from there on is too short to keep the rate"
+    by_length = "At an unchanged rate, even a cooldown that begins there is too short."
     if moved.longer is not None:
-        by_length = f"or keep the rate, and cool down over the last {moved.cooldown_steps:,}"
+        by_length = f"Or keep the rate, and cool down over the last {moved.cooldown_steps:,}."
     ways = [way for way in (moved.lower, moved.longer) if way is not None]
     bounds = [float(run.bound(way)) for way in ways]
     less = _listed([_percent(1 - each / unchanged) for each in bounds])
+    which = "either change" if len(ways) > 1 else "this change"
     return Advice(
         ways[int(np.argmin(bounds))],
         (
-            f"To go on from {run.length:,} to {run.steps:,} updates: {by_rate}; {by_length}.",
-            f"A peak that is the best one for {run.length:,} updates is too high for {run.steps:,}: by the convex "
-            f"bound this makes it the best one again, and ends {less} lower than the same cooldown at an unchanged "
-            "rate.",
+            f"To extend the run from {run.length:,} to {run.steps:,} updates: {by_rate}. {by_length}",
+            f"The best peak for {run.length:,} updates is too high for {run.steps:,}. In the convex bound, {which} "
+            f"makes it the best one again, and the bound is {less} lower than with a cooldown over the same share of "
+            "the run at an unchanged rate.",
             TRUST_IN_LENGTH,
         ),
     )
 
 
 def _along_a_line(run: _Extension, moved: Transfer | None) -> Advice:
-    """From the rate with the least bound, where the cooldown has begun, or there is none."""
+    """Linear decay from the rate with the least bound: when the cooldown has begun, or there is none."""
     peak, now = float(jnp.max(tabulate(run.lr, run.length))), float(run.lr(run.at))
     fractions = jnp.arange(1, 51) / 50
     bounds = jax.lax.map(lambda fraction: run.bound(run.along_a_line(fraction * peak)), fractions)
     best = int(jnp.argmin(bounds))
     lowest = float(bounds[best])
     sentences = [
-        f"To go on from step {run.at:,} to {run.steps:,} updates: set the rate to {_share(fractions[best])} of its "
-        f"peak, within a few updates (it is at {_share(now / peak)} of it), and let it fall to 0 along a line."
+        f"To extend the run from step {run.at:,} to {run.steps:,} updates: set the rate to {_share(fractions[best])} "
+        f"of its peak, over a few updates (it is now at {_share(now / peak)}), and decay it linearly to 0."
     ]
     more = float(run.bound(run.along_a_line(now))) / lowest - 1 if now > 0 else None
     if more is not None and more < 1e-3:
         sentences = [
-            f"To go on from step {run.at:,} to {run.steps:,} updates: let the rate fall to 0 along a line, from where "
-            "it is."
+            f"To extend the run from step {run.at:,} to {run.steps:,} updates: decay the rate linearly to 0 from its "
+            "present value."
         ]
     elif more is not None:
-        sentences.append(f"By the convex bound, a line from where the rate is would end {_percent(more)} higher.")
+        sentences.append(f"By the convex bound, linear decay from the present rate would end {_percent(more)} higher.")
     if moved is not None and (less := 1 - float(run.bound(moved.lower)) / lowest) > 0:
         sentences.append(
             f"If there is a checkpoint from step {moved.start:,}, where the cooldown began, go on from there instead, "
-            f"at {moved.factor:.2f} times the rate and with a cooldown over the same share of the run: by the bound "
-            f"that ends {_percent(less)} lower."
+            f"at {moved.factor:.2f} times the rate and with a cooldown over the same share of the run. By the bound, "
+            f"this ends {_percent(less)} lower."
         )
     return Advice(run.along_a_line(_plain(float(fractions[best]) * peak)), (*sentences, TRUST_IN_LENGTH))
 
@@ -303,65 +306,66 @@ def _from_curves(curves: Sequence[Curve], steps: int | None) -> Advice:
     }
     for share in (0.1, 0.2, 0.4, 0.6):
         length = min(round(share * steps), rest)
-        for way, shape in (("a line", linear), ("1 - sqrt", one_minus_sqrt)):
-            name = f"a cooldown along {way} over the last {_share(share)}"
+        for way, shape in (("linear", linear), ("1 - sqrt", one_minus_sqrt)):
+            name = f"a {way} cooldown over the last {_share(share)}"
             named[name] = cooldown(peak, rest - length, length, floor, shape)
     found = fit(curves)
     ends = {name: float(found.predict(warmed(lr), steps)) for name, lr in named.items()}
     best = min(ends, key=ends.__getitem__)
     error = float(found.standard_error(warmed(named[best]), steps))
     others = [f"{name} {ends[name]:.4f}" for name in ("linear decay", "cosine decay", "a constant rate")]
-    after = f" after a warm-up over {warm:,} updates" if warm else ""
+    after = f" after a warm-up of {warm:,} updates" if warm else ""
     falls = named[best] != constant(peak)
-    down = f", down to {floor:.4g}, the lowest rate that they have been at" if falls else ""
+    down = f", down to {floor:.4g}, the lowest rate of your runs" if falls else ""
     return Advice(
         warmed(named[best]),
         (
-            f"For {steps:,} updates at the peak of your runs, {peak:.4g}{after}: {best}{down}.",
-            f"The multi-power law that fits them predicts that this ends at {ends[best]:.4f} ± {error:.4f}, "
-            f"{_listed([other for other in others if not other.startswith(best)])}.",
-            f"How far to trust it: the law is off by {_percent(found.misfit)} on your runs themselves (root mean "
-            f"square), and ± says only how well they determine it. {TRUST_IN_LAWS}",
+            f"For {steps:,} updates at the peak of your runs, {peak:.4g}{after}: use {best}{down}.",
+            "The multi-power law, fitted to your runs, predicts these final losses: this schedule "
+            f"{ends[best]:.4f} ± {error:.4f}, {_listed([other for other in others if not other.startswith(best)])}.",
+            f"How far to trust it: on your runs, the law is off by {_percent(found.misfit)} (root mean square). The ± "
+            f"says only how well your runs determine the law, not whether the law is right. {TRUST_IN_LAWS}",
         ),
     )
 
 
 def _rates_of_curves(curves: Sequence[Curve]) -> tuple[float, int, float]:
-    """The peak, the updates until it is reached, and the lowest rate after that."""
+    """The peak, the number of updates before it, and the lowest rate after it."""
     rates = [np.asarray(read_rates("advise", curve.lr, int(curve.steps[-1]))) for curve in curves]
     peak = max(float(each.max()) for each in rates)
     warm = [int(np.argmax(each > (1 - 1e-6) * each.max())) for each in rates]
     floor = min(float(each[start:].min()) for each, start in zip(rates, warm, strict=True))
     if any(abs(each.max() / peak - 1) > 0.01 for each in rates):
         got = _listed([f"{each.max():.4g}" for each in rates])
-        raise ValueError(f"advise: `curves` must have one peak, got {got}")
+        raise ValueError(f"advise: `curves` must have the same peak, got {got}")
     if floor > 0.9 * peak:
-        raise ValueError("advise: `curves` must hold one whose rate falls after its peak, got none")
+        raise ValueError("advise: `curves` must include a run whose rate decays, got none")
     return _plain(peak), max(warm), _plain(floor)
 
 
 def _plain(number: float) -> float:
-    """Without the digits that float32 adds to it."""
+    """`number` without the digits that float32 adds to it."""
     return float(f"{number:.6g}")
 
 
 # In words -------------------------------------------------------------------------------------------------
 
-# From `python -m experiments evidence last-iterate` and `loss-laws`; a test compares them with what is published.
+# The numbers are from `python -m experiments evidence last-iterate` and `loss-laws`. A test compares them with the
+# published results.
 TRUST = (
-    "How far to trust it: the bound is a theorem for convex losses only. Over the schedules of a language model of 124 "
-    "million parameters it had rank correlations of 0.68, 0.87 and 0.94 with the final losses after 15,000, 25,000 and "
-    "50,000 updates; it prefers decay over the whole run, where a cooldown over 60 % was the best there."
+    "How far to trust it: the bound is a theorem for convex losses only. For schedules of a language model with 124 "
+    "million parameters, its rank correlation with the final loss was 0.68, 0.87 and 0.94 after 15,000, 25,000 and "
+    "50,000 updates. The bound prefers decay over the whole run; in those runs a cooldown over 60 % was best."
 )
 TRUST_IN_LENGTH = (
-    "How far to trust it: in the convex bound the best peak falls with the length of the run to the power of -0.51; "
-    "for the same language model it fell to the power of -0.18 (15,000 to 50,000 updates), so that less of a change "
-    "may be right."
+    "How far to trust it: in the convex bound the best peak falls as the length of the run to the power of -0.51. In "
+    "published runs of a language model it fell as the length to the power of -0.18 (15,000 to 50,000 updates), so a "
+    "smaller change may be right."
 )
 TRUST_IN_LAWS = (
     "Fitted to three published runs of a language model, the law predicted six others with mean errors of 0.0036, "
-    "0.0037 and 0.0056 at 25, 100 and 400 million parameters; fitted to two runs of small models of images, it "
-    "predicted worse than the guess that any decay gains as much as cosine decay."
+    "0.0037 and 0.0056 at 25, 100 and 400 million parameters. Fitted to two runs of small image models, its "
+    "predictions were worse than the guess that every decay gains as much as cosine decay."
 )
 
 

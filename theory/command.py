@@ -1,4 +1,4 @@
-"""`python -m schedules advise`: what theory recommends for a run, in a paragraph."""
+"""`python -m schedules advise`: recommends a schedule for a run, in a paragraph."""
 
 import argparse
 import csv
@@ -14,7 +14,7 @@ from theory.advice import advise
 from theory.loss_fit import Curve
 
 COLUMNS = ("step", "lr", "loss")
-LONGEST = 100_000_000  # updates of a run: the rate of each is held
+LONGEST = 100_000_000  # updates of a run: the rate of each is kept in memory
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -30,11 +30,12 @@ def tell(options: argparse.Namespace) -> None:
 
 
 def read_curve(file: Path) -> Curve:
-    """The curve of a run from a CSV file with the columns step, lr and loss, in the order of the steps.
+    """Reads the curve of a run from a CSV file with the columns step, lr and loss, in ascending order of the steps.
 
-    `loss` is that after so many updates, or empty; `lr` the rate there. Rates between two rows lie on a line.
+    `loss` is the loss after `step` updates, or empty if it was not measured; `lr` is the rate at that step. Rates
+    between two rows are interpolated linearly.
 
-    **Raises:** `ValueError` if the file is no such table, or does not begin at step 0 or 1.
+    **Raises:** `ValueError` if the file is not such a table, or does not begin at step 0 or 1.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:
@@ -46,8 +47,8 @@ def read_curve(file: Path) -> Curve:
         raise ValueError(f"{file} cannot be read as a table with the columns {', '.join(COLUMNS)} ({error})") from None
     if not len(rows) or steps[0] not in (0, 1) or np.any(np.diff(steps) <= 0):
         raise ValueError(
-            f"{file} must begin at step 0 or 1 and go on in the order of the steps, since a law needs all rates; the "
-            "loss may be left empty where only the rate is known"
+            f"{file} must begin at step 0 or 1 and have ascending steps, since a law needs the rate from the start; "
+            "leave the loss empty where you know only the rate"
         )
     measured = ~np.isnan(losses) & (steps > 0)
     if not measured.any() or steps[-1] > LONGEST or not np.isfinite(rates).all():

@@ -1,4 +1,4 @@
-"""Fitting a law to the loss curves of a few runs."""
+"""Fits a law to the loss curves of a few runs."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -21,13 +21,13 @@ from theory.rates import OfRates, Rates
 __all__ = ["fit", "Fit", "Curve"]
 
 TO_FIT = 0.3  # the width within which changes of the rate are grouped
-DELTA = 1e-3  # the residual, a difference of logarithms, from which on its Huber loss is a line
-LEAST = 1e-9  # in place of a predicted loss that is not positive
-BLOCKS = 10  # into which a curve is cut to be resampled
+DELTA = 1e-3  # the residual, a difference of logarithms, above which the Huber loss is linear
+LEAST = 1e-9  # replaces a predicted loss that is not positive
+BLOCKS = 10  # of each curve, for the bootstrap
 
 
 class OfSteps(OfUpdates):
-    expected = f"an array of numbers of updates from 1 to {MAX_STEPS} that increase"
+    expected = f"an array of ascending numbers of updates from 1 to {MAX_STEPS}"
 
     def build(self, value: Any) -> np.ndarray:
         steps = super().build(value)
@@ -61,8 +61,8 @@ Resamples = TypeAliasType("Resamples", Annotated[int, Fixed(int, least=2)])
 class Curve(NamedTuple):
     """The losses of one run: `losses[i]` was measured after `steps[i]` updates at the rates of `lr`.
 
-    `lr`: a schedule, or an array with the rate of each update from the first on, warm-up included; `steps`: from 1 on,
-    in ascending order. A loss that is the mean over some updates belongs to the middle of them.
+    `lr`: a schedule, or an array with the rate of each update, including the warm-up; `steps`: 1 or more, in ascending
+    order. If a loss is the mean over several updates, use the step in the middle of them.
     """
 
     lr: Any
@@ -71,24 +71,24 @@ class Curve(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A law fitted to curves, and how well it is known."""
+    """A law fitted to curves, and how certain it is."""
 
     law: LossLaw
-    resampled: LossLaw  # fitted to resampled curves: each parameter is an array
+    resampled: LossLaw  # the laws fitted to resampled curves: each parameter is an array
     misfit: float  # the root mean square of the relative errors on the curves
 
     def predict(self, lr: Rates, steps: Updates) -> Array:
-        """The loss after so many updates: `predict` of the law."""
+        """The loss after `steps` updates, by `predict` of the law."""
         return self.law.predict(lr, steps)
 
     @checked
     def standard_error(self, lr: Rates, steps: Updates) -> Array:
         """The standard error of what `predict` returns: the standard deviation over the resampled laws.
 
-        It says how well the curves determine the parameters, and nothing of where the law itself is wrong. On
-        published curves the errors are several times as large.
+        It says how well the curves determine the parameters, not whether the law itself is right. On published curves
+        the actual errors are several times as large.
 
-        **Raises:** as `predict` does.
+        **Raises:** `ValueError` for the same reasons as `predict`.
         """
         dtype = jnp.result_type(float)
         with jax.enable_x64(True):
@@ -105,34 +105,37 @@ def fit(
     resamples: Resamples = 20,
     seed: Index = 0,
 ) -> Fit:
-    r"""The law that fits the loss curves of a few runs, to predict those of other schedules.
+    r"""Fits a law to the loss curves of a few runs, to predict the losses of other schedules.
 
     $$\sum_{\text{curves}} \int \frac{H(\log L - \log \hat L)}{\delta^2}\, d\log S
       + \frac{\mathrm{shrinkage}}{2} \big(\log^2 2\beta + \log^2 2\gamma\big) \to \min$$
 
-    H is the Huber loss with δ = 0.001 and S the sum of the rates so far. The integral makes a curve count by how far it
-    goes on the axis of the law, and not by how often it was recorded. A few curves hardly tell the exponents β and γ
-    of the multi-power law, which trade off
-    against C. `shrinkage` holds them to one half, with one standard deviation a factor of e. Of the published curves it
-    made predictions better at 25 and 100 million parameters, where it was chosen, and worse at 400 million, which was
-    not looked at before. `Annealing` has no such exponents.
+    H is the Huber loss with δ = 0.001, and S the sum of the rates so far. Because of the integral, the weight of a
+    curve depends on the range of log S that it covers, not on how often its loss was recorded.
 
-    L-BFGS in float64 on the logarithms of the parameters, from three starts that differ in how soon a drop of the rate
-    pays; the best is kept. The uncertainty is from a bootstrap: each curve is cut into ten blocks of equal numbers of
-    losses, as many are drawn with replacement, and the law is fitted again.
+    Use curves with different decays, one of them with a constant rate, from the end of their warm-ups on. Average noisy
+    losses over windows first. A few hundred losses in all are enough. Fitting takes seconds if schedules are smooth or
+    have few steps, and longer if rates change irregularly.
 
-    Take curves with different decays, one of them with a constant rate, from the end of their warm-ups on; average
-    noisy losses over windows first. A few hundred losses in all are enough. Fitting takes seconds where schedules are
-    smooth or have few steps, and longer where rates change irregularly.
+    A few curves hardly determine the exponents β and γ of the multi-power law, which trade off against C. `shrinkage`
+    pulls them to one half: it is a prior whose standard deviation is a factor of e. On the published curves it improved
+    the predictions at 25 and 100 million parameters, on which it was chosen, and made them worse at 400 million, which
+    was not looked at before. `Annealing` has no such exponents.
 
-    **Arguments:** `curves`: a list of `Curve`; `law`: `MultiPower` or `Annealing`; `shrinkage`: 0 for none;
-    `resamples`: how many laws are fitted for the uncertainty; `seed`: of the draws.
+    The objective is minimized by L-BFGS in float64 on the logarithms of the parameters, from three starts that differ
+    in how soon a drop of the rate lowers the loss; the best result is kept. The uncertainty comes from a bootstrap:
+    each curve is cut into ten blocks with equal numbers of losses, ten blocks are drawn with replacement, and the law
+    is fitted again.
 
-    **Returns:** a `Fit`, whose parameters are Python floats. The unit of the rate does not matter to what it predicts.
+    **Arguments:** `curves`: a list of `Curve`; `law`: `MultiPower` or `Annealing`; `shrinkage`: its strength, 0 for
+    none; `resamples`: the number of laws that are fitted for the uncertainty; `seed`: the seed of the bootstrap.
 
-    **Raises:** `ValueError` if a curve's `lr`, `steps` or `losses` are not what `Curve` says, losses are not positive
-    and finite, there are fewer of them than the law has parameters, all rates before one of them are 0, or no rate ever
-    changes.
+    **Returns:** a `Fit`. The parameters of its law are Python floats. Its predictions do not depend on the unit of the
+    rate.
+
+    **Raises:** `ValueError` if the `lr`, `steps` or `losses` of a curve are not what `Curve` says, if a loss is not
+    positive and finite, if there are fewer losses than the law has parameters, if all rates before a loss are 0, or if
+    no rate ever changes.
 
     Source: Luo et al., arXiv:2503.12811, for the Huber loss; weights and shrinkage are our own.
     """
@@ -154,7 +157,7 @@ def fit(
 
 
 class Records(NamedTuple):
-    """The losses of all curves, one after another."""
+    """The losses of all curves, concatenated."""
 
     changes: Changes
     log_losses: np.ndarray
@@ -166,29 +169,29 @@ def _records(curves: Sequence[Curve]) -> Records:
         grouped(np.asarray(read_rates("fit", curve.lr, int(curve.steps[-1]))), curve.steps, TO_FIT) for curve in curves
     ]
     if any(each.area.min() <= 0 for each in changes):
-        raise ValueError("fit: `curves` must have no losses from before the first update at a rate above 0")
+        raise ValueError("fit: `curves` must have no losses before the first update with a rate above 0")
     weights = [_lengths(np.log(each.area)) for each in changes]
     log_losses = np.concatenate([np.log(curve.losses) for curve in curves])
     records = Records(joined(changes), log_losses, np.concatenate(weights))
     if not np.any(records.changes.drop):
-        raise ValueError("fit: `curves` must have rates that change, of which the law is to tell what they do")
+        raise ValueError("fit: `curves` must include a run whose rate changes, got constant rates only")
     return records
 
 
 def _lengths(x: np.ndarray) -> np.ndarray:
-    """How much of the axis each point stands for: up to the middles between it and its neighbours."""
+    """The length of the axis around each point, up to the midpoints between it and its neighbours."""
     return np.gradient(x) if len(x) > 1 else np.ones(1)
 
 
 def _drawn(count: int, random: np.random.Generator) -> np.ndarray:
-    """How often each record of a curve is drawn, with its block."""
+    """How often the bootstrap draws each record of a curve: as often as its block."""
     times = random.multinomial(BLOCKS, np.full(BLOCKS, 1 / BLOCKS))
     return times[np.arange(count) * BLOCKS // count]
 
 
 def _minimizer(law: type[LossLaw], shrinkage: float) -> Callable[..., Any]:
-    """Of the objective of `fit`, from the logarithms of the parameters on."""
-    from scipy.optimize import minimize  # which takes a while to import
+    """A function that minimizes the objective of `fit`, from given logarithms of the parameters."""
+    from scipy.optimize import minimize  # not at the top, as it is slow to import
 
     names = [field.name for field in dataclasses.fields(law)]
     shrunk = np.array([names.index(name) for name in law.shrunk], int)
@@ -207,7 +210,7 @@ def _minimizer(law: type[LossLaw], shrinkage: float) -> Callable[..., Any]:
 
         def evaluated(logs: np.ndarray) -> tuple[float, np.ndarray]:
             value, gradient = objective(logs, records)
-            # A step too far overflows: the line search comes back from a large value, and not from NaN.
+            # Too long a step overflows. The line search recovers from a large value, but not from NaN.
             return float(jnp.nan_to_num(value, nan=1e30)), np.nan_to_num(gradient)
 
         options = {"maxiter": 1_000, "maxfun": 2_000, "maxcor": 20, "ftol": precision, "gtol": 1e-7}
@@ -217,7 +220,7 @@ def _minimizer(law: type[LossLaw], shrinkage: float) -> Callable[..., Any]:
 
 
 def _with_linear(start: LossLaw, records: Records) -> np.ndarray:
-    """The logarithms of the parameters of a start, with the linear ones that fit best."""
+    """The logarithms of the parameters of `start`, after its linear parameters are fitted by least squares."""
     from scipy.optimize import nnls
 
     zeros = dict.fromkeys(start.linear, 0.0)
@@ -226,22 +229,22 @@ def _with_linear(start: LossLaw, records: Records) -> np.ndarray:
     matrix = np.stack([np.asarray(column) * scale for column in columns], axis=1)
     units = np.abs(matrix).max(axis=0)
     solved = nnls(matrix / units, np.sqrt(records.weights))[0]
-    # None may be 0, which has no logarithm.
+    # No parameter may be 0, because 0 has no logarithm.
     found = np.maximum(solved, 1e-3 * solved.max()) / units
     start = dataclasses.replace(start, **dict(zip(start.linear, found.tolist(), strict=True)))
     return np.log(dataclasses.astuple(start))
 
 
 def checked_curves(owner: str, curves: Any, law: Any) -> list[Curve]:
-    """**Raises:** `ValueError` unless they are one or more, with enough losses for the law."""
+    """**Raises:** `ValueError` unless there is at least one curve, and enough losses for the law."""
     if not (isinstance(law, type) and issubclass(law, LossLaw) and law is not LossLaw):
         raise ValueError(f"fit: `law` must be a law of loss curves, such as MultiPower, got {shown(law)}")
     if not isinstance(curves, Sequence) or not curves or not all(isinstance(curve, Curve) for curve in curves):
-        raise ValueError(f"{owner}: `curves` must be one Curve or more in a list, got {shown(curves)}")
+        raise ValueError(f"{owner}: `curves` must be a list of one Curve or more, got {shown(curves)}")
     built = [_checked_curve(owner, i, curve) for i, curve in enumerate(curves)]
     count, parameters = sum(len(curve.steps) for curve in built), len(dataclasses.fields(law))
     if count < parameters:
-        raise ValueError(f"{owner}: `curves` must have a loss for each parameter of the law, {parameters}, got {count}")
+        raise ValueError(f"{owner}: `curves` must have {parameters} losses, one for each parameter, got {count}")
     return built
 
 
@@ -250,5 +253,7 @@ def _checked_curve(owner: str, i: int, curve: Curve) -> Curve:
     steps = built_as(OfSteps(), owner, f"curves[{i}].steps", curve.steps)
     losses = built_as(OfLosses(), owner, f"curves[{i}].losses", curve.losses)
     if len(steps) != len(losses):
-        raise ValueError(f"{owner}: `curves[{i}].losses` must be one for each of {len(steps)} steps, got {len(losses)}")
+        raise ValueError(
+            f"{owner}: `curves[{i}].losses` must have one loss for each of {len(steps)} steps, got {len(losses)}"
+        )
     return Curve(lr, steps, losses)

@@ -1,4 +1,4 @@
-"""Laws of a loss curve: how the loss depends on all rates so far."""
+"""Laws of loss curves: formulas for the loss from all learning rates so far."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ TO_PREDICT = 0.03  # the width within which changes of the rate are grouped
 
 
 class OfUpdates(Kind):
-    """Numbers of updates: one, or many in an array."""
+    """A number of updates, or an array of them."""
 
     expected = f"a number of updates from 1 to {MAX_STEPS}, or an array of them"
 
@@ -39,9 +39,10 @@ Updates = TypeAliasType("Updates", Annotated[int | Sequence[int] | np.ndarray | 
 
 @dataclasses.dataclass(frozen=True)
 class LossLaw:
-    """What the laws have in common: all parameters are positive numbers, and a pytree's leaves.
+    """The base class of the laws. All parameters are positive numbers; a law is a pytree of them.
 
-    A law is linear in those named by `linear`. Its exponents named by `shrunk` are poorly known from a few curves.
+    A law is linear in the parameters that `linear` names. A few curves hardly determine the exponents that `shrunk`
+    names.
     """
 
     linear: ClassVar[tuple[str, ...]]
@@ -53,29 +54,30 @@ class LossLaw:
 
     @classmethod
     def starts(cls, area: float, updates: int) -> list[Self]:
-        """Laws to begin a fit from, of a run of so many updates with this sum of rates.
+        """Laws to start a fit from, for a run with `area` as the sum of its rates.
 
-        Their linear parameters do not matter.
+        `fit` replaces their linear parameters.
         """
         raise NotImplementedError
 
     @checked
     def predict(self, lr: Rates, steps: Updates) -> Array:
-        """The loss after so many updates at the rates of `lr`, or after each of an array of numbers of updates.
+        """The loss after `steps` updates at the rates of `lr`.
 
-        Accurate to 1e-6. Differentiable once, by `jax.grad`, in the numbers of a schedule, in an array of rates and
-        in the law; where they are traced, each number of updates takes time in proportion to itself.
+        It is accurate to 1e-6. `jax.grad` differentiates it once, with respect to the numbers of a schedule, an array
+        of rates and the law. Under tracing, each of `steps` takes time in proportion to its size.
 
-        What to beware of when a schedule is chosen by it: the laws know nothing of a rate so high that training
-        diverges, and the first rate is no rise from 0. Without a warm-up in the schedule a higher first rate, and the
-        drop from it, come free: keep the warm-up and the peak of the curves that were fitted to.
+        If you choose a schedule by it, keep the warm-up and the peak of the fitted curves. The laws do not know at
+        which rate training diverges. And the first rate does not count as a rise from 0, so that without a warm-up a
+        higher first rate, and the drop from it, cost nothing.
 
-        **Arguments:** `lr`: a schedule, or an array of the rates from the first update on; `steps`: numbers of
-        updates, from 1 on.
+        **Arguments:** `lr`: a schedule, or an array with the rate of each update; `steps`: a number of updates, 1 or
+        more, or an array of them.
 
-        **Returns:** an array of the default dtype, of the shape of `steps`; formed in float64.
+        **Returns:** an array of the default dtype with the shape of `steps`, computed in float64.
 
-        **Raises:** `ValueError` if `lr` is neither, `steps` are no such numbers, or there is no rate for the last.
+        **Raises:** `ValueError` if `lr` or `steps` is not as above, or if an array `lr` is shorter than the largest of
+        `steps`.
         """
         dtype = jnp.result_type(float)
         with jax.enable_x64(True):
@@ -90,12 +92,12 @@ class MultiPower(LossLaw):
     $$L(t) = L_0 + A\, S(t)^{-\alpha}
       - B \sum_{k=1}^{t} (\eta_{k-1} - \eta_k) \Big(1 - \big(1 + C\, \eta_k^{-\gamma} S_k(t)\big)^{-\beta}\Big)$$
 
-    $S(t)$ is the sum of all rates so far and $S_k(t)$ of those from update k on, with the latest in both. Each drop
-    of the rate lowers the loss, and by more, the longer training has gone on since. The rises of a warm-up count as
-    negative drops, so that parameters from runs with a warm-up describe runs with a warm-up.
+    $S(t)$ is the sum of all rates so far, and $S_k(t)$ the sum of the rates from update k on; both include the latest
+    rate. Each drop of the rate lowers the loss, by more the longer training goes on after it. The rises of a warm-up
+    count as negative drops, so parameters that were fitted to runs with a warm-up describe runs with a warm-up.
 
-    Units: $L_0$ is a loss, and so is $A S^{-\alpha}$; $B$ is a loss divided by a rate. With all rates s times as large,
-    the same losses have $A s^{\alpha}$, $B / s$ and $C s^{\gamma - 1}$.
+    Units: $L_0$ and $A S^{-\alpha}$ are losses; $B$ is a loss divided by a rate. With all rates multiplied by s, the
+    same losses result from $A s^{\alpha}$, $B / s$ and $C s^{\gamma - 1}$.
 
     Source: Luo et al., *A multi-power law for loss curve prediction across learning rate schedules*, arXiv:2503.12811.
     """
@@ -118,7 +120,7 @@ class MultiPower(LossLaw):
 
     @classmethod
     def starts(cls, area: float, updates: int) -> list[Self]:
-        # A drop has gained 1 - 1 / sqrt(2) of what it can after so large a share of the run.
+        # After this share of the run, a drop has made 1 - 1 / sqrt(2) of its final gain.
         shares = (1e-3, 1e-2, 1e-1)
         return [cls(1.0, 1.0, 0.5, 1.0, (area / updates) ** 0.5 / (share * area), 0.5, 0.5) for share in shares]
 
@@ -131,11 +133,11 @@ class Annealing(LossLaw):
     $$L(t) = L_0 + A\, S(t)^{-\alpha} - C \sum_{i=1}^{t} \sum_{k=1}^{i} (\eta_{k-1} - \eta_k)\, \lambda^{i-k},
       \qquad \lambda = e^{-1 / \mathrm{window}}$$
 
-    $S(t)$ is the sum of all rates so far. What a drop of the rate gains comes in within about `window` updates. The
-    rises of a warm-up count as negative drops; the authors take the rate to be at its peak from the first update on.
+    $S(t)$ is the sum of all rates so far. A drop of the rate makes most of its gain within about `window` updates. The
+    rises of a warm-up count as negative drops; the authors assume that the rate is at its peak from the first update.
 
-    Units: $L_0$ is a loss, and so is $A S^{-\alpha}$; $C$ is a loss divided by a rate and a number of updates; `window`
-    is a number of updates.
+    Units: $L_0$ and $A S^{-\alpha}$ are losses; $C$ is a loss divided by a rate and a number of updates; `window` is a
+    number of updates.
 
     Source: Tissue et al., *Scaling law with learning rate annealing*, arXiv:2408.11029.
     """
@@ -158,7 +160,7 @@ class Annealing(LossLaw):
 
 
 def losses_after(law: LossLaw, lr: Any, steps: np.ndarray) -> Array:
-    """What a law says of the changes of the rate before each of `steps`."""
+    """The losses that a law predicts after each of `steps` updates."""
     rates = read_rates("predict", lr, int(steps.max()))
     if isinstance(rates, jax.core.Tracer):
         return jax.lax.map(lambda t: law.loss(every_change(rates, t)), jnp.ravel(steps)).reshape(steps.shape)
@@ -171,12 +173,12 @@ def _loss(law: LossLaw, changes: Changes) -> Array:
 
 
 def read_rates(owner: str, lr: Any, steps: int) -> Array:
-    """In float64.
+    """The rates of the first `steps` updates, in the default dtype: float64 in an `enable_x64` context.
 
-    **Raises:** `ValueError` for too few of them, and for one that is negative or not finite.
+    **Raises:** `ValueError` if there are too few rates, or if one is negative or not finite.
     """
     if isinstance(lr, Array) and len(lr) < steps:
-        raise ValueError(f"{owner}: `steps` must be at most the {len(lr)} updates that `lr` has rates for, got {steps}")
+        raise ValueError(f"{owner}: `steps` must be at most {len(lr)}, the number of rates in `lr`, got {steps}")
     rates = rates_of(owner, lr[:steps] if isinstance(lr, Array) else lr, steps).astype(float)
     require_usual(owner, "lr", rates, sometimes_positive=False)
     return rates

@@ -1,4 +1,4 @@
-"""A noisy quadratic, on which the expected loss of a run follows from its schedules without a sample."""
+"""A noisy quadratic: the expected loss of a run is computed exactly from its schedules, without sampling."""
 
 import functools
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ __all__ = ["quadratic", "Quadratic"]
 
 
 class OneOrEach(Kind):
-    """A number for all curvatures, or as many numbers as there are curvatures."""
+    """One number for all curvatures, or one for each."""
 
     def __init__(self, number: Number):
         self.one, self.each = number, Numbers(number)
@@ -35,12 +35,12 @@ class OneOrEach(Kind):
 
 
 class OfCoefficient(Kind):
-    expected = "None, a schedule such as polyak() or ema(0.999), or a coefficient that remembers"
+    expected = "None, a schedule such as polyak() or ema(0.999), or a stateful coefficient"
 
     def build(self, value: Any) -> Any:
         if value is None or (callable(getattr(value, "init", None)) and callable(getattr(value, "update", None))):
             return value
-        # No number is guessed at: 0.999 may be meant as the decay of an EMA, and 0.001 as its c.
+        # A number is ambiguous: 0.999 could be the decay of an EMA or its c.
         return as_schedule(require(value, callable(value) and not isinstance(value, Formula)))
 
 
@@ -51,7 +51,7 @@ Averaging = TypeAliasType("Averaging", Annotated[Coefficient | None, OfCoefficie
 
 
 class Quadratic(NamedTuple):
-    """What `quadratic` makes: a pytree of arrays of one shape, (directions,)."""
+    """What `quadratic` returns: a pytree of arrays of shape (directions,)."""
 
     curvatures: Array
     noise: Array
@@ -67,33 +67,33 @@ class Quadratic(NamedTuple):
         beta: ShareLike = 0.0,
         at: Literal["x", "y", "z"] = "x",
     ) -> Array:
-        r"""The expected loss of stochastic gradient descent after 0, 1, ..., `steps` updates; nothing is sampled.
+        r"""The expected loss of stochastic gradient descent after 0, 1, ..., `steps` updates, without sampling.
 
-        The run is that of `average(sgd(lr, momentum), coefficient, beta)`, which takes gradients at y:
+        The optimizer is `average(sgd(lr, momentum), coefficient, beta)`, which takes gradients at y:
 
         $$u \leftarrow \mathrm{momentum} \cdot u + g(y), \qquad z \leftarrow z - \mathrm{lr}\, u, \qquad
           x \leftarrow (1 - c)\, x + c\, z, \qquad y \leftarrow (1 - \beta)\, z + \beta\, x$$
 
-        In each direction, $s = (z, u, x)$ is a linear function of itself and of the noise, so that its second moments
-        follow from themselves:
+        In each direction, an update of $s = (z, u, x)$ is linear in $s$ and in the noise. So the second moments of $s$
+        follow from those before the update:
 
         $$s \leftarrow A_t s + \sigma\, b_t\, \xi, \qquad
           \mathbb{E}[s s^\top] \leftarrow A_t\, \mathbb{E}[s s^\top] A_t^\top + \sigma^2\, b_t b_t^\top, \qquad
           \mathbb{E} f(x) = \tfrac12 \sum_i h_i\, \mathbb{E}[x_i^2]$$
 
-        It is exact but for rounding: in float32 to about six digits, however long the run, since what the rounding of
-        the slow moments leaves over is kept. 10,000 updates in 100 directions take some tens of milliseconds on a CPU
-        core, once it is compiled. It can be jitted, differentiated and mapped with `jax.vmap` over all numbers; a
-        gradient keeps nine floats for each update and direction.
+        It is exact up to rounding. In float32 it is accurate to about six digits, however long the run, because the
+        moments that change slowly also keep their rounding errors. Once compiled, 10,000 updates in 100 directions take
+        some tens of milliseconds on a CPU core. You can use `jax.jit`, `jax.grad` and `jax.vmap` on it; a gradient
+        stores nine floats for each update and direction.
 
         **Arguments:** `lr`: a schedule, or an array with the rate of each update; `momentum` and `beta`: numbers or
-        schedules; `coefficient`: c, a schedule or one that remembers, such as `weighted(lr)`; without one x is z;
-        `at`: where the loss is taken, at x (which is evaluated), at y (where gradients are taken) or at z.
+        schedules; `coefficient`: c, a schedule or a stateful coefficient such as `weighted(lr)`; if None, x is z; `at`:
+        where to take the loss: at x (the parameters to evaluate), at y (where gradients are taken) or at z.
 
-        **Returns:** an array of shape (steps + 1,), float32 (float64 where x64 is enabled): first the loss at the
-        start, last that of the run's end. The loss *before* each update is all but the last.
+        **Returns:** an array of shape (steps + 1,) of the default dtype: the loss at the start, then after each update.
+        `[:-1]` are the losses *before* each update.
 
-        **Raises:** `ValueError` for an array of another length, or an argument that is not what it should be.
+        **Raises:** `ValueError` if an array `lr` does not have `steps` rates, or an argument is not as above.
         """
         of_steps = (
             rates_of("expected_loss", lr, steps),
@@ -106,24 +106,23 @@ class Quadratic(NamedTuple):
 
 @checked
 def quadratic(curvatures: Curvatures, noise: Noise = 1.0, start: Start = 1.0) -> Quadratic:
-    r"""A quadratic loss whose gradients are noisy, the simplest model of training with small batches.
+    r"""A quadratic loss with noisy gradients, the simplest model of training with small batches.
 
     $$f(z) = \tfrac12 \sum_i h_i z_i^2, \qquad g_i = h_i z_i + \sigma_i \xi_i$$
 
-    with noise $\xi$ of mean 0 and variance 1, independent in all directions and at all updates; its distribution does
-    not matter. Its minimum is at 0, and what of the loss no parameters can remove is left out. `expected_loss` says
-    what a run comes to.
+    The noise $\xi$ has mean 0 and variance 1, and is independent between directions and updates; its distribution does
+    not matter. The minimum is at 0, where the loss is 0. `expected_loss` computes the loss of a run.
 
-    It has in common with training a network that a high rate is quick and ends high, because of the noise, and that a
-    low one is slow; that decay and averages of the parameters remove noise; and, with curvatures of several orders of
-    magnitude, that there is always something left to learn. Unlike a network, its curvature does not depend on the
-    rate, its noise does not shrink with the loss, and it cannot overfit.
+    As in training a network, a high rate is fast but ends at a high loss because of the noise, and a low rate is slow;
+    decay and averages of the parameters remove noise; and if the curvatures span several orders of magnitude, there is
+    always something left to learn. Unlike in a network, the curvature does not depend on the rate, the noise does not
+    shrink with the loss, and there is no overfitting.
 
-    **Arguments:** `curvatures`: h, the eigenvalues of the Hessian; `noise`: σ, the standard deviation of the gradient,
-    which a batch B times as large divides by √B; `start`: z before the first update, as a distance from the minimum.
+    **Arguments:** `curvatures`: h, the eigenvalues of the Hessian; `noise`: σ, the standard deviation of the gradient
+    (for a batch B times as large, divide it by √B); `start`: z before the first update, as a distance from the minimum.
     The latter two are one number for all directions, or one for each.
 
-    **Raises:** `ValueError` unless there are one or more positive curvatures, and as many of the others or one.
+    **Raises:** `ValueError` unless there are one or more positive curvatures, and one number or as many for the others.
 
     Source: Schaul, Zhang and LeCun, *No more pesky learning rates*, arXiv:1206.1106; Zhang et al., *Which algorithmic
     choices matter at which batch sizes? Insights from a noisy quadratic model*, arXiv:1907.04164.
@@ -148,9 +147,9 @@ def quadratic(curvatures: Curvatures, noise: Noise = 1.0, start: Start = 1.0) ->
 
 
 def _coefficients(coefficient: Any, steps: int) -> Array:
-    """c at each update."""
+    """The coefficient c of each update."""
     if coefficient is None:
-        return jnp.ones(steps)  # with which x is z
+        return jnp.ones(steps)  # makes x equal to z
     if callable(getattr(coefficient, "init", None)):
 
         def update(memory: Any, count: Array) -> tuple[Any, Array]:
@@ -162,7 +161,7 @@ def _coefficients(coefficient: Any, steps: int) -> Array:
 
 
 class Moments(NamedTuple):
-    """Of each direction, the means of products of z, x and u. Those that change slowly hold twice the digits."""
+    """For each direction, the expected products of z, x and u. Those that change slowly have twice the digits."""
 
     zz: Split
     xz: Split
@@ -184,7 +183,7 @@ def _losses(problem: Quadratic, of_steps: tuple[Array, Array, Array, Array], at:
 
     zero = jnp.zeros_like(start)
     square = Split(start**2, zero)
-    begun = Moments(square, square, square, zero, zero, zero), jnp.zeros_like(of_steps[-1][0])  # where all are one
+    begun = Moments(square, square, square, zero, zero, zero), jnp.zeros_like(of_steps[-1][0])  # x = y = z
     _, losses = jax.lax.scan(update, begun, of_steps)
     return jnp.concatenate([jnp.sum(h * start**2)[None] / 2, losses])
 
@@ -215,6 +214,6 @@ def _minus(a: Split, b: Split) -> Array:
 
 
 def _between(moments: Moments, beta: Array) -> Array:
-    """The mean of y²."""
+    """The expected y²."""
     zz, xz, xx = moments.zz.hi, moments.xz.hi, moments.xx.hi
     return (1 - beta) ** 2 * zz + 2 * beta * (1 - beta) * xz + beta**2 * xx

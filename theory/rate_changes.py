@@ -1,4 +1,4 @@
-"""How a rate has changed before each of some updates: all that the laws of loss curves know of a schedule."""
+"""The changes of the learning rate before given updates: all that the laws of loss curves know about a schedule."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,22 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-SMALLEST = 1e-30  # in place of a rate of 0, whose negative powers are infinite
-AT_ONCE = 2**22  # numbers in an array, so that many updates of an irregular schedule do not fill the memory
+SMALLEST = 1e-30  # replaces a rate of 0, whose negative powers are infinite
+AT_ONCE = 2**22  # numbers in one array: many updates of an irregular schedule would fill the memory
 
 
 class Changes(NamedTuple):
-    """The changes before one point of a run, or before each of many, (..., changes)."""
+    """The changes before one point of a run, or before each of several points; shape (..., changes)."""
 
-    area: Any  # (...): the sum of the rates so far
-    drop: Any  # by how much the rate fell: negative where it rose
-    rate: Any  # what it fell to
-    area_since: Any  # the sum of the rates from then on
-    updates_since: Any  # how many there were
+    area: Any  # (...): the sum of the rates before the point
+    drop: Any  # the decrease of the rate, negative if it rose
+    rate: Any  # the rate after the change
+    area_since: Any  # the sum of the rates from the change to the point
+    updates_since: Any  # the number of updates from the change to the point
 
 
 def every_change(rates: Array, updates: Array) -> Changes:
-    """Each change before one point, one for each rate; differentiable in the rates."""
+    """The changes before one point, one for each of the rates; differentiable with respect to the rates."""
     k = jnp.arange(len(rates))
     before = jnp.cumsum(rates) - rates
     area = jnp.sum(jnp.where(k < updates, rates, 0.0))
@@ -32,10 +32,11 @@ def every_change(rates: Array, updates: Array) -> Changes:
 
 
 def grouped(rates: np.ndarray, updates: np.ndarray, width: float) -> Changes:
-    """The changes before each point, of which those that are alike count as one, at their mean.
+    """The changes before each point, with similar changes merged into one at their mean.
 
-    Alike are changes in one direction that follow one another, to rates within a factor of about 1 + `width`, and as
-    long ago within that factor, in updates and in area. What a law makes of them is off by about width² / 24 of it.
+    Similar changes are consecutive, have the same sign, and lead to rates that are equal within a factor of about
+    1 + `width`. Their distances from the point, in updates and in area, are equal within the same factor. Merging them
+    changes their contribution to a law by a share of about width² / 24.
     """
     rates = np.asarray(rates, np.float64)
     drop = np.concatenate([[0.0], rates[:-1] - rates[1:]])
@@ -48,7 +49,7 @@ def grouped(rates: np.ndarray, updates: np.ndarray, width: float) -> Changes:
 
 
 def joined(parts: Sequence[Changes]) -> Changes:
-    """Points of several runs, or of one, as one array; what is short of changes gets some of 0."""
+    """Concatenates the points of several parts; those with fewer changes are padded with changes of 0."""
     most = max(part.drop.shape[1] for part in parts)
 
     def filled(array: np.ndarray, fill: float) -> np.ndarray:
@@ -60,7 +61,7 @@ def joined(parts: Sequence[Changes]) -> Changes:
 
 
 def _edges_of_rates(rates: np.ndarray, drop: np.ndarray, width: float) -> np.ndarray:
-    """Where the rate enters another band of its logarithm, or begins to move the other way."""
+    """The updates at which the logarithm of the rate enters another band of `width`, or the rate changes direction."""
     band = np.floor(np.log(np.maximum(rates, SMALLEST)) / width)
     moves = np.flatnonzero(drop)
     turns = moves[1:][np.diff(np.sign(drop[moves])) != 0]
@@ -83,7 +84,7 @@ def _grouped(
     low, high = edges[:, :-1], edges[:, 1:]
     drop, *sums = (moment[high] - moment[low] for moment in moments)
     first, last = np.minimum(low, t - 1), np.maximum(high, 1) - 1
-    # Means over a group, kept within it where rounding would lead out.
+    # Means over a group, clipped to its range because of rounding.
     rate, area_before, k = (
         np.clip(total / np.where(drop == 0, 1.0, drop), *np.sort([of[first], of[last]], axis=0))
         for total, of in zip(sums, (rates, before, np.arange(len(rates))), strict=True)
@@ -92,7 +93,8 @@ def _grouped(
 
 
 def _ages(rates: np.ndarray, before: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]:
-    """How long ago groups begin: each of the latest updates is one, and then ever more; the same in area."""
+    """Where groups begin, as distances back in updates and in area. The latest updates are a group each, earlier groups
+    grow geometrically."""
     alone = int(2 / width)
     updates = np.concatenate([np.arange(alone), np.unique(_grid(alone, len(rates), width).astype(int))])
     smallest = max(rates[rates > 0].min(initial=np.inf), before[-1] * 1e-9)
@@ -106,7 +108,7 @@ def _grid(first: float, last: float, width: float) -> np.ndarray:
 
 
 def _without_repeats(edges: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Sorted rows, each thing once, filled up with `end`."""
+    """Removes duplicates from sorted rows, and pads the rows with `end`."""
     repeated = np.concatenate([np.zeros_like(end, bool), np.diff(edges) == 0], axis=1)
     edges = np.sort(np.where(repeated, end, edges), axis=1)
     unlike = np.diff(edges) > 0

@@ -1,4 +1,4 @@
-"""The rates of a run as an array, from a schedule or an array of them."""
+"""The learning rates of a run as an array, from a schedule or an array."""
 
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ from schedules.kinds import Kind, require
 
 
 class OfRates(Kind):
-    """A schedule, or what `as_schedule` turns into one; or an array of rates, one for each update."""
+    """A schedule, a number or function that `as_schedule` accepts, or an array with one rate for each update."""
 
     expected = "a schedule, or an array of rates with one for each update"
 
@@ -29,7 +29,7 @@ Rates = TypeAliasType("Rates", Annotated[Schedule | float | Array | Callable[[Ar
 
 
 def require_usual(owner: str, name: str, values: Array, sometimes_positive: bool = True) -> None:
-    """**Raises:** `ValueError` for a value that is negative or not finite, and if all are 0. Traced ones pass."""
+    """**Raises:** `ValueError` if a value is negative or not finite, or if all are 0. Traced values are not checked."""
     if isinstance(values, jax.core.Tracer):
         return
     numbers = np.asarray(values)
@@ -42,12 +42,12 @@ def require_usual(owner: str, name: str, values: Array, sometimes_positive: bool
 
 
 def rates_of(owner: str, lr: Any, steps: int, name: str = "lr") -> Array:
-    """The rate of each update of a run, (steps,); of what `Rates` has made of the argument `name`.
+    """The rate of each update of a run, shape (steps,), from the argument `name` after `Rates` has built it.
 
-    **Raises:** `ValueError` for an array of another length.
+    **Raises:** `ValueError` if an array does not have `steps` rates.
     """
     if not isinstance(lr, Array):
         return tabulate(lr, steps)
     if len(lr) != steps:
-        raise ValueError(f"{owner}: `{name}` must hold as many rates as the run has updates, {steps}, got {len(lr)}")
+        raise ValueError(f"{owner}: `{name}` must hold one rate for each of {steps} updates, got {len(lr)}")
     return lr

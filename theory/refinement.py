@@ -1,4 +1,4 @@
-"""A schedule from what was seen in a run, and the best one for an objective."""
+"""A schedule from the gradient norms of a first run, and the best schedule for an objective."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -50,32 +50,33 @@ def refine(
     warmup: Length = 0,
     smoothing: Fraction = 0.1,
 ) -> Schedule:
-    r"""The schedule that a first run's gradient norms call for, as a `table` with a rate for each of its T updates.
+    r"""A schedule from the gradient norms of a first run, as a `table` with a rate for each of its T updates.
 
     $$f(t) \propto w_t \sum_{p=t+1}^{T} w_p, \qquad
       w_t = \begin{cases} G_t^{-2} & \text{L2 norms, for SGD} \\ G_t^{-1} & \text{L1 norms, for Adam} \end{cases}$$
 
-    scaled to a highest value of `peak`. $G_t$ is the norm of the gradient of update t, the run's noise taken out by a
-    median over a share `smoothing` of the run. $G_T$, at the parameters that the run ends with, is taken to be that of
-    the last update: the paper's rates are those of the updates before its last gradient, so that its last rate, which
-    is 0, belongs to an update that is never made. Constant norms give `linear(peak, 0, T)`; norms that fall as the run
-    goes on give a warm-up and a later decay, those that rise an earlier one.
+    It is scaled so that its highest rate is `peak`. $G_t$ is the gradient norm of update t, smoothed by a moving
+    median. Constant norms give `linear(peak, 0, T)`. Norms that fall during the run give a warm-up and a later decay;
+    norms that rise give an earlier decay.
 
-        norms = ...  # of the gradients that a run with a constant rate saw, a mean over each 10 updates
+        norms = ...  # of the gradients in a run at a constant rate, each the mean over 10 updates
         lr = refine(norms, "l1", every=10, peak=1e-3)
 
-    The rates minimize a bound on the loss of the last iterate for convex losses, assuming that the norms of the
-    next run are the same, which they are not, since its rates differ. Theory gives only the shape: tune the peak.
+    The rates minimize a bound on the loss of the last iterate for convex losses, assuming that the norms of the next
+    run are the same. They are not the same, since its rates differ. Theory gives only the shape: tune the peak.
 
-    **Arguments:** `gradient_norms`: two or more, such as the means over seeds; `norm`: which norm they are; `every`:
-    how many updates each of them is the mean of; `warmup`: so many updates at the start whose norms are not used, in
-    which the rate grows from 0; `smoothing`: the share of the run that the median is taken over, from 0 to below 1; it
-    sees the run mirrored at its end, and before its start the first norm.
+    The norm $G_T$ at the final parameters is assumed to equal that of the last update. The last rate of the paper is 0;
+    it belongs to an update after the last gradient, which is never made, and is left out here.
 
-    **Returns:** a `table`, `warmup(table, ...)` where it has one; together they last `every` updates for each norm.
+    **Arguments:** `gradient_norms`: two or more norms, for example means over seeds; `norm`: which norm they are;
+    `every`: the number of updates over which each of them is a mean; `warmup`: the number of updates at the start in
+    which the rate grows from 0, and whose norms are not used; `smoothing`: the window of the median as a share of the
+    run, from 0 to below 1. The median sees the run mirrored at its end, and the first norm repeated before its start.
 
-    **Raises:** `ValueError` if the norms are fewer than two or one is not positive and finite, if `warmup` is as long
-    as the run, or an argument is not as above.
+    **Returns:** a `table`, or `warmup(table, ...)` if there is a warm-up. It lasts `every` updates for each norm.
+
+    **Raises:** `ValueError` if there are fewer than two norms, if a norm is not positive and finite, if `warmup` is not
+    shorter than the run, or if an argument is not as above.
 
     Source: Defazio et al., *When, why and how much? Adaptive learning rate scheduling by refinement*,
     arXiv:2310.07831.
@@ -84,15 +85,15 @@ def refine(
         raise ValueError(f"refine: `warmup` must be shorter than the run of {steps} updates, got {warmup}")
     smooth = np.repeat(median_filtered(np.asarray(gradient_norms), float(smoothing)), every)[warmup:]
     weights = (smooth / smooth.min()) ** POWERS[norm]
-    # From the end, as a difference of sums would lose the digits of the small ones there.
+    # Sums from the end: differences of sums from the start would lose the digits of the small weights there.
     later = np.cumsum(np.append(weights, weights[-1])[::-1])[-2::-1]
     refined = table(peak * (weights * later / np.max(weights * later)))
     return warmed_up(refined, warmup) if warmup else refined
 
 
 def median_filtered(norms: np.ndarray, smoothing: float) -> np.ndarray:
-    """Medians of the 2 int(smoothing n / 2) + 1 norms around each."""
-    from scipy.ndimage import median_filter  # not at the top: it takes longer to import than all else here
+    """For each of n norms, the median of the 2 int(smoothing n / 2) + 1 norms around it."""
+    from scipy.ndimage import median_filter  # not at the top, as it is slow to import
 
     half = int(smoothing * len(norms) / 2)
     if not half:
@@ -105,10 +106,10 @@ def median_filtered(norms: np.ndarray, smoothing: float) -> np.ndarray:
 
 
 class Optimized(NamedTuple):
-    """What `optimize` found.
+    """What `optimize` returns.
 
-    `schedule`; `before` and `after`: the objective of the rates of `lr` and of those found; `converged`: whether
-    it ended because the objective fell no more, and not after 2,000 iterations or because it fell without end.
+    `schedule`: the schedule found; `before` and `after`: the objective for `lr` and for `schedule`; `converged`: True
+    if the objective stopped falling, False if it was still falling after 2,000 iterations or has no minimum.
     """
 
     schedule: Schedule
@@ -131,41 +132,41 @@ def optimize(
     peak: float | None = None,
     floor: NotNegative = 0.0,
 ) -> Optimized:
-    r"""The schedule whose rates at the updates 0 to `steps` - 1 have the least `objective`, by gradient descent.
+    r"""Finds the schedule with the least `objective` of its rates at updates 0 to `steps` - 1, by gradient descent.
 
         optimize(cosine(0.1, 0.01, 1000), 1000, lambda rates: bound(rates, 1000))
         optimize(0.1, 1000, lambda rates: bound(rates, 1000), pieces=50)
 
-    Without `pieces`, the numbers of `lr` itself are changed: those that are values and not lengths. Each keeps its
-    sign, and one that is 0 stays 0:
+    Without `pieces`, it changes the numbers of `lr` itself, those that are values and not lengths. Each keeps its sign,
+    and a number that is 0 stays 0:
 
     $$v_i = v_i^{\mathrm{start}}\; e^{w_i}$$
 
-    With `pieces`, the schedule is any that never grows: straight between equally distant steps, of which `lr` only
-    says where to begin. Its values there are sums of drops from the end,
+    With `pieces`, it searches all piecewise linear schedules that never increase, with `pieces` pieces of equal length,
+    starting from `lr`. The values between the pieces are sums of drops, counted from the end:
 
-    $$v_i = \mathrm{floor} + \sum_{j \ge i} \delta_j, \qquad \delta_j = w_j^2 \ge 0,$$
+    $$v_i = \mathrm{floor} + \sum_{j \ge i} \delta_j, \qquad \delta_j = w_j^2 \ge 0$$
 
-    scaled so that $v_0$ is `peak` where one is given. A warm-up, or anything else that is to stay as it is, belongs in
-    the objective: `lambda rates: of_all(jnp.concatenate([before, rates]))`.
+    If you give a `peak`, they are scaled so that $v_0$ is `peak`. Put a warm-up, or anything else that must not change,
+    into the objective: `lambda rates: of_all(jnp.concatenate([before, rates]))`.
 
-    **Arguments:** `objective`: a function from the rates, float64 of shape (steps,), to a real number, which JAX can
-    trace and differentiate; `pieces`: from 1 to `steps`; `peak`: the first rate, above `floor`, which is free unless
-    given; `floor`: the lowest rate allowed.
+    The search is one compiled program in float64. It runs L-BFGS over w until ten iterations in a row have not lowered
+    the objective by one part in 10^10, for 2,000 iterations at most. It finds the minimum that is downhill from `lr`;
+    there may be a lower one elsewhere. The best schedule for the objective may not be the best one for training: most
+    objectives do not know, for example, at which rate a run diverges.
 
-    All of it is one compiled program in float64: L-BFGS over w, until none of ten iterations has lowered the objective
-    by one part in 10^10, or for 2,000 of them. It finds the minimum that is downhill from `lr`; an objective with
-    several may have a lower one elsewhere. What is best for the objective may not be best for the run: most objectives
-    do not know, for one, at which rate a run diverges.
+    **Arguments:** `lr`: the schedule to start from; `steps`: the number of updates; `objective`: a function from the
+    rates, a float64 array of shape (steps,), to a real number, which JAX can trace and differentiate; `pieces`: from 1
+    to `steps`; `peak`: the first rate, above `floor`; free if None; `floor`: the lowest rate allowed.
 
     **Returns:** an `Optimized`. Its schedule is `lr` with other numbers, or an `interpolate`.
 
-    **Raises:** `ValueError` if no number can be changed, the objective is no finite number at the rates of `lr`, `peak`
-    or `floor` is given without `pieces`, or an argument is not as above.
+    **Raises:** `ValueError` if `lr` has no number to change, if the objective for `lr` is not a finite number, if
+    `peak` or `floor` is given without `pieces`, or if an argument is not as above.
     """
     start = as_schedule(lr)
     if pieces is None and (peak is not None or floor):
-        raise ValueError(f"optimize: `peak` and `floor` are for `pieces`, got {peak} and {floor} without")
+        raise ValueError(f"optimize: `peak` and `floor` must be given with `pieces` only, got {peak} and {floor}")
     with jax.enable_x64(True):
         build, weights = _own_numbers(start) if pieces is None else _falling(start, steps, pieces, peak, floor)
         before = _at_start(objective, tabulate(start, steps))
@@ -176,34 +177,35 @@ def optimize(
         minimum = functools.partial(_minimum, of_weights)
         least = jax.jit(minimum)(weights)
         found, least = jax.device_get((build(least.point), least))
-    # Of the dtype of the user's, and plain numbers where they were plain.
+    # Back to the default dtype, and to Python numbers where there were Python numbers.
     schedule = jax.tree.map(lambda leaf: jnp.asarray(leaf) if np.ndim(leaf) else np.asarray(leaf).item(), found)
     converged = least.since == PATIENCE and np.isfinite(least.value)
     return Optimized(schedule, before, float(least.value), bool(converged))
 
 
 def _at_start(objective: Callable[[Array], ArrayLike], rates: Array) -> float:
-    """**Raises:** `ValueError` unless it is a finite real number."""
+    """The objective for the rates of `lr`.
+
+    **Raises:** `ValueError` unless it is a finite real number.
+    """
     found = jax.jit(lambda rates: objective(rates))(rates)
     is_number = jnp.shape(found) == () and jnp.issubdtype(jnp.result_type(found), jnp.floating)
     if not is_number or not np.isfinite(found):
-        expected = "a function from the rates to one real number, which is finite at those of `lr`"
+        expected = "a function from the rates to one real number, finite for the rates of `lr`"
         got = shown(np.asarray(found).tolist())
-        raise ValueError(f"optimize: `objective` must be {expected}, got one to {got}")
+        raise ValueError(f"optimize: `objective` must be {expected}, got the value {got}")
     return float(found)
 
 
 Weights = list[Array]
-Built = tuple[Callable[[Weights], Schedule], Weights]  # a schedule of weights, and the weights to begin with
+Built = tuple[Callable[[Weights], Schedule], Weights]  # a function from weights to a schedule, and the first weights
 
 
 def _own_numbers(lr: Schedule) -> Built:
     leaves, structure = jax.tree.flatten(lr)
     free = [jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and bool(np.any(leaf)) for leaf in leaves]
     if not any(free):
-        raise ValueError(
-            f"optimize: `lr` must hold a number other than 0 that is a value, or `pieces` be given, got {lr}"
-        )
+        raise ValueError(f"optimize: `lr` must have a value other than 0 to change (or give `pieces`), got {lr}")
 
     def build(weights: Weights) -> Schedule:
         left = iter(weights)
@@ -230,7 +232,7 @@ def _falling(lr: Schedule, steps: int, pieces: Any, peak: Any, floor: Any) -> Bu
         scale = 1.0 if peak is None else (top - floor) / above[0]
         return interpolate(floor + scale * above, boundaries)
 
-    # The highest that is still to come; no drop begins at 0, where the gradient of its square is 0.
+    # Each value is raised to the highest one after it. No drop starts at 0, where the gradient of w^2 is 0.
     drops = -np.diff(np.maximum.accumulate(np.append(values, floor)[::-1])[::-1])
     shares = 0.99 * drops / max(drops.sum(), np.finfo(float).tiny) + 0.01 / len(drops)
     return build, [jnp.sqrt((top - floor) * shares)]
@@ -238,11 +240,11 @@ def _falling(lr: Schedule, steps: int, pieces: Any, peak: Any, floor: Any) -> Bu
 
 # Downhill ---------------------------------------------------------------------------------------------
 
-PATIENCE, PRECISION, MOST = 10, 1e-10, 2_000  # iterations without progress, what counts as such, and iterations
+PATIENCE, PRECISION, MOST = 10, 1e-10, 2_000  # iterations without progress, relative progress, iterations in all
 
 
 class Least(NamedTuple):
-    """The lowest point so far, and for how many iterations it has been."""
+    """The lowest point so far, and the number of iterations since it was found."""
 
     point: Any
     value: Array
@@ -260,7 +262,7 @@ def _minimum(function: Callable[[Any], ArrayLike], start: Any) -> Least:
     def iteration(carry: Any) -> Any:
         point, state, least, count = carry
         value, grads = value_and_grad(point, state=state)
-        # Not written as a difference: the first value is compared with infinity.
+        # Not `least.value - value`: the first value is compared with infinity.
         is_lower = value + PRECISION * jnp.abs(value) < least.value
         least = Least(
             jax.tree.map(lambda new, old: jnp.where(value < least.value, new, old), point, least.point),

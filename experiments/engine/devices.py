@@ -1,4 +1,4 @@
-"""The devices of this machine: as many as it has cores, and whether they can be used."""
+"""The devices of this machine: one for each CPU core, and checks that they can be used."""
 
 import os
 from pathlib import Path
@@ -10,12 +10,12 @@ from experiments.files import require_writable
 
 
 def use_all_cores() -> None:
-    """A device for each core of the CPU, with one thread: their runs go side by side.
+    """Makes one JAX device with one thread for each CPU core, so that runs train side by side.
 
-    Devices that share the threads of all cores wait for each other: on two cores, 13 arms of `cifar10-small` make 1.3
-    times as many updates a second with a thread for each device.
+    Devices that share the threads of all cores wait for each other: on two cores, 13 arms of `cifar10-small` made 1.3
+    times as many updates per second with one thread for each device.
 
-    For a process that has not begun to use JAX. JAX_NUM_CPU_DEVICES, where it is set, is what counts.
+    Call it before the process uses JAX. If the variable JAX_NUM_CPU_DEVICES is set, it does nothing.
     """
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", min(cores(), 8))
@@ -24,7 +24,7 @@ def use_all_cores() -> None:
 
 
 def require_devices() -> None:
-    """**Raises:** `UserError` where JAX has none."""
+    """**Raises:** `UserError` if JAX has no devices."""
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:
@@ -33,9 +33,9 @@ def require_devices() -> None:
 
 
 def require_cache() -> None:
-    """**Raises:** `UserError` if compiled programs are to be kept in a folder that cannot be written.
+    """**Raises:** `UserError` if the cache of compiled programs is a folder that cannot be written.
 
-    JAX would say so of each of them, in a warning of two lines.
+    JAX would only warn, in two lines for each program.
     """
     folder = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if folder and "://" not in folder:
@@ -47,5 +47,5 @@ def require_cache() -> None:
 
 
 def cores() -> int:
-    """Of this process, where the system says so, else of the machine."""
+    """The number of CPU cores of this process if the system knows it, else of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""A run that is computed and not trained: the expected losses of arms on a quadratic, in a folder as of any run."""
+"""A run that is computed instead of trained: the expected losses of arms on a quadratic, in the folder of a run."""
 
 import functools
 import hashlib
@@ -18,11 +18,11 @@ from theory import Quadratic
 
 @dataclass(frozen=True)
 class ExactPlan:
-    """What the numbers of an exact run depend on, all of it. Every arm has a counterpart with SGD."""
+    """All settings that the numbers of an exact run depend on. Every arm must have a counterpart with SGD."""
 
     title: str
     problem: Quadratic
-    study: str  # by its name, which says what is reported
+    study: str  # the name of the study that makes the report
     arms: Sequence[Arm]
     steps: int
 
@@ -33,12 +33,12 @@ class ExactPlan:
 
     @functools.cached_property
     def common(self) -> dict[str, Any]:
-        """What all arms have in common, as JSON."""
+        """The settings that all arms share, as JSON."""
         numbers = hashlib.sha256(b"".join(np.asarray(array).tobytes() for array in self.problem))
         return {"title": self.title, "steps": self.steps, "exact": True, "problem": numbers.hexdigest()[:16]}
 
     def record(self) -> dict[str, Any]:
-        """All of it as JSON."""
+        """The whole plan as JSON."""
         told = {
             name: {argument: repr(given) for argument, given in settings.items()}
             for name, settings in self.settings.items()
@@ -52,17 +52,17 @@ class ExactPlan:
         }
 
     def ended(self, step: int, history: History) -> bool:
-        """Always: it is computed as a whole, or not at all."""
+        """Always True, since an exact run is computed completely or not at all."""
         return True
 
 
 def compute(plan: ExactPlan, path: Path, stopped: Callable[[], bool] = lambda: False) -> Results:
-    """Computes as planned, and keeps what is found in the folder `path`.
+    """Computes the losses of a plan, and saves them in the folder `path`.
 
-    **Raises:** `FolderError`; `KeyboardInterrupt` if `stopped` says so after some arm.
+    **Raises:** `FolderError`; `KeyboardInterrupt` if `stopped` returns True after an arm.
     """
     with Folder(path, plan.record()) as folder:
-        folder.changes(0, goes_on=True)  # it begins anew, on this machine
+        folder.changes(0, goes_on=True)  # it starts again, on this machine
         losses = []
         for settings in plan.settings.values():
             losses.append(np.asarray(plan.problem.expected_loss(steps=plan.steps, **settings)))
@@ -74,7 +74,7 @@ def compute(plan: ExactPlan, path: Path, stopped: Callable[[], bool] = lambda: F
 
 
 def _measured(plan: ExactPlan, losses: np.ndarray) -> Results:
-    """From losses (arms, 1, updates + 1), of which the last is that of the end: what a run of one seed would hold."""
+    """The results of a run with one seed, from losses (arms, 1, updates + 1)."""
     steps = plan.steps
     begin = np.arange(0, steps, record_length(steps))
     with np.errstate(over="ignore", invalid="ignore"):  # where a run diverges

@@ -1,4 +1,4 @@
-"""The folder of a run: one run's and one process's, with all that is needed to go on after it was killed."""
+"""The folder of a run, written by one process of one run, with all that it takes to resume after a kill."""
 
 import contextlib
 import fcntl
@@ -22,22 +22,22 @@ CONFIG, METRICS, HISTORY, LOCK, CHECKPOINTS = "config.json", "metrics.jsonl", "h
 
 
 class FolderError(UserError):
-    """A folder that cannot be used, or no longer; the message says what to do."""
+    """A folder that cannot be used, or can no longer be written; the message says what to do."""
 
 
 class Change(NamedTuple):
-    """What a run went on with after so many updates that was different before, in a sentence."""
+    """A sentence about what was different when a run was resumed after `after` updates."""
 
     after: int
     sentence: str
 
 
 class Folder:
-    """Opens `path` for the run that `plan` describes: new, or where it was left. Use it in a `with` statement.
+    """Opens `path` for the run that `plan` describes, a new one or one to resume. Use it in a `with` statement.
 
-    **Arguments:** `plan`: what the numbers depend on, as JSON; a run goes on only under the same plan.
+    **Arguments:** `plan`: all that the numbers depend on, as JSON; only a run with the same plan is resumed.
 
-    **Raises:** `FolderError` if it cannot be written, holds anything else, or another run is writing into it.
+    **Raises:** `FolderError` if it cannot be written, holds anything else, or another run is writing to it.
     """
 
     def __init__(self, path: Path, plan: Mapping[str, Any]):
@@ -54,7 +54,7 @@ class Folder:
             except OSError as error:
                 raise FolderError(f"{path} must be a folder that can be written ({reason_in(path, error)})") from None
             opened.enter_context(without_noise())
-            # Of the processes of one run, only the first reads and writes.
+            # Only the first process of a run reads and writes.
             alone = ocp.options.MultiprocessingOptions(active_processes={0}, barrier_sync_key_prefix="folder")
             options = ocp.CheckpointManagerOptions(
                 max_to_keep=2, create=False, cleanup_tmp_directories=True, multiprocessing_options=alone
@@ -72,21 +72,23 @@ class Folder:
             error = error or failed
         finally:
             self._opened.__exit__(type(error) if error else None, error, None)
-        # Whatever the system refuses while a run has its folder, it refuses to the folder, if it is not a closed pipe.
+        # Any error of the system in a run is about its folder, except for a closed pipe.
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             raise self._failed(error) from None
 
     def _require_alone(self) -> None:
         try:
-            # The system releases it, whatever ends the process.
+            # The system releases the lock when the process ends, for whatever reason.
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise FolderError(f"another run is writing into {self.path}: wait for it, or name another folder") from None
+            raise FolderError(f"another run is writing to {self.path}: wait for it, or choose another folder") from None
 
     def _require_own(self) -> None:
         others = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
         if others and CONFIG not in others:
-            raise FolderError(f"{self.path} must be a new or empty folder, or a run's, got one with {min(others)}")
+            raise FolderError(
+                f"{self.path} must be a new or empty folder, or the folder of a run, got one with {min(others)}"
+            )
 
     def _require_same(self, plan: dict[str, Any]) -> None:
         config = self.path / CONFIG
@@ -96,17 +98,18 @@ class Folder:
             content = read_json(config)
             held, self._machines = dict(content["plan"]), _machines(content)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
-            raise FolderError(f"{config} must be what a run wrote, but cannot be read: name another folder") from None
+            raise FolderError(f"{config} cannot be read as the configuration of a run: choose another folder") from None
         for name in {**plan, **held}:
             if plan.get(name) != held.get(name):
                 raise FolderError(
-                    f"{self.path} holds a run with {_difference(name, held.get(name), plan.get(name))}: name another "
+                    f"{self.path} holds a run with {_difference(name, held.get(name), plan.get(name))}: choose another "
                     "folder, or delete it"
                 )
 
     def changes(self, step: int, goes_on: bool) -> list[Change]:
-        """What of the machine has changed on the way to the checkpoint after `step` updates, and what changes there if
-        the run goes on, which is kept in the folder. Of updates that were lost nothing is told."""
+        """The changes of machine and versions before the checkpoint after `step` updates, and at it if the run goes on.
+
+        They are kept in the folder. Changes at later updates, which were lost, are dropped."""
         held = self._machines
         self._machines = [each for each in held if each["after"] < step]
         now = {"after": step, **machine()}
@@ -118,8 +121,8 @@ class Folder:
         return [_change(before, after) for before, after in itertools.pairwise(self._machines)]
 
     def restore(self, like: Any, most: int) -> tuple[int, Any] | None:
-        """The latest complete checkpoint: after how many updates, `most` at most, and arrays like those of `like`; or
-        None."""
+        """The latest complete checkpoint, or None: its number of updates, at most `most`, and arrays like those of
+        `like`."""
         step = self._checkpoints.latest_step()
         if step is None:
             return None
@@ -134,26 +137,26 @@ class Folder:
             ) from None
 
     def measured(self) -> Results | None:
-        """What has been measured up to the last checkpoint, if it can be read."""
+        """The measurements up to the last checkpoint, if they can be read."""
         try:
             return Results.load(self.path / HISTORY)
         except ResultsError:
             return None
 
     def due(self, seconds: float) -> bool:
-        """Whether the last checkpoint is as old as that."""
+        """Whether the last checkpoint is `seconds` old."""
         return time.monotonic() - self._saved_at >= seconds
 
     def checkpoint(self, step: int, tree: Any, results: Results) -> None:
-        """Begins to save NumPy arrays, which must not change any more, and what has been measured; waits for the
-        checkpoint before."""
+        """Starts to save the measurements and NumPy arrays, which must not change any more, after the previous
+        checkpoint is complete."""
         with self._watched():
             self._checkpoints.save(step, args=ocp.args.StandardSave(tree))
         self._saved_at = time.monotonic()
         results.save(self.path / HISTORY)
 
     def leave(self, results: Results) -> None:
-        """Returns when the checkpoint is on the disk, and what has been measured."""
+        """Returns when the last checkpoint and the measurements are on the disk."""
         with self._watched():
             self._checkpoints.wait_until_finished()
         # Again, as a kill may have come between the checkpoint and its history.
@@ -163,7 +166,7 @@ class Folder:
     def _watched(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # of no kind of its own: what the storage says comes as it is
+        except Exception as error:  # the storage raises many types of errors
             raise self._failed(error) from None
 
     def _failed(self, error: Exception) -> FolderError:
@@ -174,7 +177,7 @@ class Folder:
 
 
 class Nowhere(contextlib.nullcontext["Nowhere"]):
-    """The folder of a process that is not the first of its run: holds nothing and keeps nothing."""
+    """The folder of a process that is not the first of its run: it reads and writes nothing."""
 
     def __init__(self) -> None:
         super().__init__(self)
@@ -200,16 +203,16 @@ class Nowhere(contextlib.nullcontext["Nowhere"]):
 
 @contextlib.contextmanager
 def without_noise() -> Iterator[None]:
-    """Silences what Orbax says of failed reads and writes besides raising the first of them.
+    """Silences the messages of Orbax on failed reads and writes; it raises the first of them anyway.
 
-    After such a failure the silence stays, as the others end at any time later.
+    After a failure they stay silent, since other writes may fail at any time later.
     """
     loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
     levels, before = [logger.level for logger in loggers], sys.unraisablehook
 
     def without_leftovers(raised: Any) -> None:
-        # Around a failed save, each of its other writes finds the event loop of Orbax closed, and would say so at
-        # length; some of these come before the error itself.
+        # When a save fails, each of its other writes finds the event loop of Orbax closed, and prints a long message,
+        # some of them before the error itself.
         if str(raised.exc_value) != "Event loop is closed":
             before(raised)
 
@@ -223,7 +226,7 @@ def without_noise() -> Iterator[None]:
 
 
 def _difference(name: str, held: Any, given: Any) -> str:
-    """`name` and both values, or the first thing in them that differs."""
+    """`name` with both values; for dicts, the first entry that differs."""
     if isinstance(held, dict) and isinstance(given, dict):
         key = next(k for k in [*held, *given] if held.get(k) != given.get(k))
         return f"{name}: {_difference(key, held.get(key), given.get(key))}"
@@ -252,7 +255,7 @@ def _machines(config: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _flat(machine: Mapping[str, Any]) -> dict[str, Any]:
-    """What may change on the way, by name."""
+    """The facts about a machine that may change when a run is resumed, by name."""
     return {"device": machine["device"], "devices": machine["devices"], **machine["versions"]}
 
 

@@ -1,4 +1,4 @@
-"""What numbers depend on besides the code."""
+"""The device and the package versions, which results depend on besides the code."""
 
 import sys
 from importlib.metadata import PackageNotFoundError, version

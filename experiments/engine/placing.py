@@ -1,4 +1,4 @@
-"""Where arrays are: runs dealt out over devices, and back as they were given."""
+"""Distributes runs over devices, and collects their arrays in the original order."""
 
 import functools
 import itertools
@@ -20,9 +20,9 @@ BY_STEP_AND_RUN = PartitionSpec(None, "seeds", "arms")
 class Placing:
     """The seeds and the groups of arms of a program on a grid of devices.
 
-    On the devices there are fillers after the seeds, and after the arms of each group, so that they divide evenly.
+    On the devices, seeds and the arms of each group are padded with copies ("fillers"), so that they divide evenly.
 
-    **Arguments:** `groups`: for each the places of its arms in the order in which they were given.
+    **Arguments:** `groups`: for each group, the indices of its arms in their original order.
     """
 
     def __init__(self, devices: Sequence[jax.Device], seeds: int, groups: Sequence[Sequence[int]], batch_size: int):
@@ -32,22 +32,22 @@ class Placing:
         self._gather = jax.jit(lambda tree: tree, out_shardings=NamedSharding(self.mesh, REPLICATED))
 
     def compiled(self, function: Callable[..., Any], inputs: Any, outputs: Any, **options: Any) -> Any:
-        """`function` of the seeds and arms of one device, for all of them."""
-        # Seeds and arms are divided by hand, so that no device ever waits for another; batches by the compiler.
+        """Compiles `function`, which works on the seeds and arms of one device, for all devices."""
+        # Seeds and arms are divided by `shard_map`, so that no device waits for another; batches by the compiler.
         mapped = jax.shard_map(
             function, mesh=self.mesh, in_specs=inputs, out_specs=outputs, axis_names={"seeds", "arms"}, check_vma=False
         )
         return jax.jit(mapped, **options)
 
     def placed(self, tree: Any, spec: PartitionSpec) -> Any:
-        """NumPy arrays on the devices, filled up along the axes that `spec` divides."""
+        """Puts NumPy arrays on the devices, padded along the axes that `spec` divides."""
         return jax.tree.map(functools.partial(self._placed, spec=spec), tree)
 
     def _placed(self, array: np.ndarray, spec: PartitionSpec) -> Array:
         array = np.asarray(array)
         for axis, name in enumerate(spec):
             array = filled(array, axis, self.mesh.shape[name])
-        # An axis of one device is left out, as jitted functions do: specs that differ would compile anew.
+        # Leave out axes with one device, as jitted functions do: different specs would compile again.
         divided = [name if self.mesh.shape[name] > 1 else None for name in spec]
         while divided and divided[-1] is None:
             divided.pop()
@@ -55,34 +55,34 @@ class Placing:
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     def host(self, tree: Any) -> Any:
-        """As NumPy arrays in every process, with their fillers."""
+        """The arrays as NumPy arrays in every process, with their fillers."""
         return jax.device_get(self._gather(tree))
 
     def given(self, of_groups: Sequence[Any], as_part: Callable[[Any, int, int], Any]) -> list[Any]:
-        """A tree of arrays (seeds, arms of the group, ...) a group: `as_part` of each, and of how many of its seeds and
-        arms are no fillers."""
+        """Applies `as_part` to each array (seeds, arms of the group, ...) of each group, with the numbers of its seeds
+        and arms without fillers."""
         counted = [(len(group), tree) for group, tree in zip(self.groups, of_groups, strict=True)]
         return [jax.tree.map(lambda array, n=arms: as_part(array, self.seeds, n), tree) for arms, tree in counted]
 
     def in_order(self, of_groups: Sequence[np.ndarray]) -> np.ndarray:
-        """Arrays (seeds, arms of the group, ...), one a group, as one (arms, seeds, ...) without fillers."""
+        """Joins arrays (seeds, arms of the group, ...), one for each group, to (arms, seeds, ...) without fillers."""
         parts = self.given(of_groups, lambda array, seeds, arms: array[:seeds, :arms])
         return np.concatenate(parts, axis=1)[:, np.argsort(np.concatenate(self.groups))].swapaxes(0, 1)
 
 
 def filled(array: np.ndarray, axis: int, parts: int) -> np.ndarray:
-    """With its last entry repeated until `axis` can be divided into equal parts."""
+    """Repeats the last entry of `axis` until it can be divided into `parts` equal parts."""
     count = np.shape(array)[axis]
     return np.take(array, np.minimum(np.arange(-(-count // parts) * parts), count - 1), axis)
 
 
 def layout(devices: int, seeds: int, groups: Sequence[int], batch_size: int) -> tuple[int, int, int]:
-    """How many devices lie along each axis: the division that leaves the least work to the busiest one.
+    """The number of devices along each axis (seeds, arms, batch), with the least work for the busiest device.
 
-    A run is on one device, and devices never wait for each other, unless a batch is divided: that takes an exchange
-    of gradients in every update, for which a quarter is added to the work.
+    Each run is on one device, and devices do not wait for each other, unless a batch is divided. That needs an exchange
+    of gradients in every update, which is counted as a quarter more work.
 
-    **Arguments:** `groups`: arms in each group; arms of a group are dealt out together.
+    **Arguments:** `groups`: the number of arms in each group; the arms of a group are distributed together.
     """
 
     def work(split: tuple[int, int, int]) -> tuple[float, int]:

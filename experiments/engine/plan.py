@@ -1,4 +1,4 @@
-"""What a run's numbers depend on, all of it: from here to the report, settings travel as one value."""
+"""The plan of a run: one value with all settings that its numbers depend on."""
 
 import functools
 import hashlib
@@ -15,15 +15,16 @@ from experiments.tasks.task import Dataset
 
 Precision = Literal["float32", "tf32", "bfloat16"]
 Norm = Literal["l1", "l2"]
-EVALUATIONS = 20  # of the validation set, evenly over the run: among them its quarters and its tenths
+EVALUATIONS = 20  # validations, evenly over the run, which include its quarters and its tenths
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Arms of a study, the data and the model that they are trained on, and for how long.
+    """The arms of a study, their data and model, and the length of the run.
 
-    `precision`: of matrix products, as "float32", "tf32" (on devices that have it) or "bfloat16" with sums in float32;
-    `patience`: validations without progress of any arm, after which the run ends; `gradient_norms`: which are recorded.
+    `precision`: of matrix products: "float32", "tf32" (on devices that have it), or "bfloat16" with sums in float32;
+    `patience`: the number of validations without progress of any arm after which the run ends; `gradient_norms`: which
+    norms to record.
     """
 
     title: str
@@ -31,8 +32,8 @@ class Plan:
     data: Dataset
     seeds: tuple[int, ...]
     batch_size: int
-    # Of what only draws batches, the rest is empty.
-    study: str = ""  # by its name, which says what is reported
+    # A plan that only draws batches leaves the rest empty.
+    study: str = ""  # the name of the study that makes the report
     arms: Sequence[Arm] = ()
     steps: int = 0
     precision: Precision = "float32"
@@ -41,17 +42,17 @@ class Plan:
 
     @property
     def evaluations(self) -> int:
-        """Fewer for a short run, which is not to be spent on validation."""
+        """The number of validations; fewer for a short run, to save time."""
         return EVALUATIONS if self.steps >= 25 * EVALUATIONS else 4
 
     @property
     def validated_after(self) -> np.ndarray:
-        """After how many updates it is validated: evenly, and where a schedule ends."""
+        """The numbers of updates after which to validate: evenly, and where a schedule ends."""
         return validated_after(self.steps, self.evaluations, [arm.horizon for arm in self.arms])
 
     @functools.cached_property
     def common(self) -> dict[str, Any]:
-        """What all arms and seeds have in common, as JSON."""
+        """The settings that all arms and seeds share, as JSON."""
         images = hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in self.data))
         plain = ("title", "steps", "batch_size", "evaluations", "precision", "patience", "gradient_norms")
         return {
@@ -61,7 +62,7 @@ class Plan:
         }
 
     def record(self) -> dict[str, Any]:
-        """All of it as JSON."""
+        """The whole plan as JSON."""
         return {
             "study": self.study,
             **self.common,
@@ -71,11 +72,11 @@ class Plan:
         }
 
     def ended(self, step: int, history: History) -> bool:
-        """Whether there is nothing left to train after so many updates."""
+        """Whether there is nothing left to train after `step` updates."""
         return step == self.steps or stalled(history, step, self.patience)
 
     def results(self, step: int, history: History, changes: Sequence[str] = ()) -> Results:
-        """What has been measured after so many updates."""
+        """The results after `step` updates."""
         return Results(
             self.study, self.title, self.common, self._trained, self.seeds, self.steps, step, history, (*changes,)
         )
@@ -86,19 +87,19 @@ class Plan:
 
 
 def trained(arms: Sequence[Arm]) -> dict[str, Trained]:
-    """What results say of arms, by name."""
+    """The facts about arms that results record, by name."""
     return {arm.name: Trained(arm.horizon, arm.peak_rate, arm.fields) for arm in arms}
 
 
 def validated_after(steps: int, evaluations: int, horizons: Sequence[int]) -> np.ndarray:
-    """After how many updates to validate: evenly over the run and where a schedule ends, after whole records."""
+    """The numbers of updates after which to validate: evenly and where a schedule ends, after whole records."""
     every = record_length(steps)
     ends = [-(-steps * (i + 1) // evaluations) for i in range(evaluations)]
     return np.unique(np.minimum([-(-end // every) * every for end in [*ends, *horizons]], steps))
 
 
 def stalled(history: History, step: int, patience: int | None) -> bool:
-    """Whether no run's validation loss was lower in the last `patience` validations than in those before."""
+    """Whether no run had its lowest validation loss in the last `patience` validations."""
     done = int(np.sum(history.valid_steps <= step))
     if patience is None or done <= patience:
         return False

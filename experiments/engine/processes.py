@@ -1,4 +1,4 @@
-"""Many processes of one run, of which the first reads and writes files. One process is the first of one."""
+"""Several processes of one run. Only the first reads and writes files; a single process is the first."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,9 +13,9 @@ T = TypeVar("T")
 
 
 def start_processes() -> None:
-    """Joins the processes of one run. What SLURM, Kubernetes, Open MPI or a TPU pod say of them is found by JAX.
+    """Connects the processes of one run. JAX finds them if SLURM, Kubernetes, Open MPI or a TPU pod started them.
 
-    **Raises:** `RuntimeError` or `ValueError` where none of these started the process.
+    **Raises:** `RuntimeError` or `ValueError` if none of these started the process.
     """
     jax.distributed.initialize()
 
@@ -26,9 +26,9 @@ def is_first() -> bool:
 
 
 def together(action: Callable[[], T]) -> T:
-    """What `action` returns in this process. If it raises in the first, it fails in all.
+    """Runs `action` and returns its result. If it raises in the first process, all processes fail.
 
-    **Raises:** what `action` raises, and `UserError` where it raised in the first process and not in this one.
+    **Raises:** what `action` raises, or `UserError` if it raised in the first process only.
     """
     error = None
     try:
@@ -39,15 +39,15 @@ def together(action: Callable[[], T]) -> T:
     if error:
         raise error
     if failed:
-        raise UserError("the first process has failed, and says why")
+        raise UserError("the first process has failed; see its message")
     return result
 
 
 def by_first(action: Callable[[], None]) -> None:
-    """`action` in the first process, `together`."""
+    """Runs `action` in the first process only, `together`."""
     together(action if is_first() else lambda: None)
 
 
 def agreed(tree: Any) -> Any:
-    """Numbers or arrays of the first process, in all of them: what is decided by a clock must be decided once."""
+    """The numbers or arrays of the first process, in all processes: decisions by a clock must be the same in all."""
     return tree if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(tree)

@@ -1,9 +1,9 @@
 """The comparison as one compiled program: every arm with every seed, vmapped and sharded over devices.
 
-A step is a pure function of (seed, step) and of where the runs stand. The batch and the dropout masks of a
-step do not depend on the arm, so arms are compared on the same noise. Training losses are read at the
-parameters an arm is evaluated at, before the update, on the batch about to be used: no arm is scored on
-data it has just fitted.
+A step is a pure function of seed, step and the state of the runs. The batch and the dropout masks of a step do not
+depend on the arm, so that arms are compared with the same noise. Training losses are measured at the parameters at
+which an arm is evaluated, on the next batch and before the update on it: no arm is scored on data that it has just
+fitted.
 """
 
 import copy
@@ -35,21 +35,21 @@ MATMULS: dict[Precision, str] = {"float32": "float32", "tf32": "tensorfloat32", 
 
 
 class Run(NamedTuple):
-    """Where a run stands; in a program, with leading axes (seeds, arms)."""
+    """The state of a run; in a program, with leading axes (seeds, arms)."""
 
     params: Any
     opt_state: Any
-    valid_loss: Array  # at the last validation, infinite before the first: what a plateau rule listens to
+    valid_loss: Array  # at the last validation, infinite before the first one; plateau rules use it
 
 
 class Measured(NamedTuple):
-    """Before each update; `norm`: of its gradient, where it is recorded. In a program there is one of these a group."""
+    """The loss before each update, and the norm of its gradient if recorded. A program has one for each group."""
 
     loss: Any
     norm: Any
 
 
-LAST_SEED = 2**32 - 1  # of which the keys of JAX have all bits; with 64-bit types disabled they would drop those above
+LAST_SEED = 2**32 - 1  # with 64-bit types disabled, the keys of JAX would drop the bits of larger seeds
 
 
 def as_seeds(seeds: Sequence[int]) -> np.ndarray:
@@ -101,7 +101,7 @@ def update(
 
 
 def one_by_one(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """What `jax.vmap` computes, in a loop."""
+    """Like `jax.vmap`, but in a loop."""
     return functools.partial(jax.lax.map, function)
 
 
@@ -117,12 +117,12 @@ def built(optimizer: Optimizer, numbers: Numbers) -> optax.GradientTransformatio
 
 
 def _joined(trees: Sequence[Any], axis: int = 0) -> Any:
-    """Trees of arrays, one a group, as one tree of all arms, which lie along `axis`."""
+    """Joins trees of arrays, one for each group, to one tree of all arms along `axis`."""
     return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis), *trees)
 
 
 def _split(tree: Any, like: Sequence[Any], axis: int = 0) -> list[Any]:
-    """What `_joined` made of `like`, or something computed from it for every arm, as one tree a group."""
+    """Splits a tree of all arms along `axis` into one tree for each group: the inverse of `_joined` for `like`."""
     ends = np.cumsum([jax.tree.leaves(each)[0].shape[axis] for each in like])
     return [jax.tree.map(lambda a, i=i: jnp.split(a, ends[:-1], axis)[i], tree) for i in range(len(like))]
 
@@ -150,25 +150,27 @@ def as_floats(images: Array) -> Array:
 
 # All of them ----------------------------------------------------------------------------------------
 
-# Bytes, about what the caches of a CPU hold for one core. Runs that keep more for their backward pass are computed
-# one after the other, in 0.8 of the time of all at once; small ones all at once, which is quicker for them.
+# Bytes, about the cache of a CPU for one core. Runs that store more for their backward pass are computed one after the
+# other, which takes 0.8 of the time of all at once. Smaller runs are faster all at once.
 CACHE = 4 * 2**20
 
 
 class Program:
-    """All arms with all seeds of a plan, in groups of arms that differ in numbers alone.
+    """All arms with all seeds of a plan, in groups of arms that differ only in numbers.
 
-    The runs of a group are one `Run` whose arrays have leading axes (seeds, arms), on the devices with fillers; `save`
-    and `load` have them as they were given. What is measured comes back as (arms, seeds, ...), in the order the arms
-    were given, in every process.
+    The runs of a group are one `Run` whose arrays have leading axes (seeds, arms). On the devices they are padded with
+    fillers, which `save` removes and `load` adds. Measurements are returned as (arms, seeds, ...), with the arms in
+    their original order, in every process.
 
-    **Arguments:** `devices`: all that there are, of all processes, unless given.
+    **Arguments:** `devices`: by default all devices of all processes.
     """
 
     def __init__(self, plan: Plan, devices: Sequence[jax.Device] | None = None):
         self.plan = plan
         self.longest = max(1_000 // record_length(plan.steps), 1) * record_length(plan.steps)
-        self.inner = math.gcd(record_length(plan.steps), 10)  # updates in a round, of which every record has whole ones
+        self.inner = math.gcd(
+            record_length(plan.steps), 10
+        )  # updates in a round; a record has a whole number of rounds
         families: dict[Any, list[int]] = {}
         for i, arm in enumerate(plan.arms):
             families.setdefault((arm.optimizer, *arm.hyperparameters), []).append(i)
@@ -185,7 +187,7 @@ class Program:
         )
 
     def with_seeds(self, seeds: Sequence[int]) -> Self:
-        """The same program for as many other seeds: nothing is compiled again."""
+        """The same program for the same number of other seeds, without compiling again."""
         other = copy.copy(self)
         other.plan = replace(self.plan, seeds=tuple(seeds))
         other.seeds = self.placing.placed(as_seeds(seeds), BY_SEED)
@@ -211,7 +213,7 @@ class Program:
         return self.placing.in_order([np.moveaxis(array, 0, -1) for array in of_groups])[..., :count]
 
     def lowered(self, platform: str) -> list[jax.stages.Lowered]:
-        """What is compiled to start, to advance and to validate, as it is lowered for "cuda" or "tpu", say."""
+        """The programs that start, advance and validate, lowered for a platform, for example "cuda"."""
         given = self.numbers, self.data, self.seeds
         runs, some = jax.eval_shape(self._start, *given), jax.ShapeDtypeStruct((), np.int32)
         calls = ((self._start, given), (self._advance(self.inner), (*given, runs, some, some)),
@@ -219,18 +221,18 @@ class Program:
         return [function.trace(*arguments).lower(lowering_platforms=(platform,)) for function, arguments in calls]
 
     def validate(self, runs: list[Run]) -> tuple[list[Run], np.ndarray, np.ndarray]:
-        """**Returns:** the runs, which have been told; validation loss and accuracy, each (arms, seeds)."""
+        """**Returns:** the runs with their new `valid_loss`; validation loss and accuracy, each (arms, seeds)."""
         runs, measured = self._validate(self.data, runs)
         losses, accuracies = zip(*self.placing.host(measured), strict=True)
         return runs, self.placing.in_order(losses), self.placing.in_order(accuracies)
 
     def save(self, runs: list[Run]) -> list[Run]:
-        """The runs as NumPy arrays (seeds, arms of the group, ...), on whatever devices they are."""
+        """The runs as NumPy arrays (seeds, arms of the group, ...), independent of the devices."""
         # Copies: on a CPU they would be views of memory that the next update writes to.
         return self.placing.given(self.placing.host(runs), lambda a, seeds, arms: np.array(a[:seeds, :arms]))
 
     def load(self, saved: list[Run]) -> list[Run]:
-        """What `save` returned, on the devices of this program."""
+        """Puts what `save` returned on the devices of this program."""
         return self.placing.placed(saved, BY_RUN)
 
     def saved_shapes(self) -> list[Run]:
@@ -240,7 +242,7 @@ class Program:
             started, lambda a, seeds, arms: jax.ShapeDtypeStruct((seeds, arms, *a.shape[2:]), a.dtype)
         )
 
-    # What one device does with its seeds and arms.
+    # The work of one device on its seeds and arms.
 
     def _start_some(self, numbers: list[Numbers], data: Any, seeds: Array) -> list[Run]:
         def one_seed(seed: Array) -> list[Run]:
@@ -285,22 +287,22 @@ class Program:
             return jax.lax.fori_loop(0, inner, lambda j, carry: one_step(inner * i + j, carry), carry)
 
         over = one_by_one if self._is_large(data, seeds, step, runs) else jax.vmap
-        # The outer loop has a length known at run time, as the pieces between two validations are not alike. An
-        # accelerator asks the host about such a loop in every round; the inner loop has a length known beforehand.
+        # The length of the outer loop is known only at run time, since pieces differ in length. For such a loop, an
+        # accelerator asks the host in every round. The length of the inner loop is known when it is compiled.
         nothing = [jnp.full((self.longest, *run.valid_loss.shape), jnp.nan) for run in runs]
         measured = [Measured(each, each if norm else None) for each in nothing]
         with jax.default_matmul_precision(MATMULS[self.plan.precision]):
             return jax.lax.fori_loop(0, count // inner, some_steps, (runs, measured))
 
     def _loss(self, data: Any, seed: Array, step: Array) -> Callable[[Any], Array]:
-        """That of a step, as a function of the parameters: on its batch, with its dropout masks."""
+        """The loss of a step as a function of the parameters, on the batch and with the dropout masks of the step."""
         batch, key = draw(seed, step, self.plan.batch_size, len(data.train_labels))
         batch = jax.lax.with_sharding_constraint(batch, BY_BATCH)
         images, labels = as_floats(data.train_images[batch]), data.train_labels[batch]
         return functools.partial(batch_loss, self.plan.model, images, labels, key)
 
     def _is_large(self, data: Any, seeds: Array, step: Array, runs: list[Run]) -> bool:
-        """Whether, on a CPU, the forward pass of one run keeps more for the backward pass than the caches hold."""
+        """Whether, on a CPU, the forward pass of one run stores more for the backward pass than the cache holds."""
         if self.placing.mesh.devices.flat[0].platform != "cpu":
             return False
         params = jax.tree.map(lambda array: array[0, 0], runs[0].params)
@@ -316,7 +318,7 @@ class Program:
 
 
 def _tabulated(plan: Plan, group: Sequence[int]) -> dict[str, np.ndarray]:
-    """Hyperparameters by name of a group of arms, each (arms, steps)."""
+    """The hyperparameters of a group of arms by name, each of shape (arms, steps)."""
     arms = [plan.arms[i] for i in group]
     return {
         name: np.stack([tabulate(arm.hyperparameters[name], plan.steps) for arm in arms])

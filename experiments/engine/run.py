@@ -1,4 +1,4 @@
-"""One run in its folder: begun, or gone on with, and measured to its end or until it is told to stop."""
+"""Trains a run in its folder, from the start or its last checkpoint, until its end or until it is told to stop."""
 
 import sys
 from collections.abc import Callable
@@ -25,10 +25,10 @@ def run(
     stopped: Callable[[], bool] = lambda: False,
     program: Program | None = None,
 ) -> Results:
-    """Trains as planned and keeps everything in the folder `path`, from where the same call goes on if it is killed.
+    """Trains a plan and keeps everything in the folder `path`. After a kill, the same call resumes from there.
 
-    Stops early, with what has been measured, if `stopped` says so. `program`: that of the plan on all devices, unless
-    given.
+    It stops early, with the results so far, when `stopped` returns True. `program`: the compiled plan; by default, it
+    is compiled for all devices.
 
     **Raises:** `FolderError`.
     """
@@ -44,7 +44,7 @@ def run(
 
         def checkpoint() -> None:
             runs = program.save(progress.runs)  # a collection from all processes
-            history = jax.tree.map(np.copy, progress.history)  # which goes on changing while it is being written
+            history = jax.tree.map(np.copy, progress.history)  # training changes the original while the copy is written
             held = {"runs": runs, "history": history}
             together(lambda: folder.checkpoint(progress.step, held, results()))
 
@@ -62,7 +62,7 @@ def run(
 
 
 def _where_it_was(folder: Folder | Nowhere, program: Program) -> Progress | None:
-    """What the last checkpoint holds, in every process."""
+    """The progress at the last checkpoint, in every process."""
     plan = program.plan
     like = {"runs": program.saved_shapes(), "history": unmeasured(plan)}
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), like)
@@ -75,7 +75,7 @@ def _where_it_was(folder: Folder | Nowhere, program: Program) -> Progress | None
 
 
 def _finished(plan: Plan, folder: Folder | Nowhere, zeros: Any) -> tuple[int, Any] | None:
-    """A history that is complete, in a folder whose checkpoints were deleted; nothing is trained after it."""
+    """The complete history of a finished run whose checkpoints were deleted; there is nothing left to train."""
     held = folder.measured()
     if not held or not plan.ended(held.done, held.history):
         return None
@@ -84,7 +84,7 @@ def _finished(plan: Plan, folder: Folder | Nowhere, zeros: Any) -> tuple[int, An
 
 
 def _changes(folder: Folder | Nowhere, step: int, goes_on: bool) -> list[str]:
-    """Sentences about what has changed since the run began; the one about this very moment is said at once."""
+    """Sentences about what has changed since the run began; prints the one about this start."""
     changes = folder.changes(step, goes_on)
     for change in changes:
         if change.after == step:

@@ -1,4 +1,4 @@
-"""When to stop: in order, at once, or at a certain time."""
+"""Stopping a run: after the current piece, at once, or at a certain time."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C or SIGTERM has come: the first asks for an orderly stop, a second Ctrl-C ends at once."""
+    """Yields a function: has Ctrl-C or SIGTERM asked for an orderly stop? A second Ctrl-C ends at once."""
     came: list[int] = []
 
     def note(number: int, _: object) -> None:
@@ -32,10 +32,9 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
 def ended_by_a_second_interrupt() -> Iterator[None]:
     """Ends the process when Ctrl-C comes after Ctrl-C or SIGTERM, whatever the main thread is doing.
 
-    That runs the handlers of Python only between two instructions of its own: not while it compiles, or waits for a
-    device or a disk. And where Python can raise nothing, as during a garbage collection, a KeyboardInterrupt would be
-    printed and forgotten: it ends the process, too. Of a process that is ended no more is lost than of one that is
-    killed.
+    The main thread runs Python's signal handlers only between two Python instructions: not while it compiles, or waits
+    for a device or a disk. Where Python cannot raise, as during a garbage collection, it would print a
+    KeyboardInterrupt and forget it; here this ends the process too. No more is lost than if the process were killed.
     """
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
@@ -60,7 +59,7 @@ def ended_by_a_second_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        if sys.unraisablehook is unraisable:  # else a folder silences what still fails in it
+        if sys.unraisablehook is unraisable:  # otherwise `without_noise` has replaced it, to stay silent
             sys.unraisablehook = hook
         os.close(writer)
         listener.join()
@@ -68,5 +67,5 @@ def ended_by_a_second_interrupt() -> Iterator[None]:
 
 
 def until(deadline: float) -> Callable[[], bool]:
-    """Whether `time.monotonic()` has come to `deadline`."""
+    """A function that is True once `time.monotonic()` has reached `deadline`."""
     return lambda: time.monotonic() >= deadline

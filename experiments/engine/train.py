@@ -1,4 +1,4 @@
-"""The loop around the compiled program: updates in pieces, validation between them, and when to end."""
+"""The training loop around the compiled program: pieces of updates, validation between them, and when to stop."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,15 +11,15 @@ from experiments.engine.processes import agreed
 from experiments.engine.program import Program, Run
 from experiments.reports.results import History, record_length
 
-# Updates are made in pieces, each one call of a compiled loop, of about this many seconds: long enough that an
-# accelerator does not wait for the host, short enough that a progress bar moves and Ctrl-C is heard. The loop
-# serves the CPU too: a call for every update took 1.4 to 1.6 times as long there (published model, two cores).
+# Training proceeds in pieces, each one call of a compiled loop that takes about this many seconds: long enough that an
+# accelerator does not wait for the host, short enough that the progress bar moves and Ctrl-C works. The compiled loop
+# helps on the CPU too: one call per update took 1.4 to 1.6 times as long there (published model, two cores).
 SECONDS_A_PIECE = 1.0
 
 
 @dataclass
 class Progress:
-    """How far all runs of a program have come, and all that is needed to go on from there."""
+    """The state of all runs of a program after `step` updates, and their history."""
 
     step: int
     runs: list[Run]
@@ -27,12 +27,12 @@ class Progress:
 
 
 def beginning(program: Program) -> Progress:
-    """Before the first update."""
+    """The progress before the first update."""
     return Progress(0, program.start(), unmeasured(program.plan))
 
 
 def unmeasured(plan: Plan) -> History:
-    """That of a run before its first update."""
+    """The history of a run before its first update."""
     runs, stops = (len(plan.arms), len(plan.seeds)), plan.validated_after
 
     def nothing(count: int) -> np.ndarray:
@@ -44,9 +44,9 @@ def unmeasured(plan: Plan) -> History:
 
 
 def train(program: Program, progress: Progress, stopped: Callable[[], bool] = lambda: False) -> Iterator[Progress]:
-    """Goes on from `progress` to the end, and yields it after each piece (one object, changed as it goes).
+    """Trains from `progress` to the end. Yields `progress` after each piece (the same object, updated in place).
 
-    **Arguments:** `stopped`: asked after each piece, ends the run too.
+    **Arguments:** `stopped`: called after each piece; training ends when it returns True.
     """
     history, every, length = progress.history, record_length(program.plan.steps), 1
     for i, stop in enumerate(history.valid_steps.tolist()):
@@ -66,7 +66,7 @@ def train(program: Program, progress: Progress, stopped: Callable[[], bool] = la
 
 
 def _advance(program: Program, progress: Progress, count: int) -> None:
-    """`count` updates: whole records, so that these do not depend on the pieces."""
+    """Makes `count` updates, in whole records, so that records do not depend on the pieces."""
     every, history = record_length(program.plan.steps), progress.history
     progress.runs, measured = program.advance(progress.runs, progress.step, count)
     first = progress.step // every

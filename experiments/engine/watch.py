@@ -1,4 +1,4 @@
-"""Watching a run: a progress bar, a line of JSON after each piece, and TensorBoard where it is asked for."""
+"""Shows and logs the progress of a run: a progress bar, a line of JSON after each piece, and optionally TensorBoard."""
 
 import contextlib
 import json
@@ -18,18 +18,18 @@ from experiments.reports.results import record_length
 from experiments.reports.text import decimals
 from schedules.numerics import MAX_STEPS
 
-MOST_BYTES = 2**30  # of a log: many times those of any run
+MOST_BYTES = 2**30  # of a log: far more than that of any run
 
 
 class Pace(NamedTuple):
-    """How fast a run went: updates a second, in the median of its pieces; and seconds in all, compilation included."""
+    """The speed of a run: median updates per second of its pieces, and seconds in all, including compilation."""
 
     updates_per_second: float
     seconds: float
 
 
 def pace(log: Path) -> Pace | None:
-    """From the lines that a run has logged; None if there are none."""
+    """The pace from the log of a run; None if the log is empty."""
     found = [*_logged(log).values()]
     if not found:
         return None
@@ -39,14 +39,14 @@ def pace(log: Path) -> Pace | None:
 
 
 class Watch:
-    """Shows and logs where a run stands: means over the seeds, by arm.
+    """Shows and logs the losses of a run so far: means over the seeds, by arm.
 
-    The clock of the progress bar starts after the first piece, before which all is compiled.
+    The clock of the progress bar starts after the first piece, so that it does not count compilation.
 
-    **Arguments:** `log`: the file of JSON lines, of which those after `step` and whatever is not a run's are dropped;
+    **Arguments:** `log`: a file of JSON lines; lines after `step`, and lines that no run wrote, are removed from it;
     `tensorboard`: a folder.
 
-    **Raises:** `UserError` for TensorBoard without the package tensorboardX.
+    **Raises:** `UserError` if `tensorboard` is given and tensorboardX is not installed.
     """
 
     def __init__(self, title: str, arms: Sequence[str], steps: int, step: int, log: Path, tensorboard: Path | None):
@@ -94,13 +94,13 @@ class Watch:
             self.board.close()
 
     def _by_arm(self, values: np.ndarray) -> dict[str, float | None]:
-        # JSON has no NaN; Python would write one all the same.
+        # JSON has no NaN, but Python would write one.
         finite = [float(f"{v:.6g}") if np.isfinite(v) else None for v in values]
         return dict(zip(self.arms, finite, strict=True))
 
 
 class Unwatched(contextlib.nullcontext["Unwatched"]):
-    """The watch of a process that is not the first of its run: shows nothing and logs nothing."""
+    """The watch of a process that is not the first of its run: it shows and logs nothing."""
 
     def __init__(self) -> None:
         super().__init__(self)
@@ -118,7 +118,7 @@ def board(folder: Path, step: int) -> Any:
 
 
 def _logged(log: Path) -> dict[bytes, dict[str, Any]]:
-    """What a run has logged, by line. Whatever else is there, as a line that was cut off by a kill, is left out."""
+    """The records of a log, by line, without invalid lines, such as a line that was cut off by a kill."""
     try:
         lines = read_bytes(log, MOST_BYTES).splitlines() if log.exists() else []
     except OSError as error:
@@ -136,10 +136,10 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def _range(losses: dict[str, float | None]) -> str:
-    """The lowest and the highest training loss, and whose they are."""
+    """The lowest and the highest training loss, with the names of their arms."""
     finite = {arm: loss for arm, loss in losses.items() if loss is not None}
     if not finite:
-        return "no loss is a number any more"
+        return "all arms have diverged"
     best, worst = min(finite, key=finite.__getitem__), max(finite, key=finite.__getitem__)
     lost = len(losses) - len(finite)
     lowest, highest = (decimals(finite[arm], 3) for arm in (best, worst))

@@ -1,4 +1,4 @@
-"""What evidence is: a question, and a function that measures its answer."""
+"""Declares what evidence is: a question, and a function that measures the answer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found: `text` in Markdown, `numbers` as JSON, and figures by the names of their files."""
+    """The answer to a question: `text` in Markdown, `numbers` as JSON, and figures by the names of their files."""
 
     text: str
     numbers: Mapping[str, Any]
@@ -18,7 +18,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Evidence:
-    """`question`: the heading of the report; `measure`: its answer, from data that come with the repository."""
+    """`question`: the heading of the report; `measure`: computes the answer from data in this repository."""
 
     name: str
     question: str

@@ -1,4 +1,4 @@
-"""The bound of the last iterate against final losses: of a language model, and of the comparison on digits."""
+"""Compares the convex bound with final losses: of a published language model, and of our sweep on digits."""
 
 import csv
 import itertools
@@ -33,25 +33,25 @@ LENGTHS = {15_000: GREEN, 25_000: ORANGE, 50_000: BLUE}  # of the runs of LLAMA
 
 @dataclass(frozen=True)
 class Point:
-    """A schedule of a run, with its final losses by peak, and what the bound says of it."""
+    """A schedule of a run, with its final losses by peak and its bound."""
 
     name: str
     steps: int
-    cooldown: int | None  # the percentage of the run that is a linear cooldown, if it is WSD with one
+    cooldown: int | None  # the length of the linear cooldown in percent of the run; None for other schedules
     losses: Mapping[float, float]
     bound: float  # at the best peak
-    bound_peak: float  # the best, up to a factor that is the same for all
+    bound_peak: float  # the best peak by the bound, up to a factor that all points share
 
     @property
     def loss(self) -> float:
-        """The lowest of all peaks."""
+        """The lowest final loss of all peaks that were tried."""
         return min(self.losses.values())
 
     @property
     def peak(self) -> float | None:
-        """Where a parabola over the logarithm of the peak is least: through the best one tried and the two next to it.
+        """The minimum of a parabola in the logarithm of the peak, through the best peak tried and the two next to it.
 
-        None if they are fewer, or it is not between them.
+        None if fewer than three peaks were tried, or if the minimum is not between them.
         """
         tried = sorted(self.losses)
         first = min(max(tried.index(min(tried, key=self.losses.__getitem__)) - 1, 0), len(tried) - 3)
@@ -72,7 +72,7 @@ def point(name: str, steps: int, cooldown: int | None, losses: Mapping[float, fl
 
 
 def llama() -> list[Point]:
-    """All schedules of LLAMA, but for runs that diverged or do not say to which rate or in which shape they decayed."""
+    """All schedules of LLAMA, without runs that diverged or whose final rate or shape of decay is not recorded."""
     losses: dict[tuple[int, str, str], dict[float, float]] = {}
     with LLAMA.open() as file:
         for row in csv.DictReader(file):
@@ -101,7 +101,7 @@ def _llama(steps: int, kind: str, number: str, losses: Mapping[float, float]) ->
 
 
 def digits(of: Loss) -> list[Point]:
-    """Every schedule of Adam's rate in the sweep on digits, without averages."""
+    """All schedules for Adam in the sweep on digits, without averages."""
     results = Results.load(DIGITS)
     grid = results.grid()
     return [
@@ -118,7 +118,7 @@ def _by_rate(results: Results, arms: Iterable[str], of: Loss) -> dict[float, flo
 
 
 def agreement(points: Sequence[Point]) -> dict[str, float]:
-    """Correlations of the bound and the lowest loss; `pairs`, and how many of them are in the same order."""
+    """Correlations of the bound with the lowest loss, and in how many pairs (`same` of `pairs`) they order alike."""
     bounds, losses = [p.bound for p in points], [p.loss for p in points]
     pairs = [*itertools.combinations(points, 2)]
     return {
@@ -131,26 +131,26 @@ def agreement(points: Sequence[Point]) -> dict[str, float]:
 
 
 def line(points: Sequence[Point]) -> tuple[float, float]:
-    """Slope and value at 0 of the loss over the bound, by least squares."""
+    """Slope and intercept of the loss as a linear function of the bound, by least squares."""
     slope, start = np.polyfit([p.bound for p in points], [p.loss for p in points], 1)
     return float(slope), float(start)
 
 
 def known_peaks(points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
-    """The best peaks by the bound and by the runs, of the points that have both; the first scaled to fit the second."""
+    """The best peaks by the bound and in the runs, for points with both; the first are scaled to fit the second."""
     bound, runs = np.array([(p.bound_peak, peak) for p in points if (peak := p.peak)]).T
     return bound * np.exp(np.mean(np.log(runs / bound))), runs
 
 
 def peaks(points: Sequence[Point]) -> dict[str, float]:
-    """How well ratios of best peaks are predicted: the correlation of the logarithms, and the largest factor missed."""
+    """How well the bound predicts ratios of best peaks: the correlation of logarithms, and the largest error."""
     bound, runs = np.log(known_peaks(points))
     worst = float(np.exp(np.abs(bound - runs).max()))
     return {"n": len(runs), "pearson": float(pearsonr(bound, runs).statistic), "worst": worst}
 
 
 def powers(points: Sequence[Point]) -> dict[str, float]:
-    """The power of the length of the run with which the best peak of a schedule goes: by the bound and by the runs."""
+    """The best peak goes as a power of the length of the run: the exponents by the bound and in the runs."""
     by_name: dict[str, list[tuple[float, float, float]]] = {}
     for p in points:
         if peak := p.peak:
@@ -162,7 +162,7 @@ def powers(points: Sequence[Point]) -> dict[str, float]:
 
 
 def choice(cooldowns: Sequence[Point]) -> dict[str, float | int | None]:
-    """The length of cooldown that the bound prefers, in percent, that of the runs, and what the former costs."""
+    """The best length of cooldown in percent, by the bound and in the runs, and the loss that the former costs."""
     by_bound, by_runs = (min(cooldowns, key=lambda p: getattr(p, what)) for what in ("bound", "loss"))
     return {"bound": by_bound.cooldown, "runs": by_runs.cooldown, "cost": by_bound.loss - by_runs.loss}
 
@@ -178,7 +178,7 @@ PAIRS = [
 
 
 def differences(points: Sequence[Point]) -> list[dict[str, str | int | float]]:
-    """Of the loss, and of the bound in percent, between the two of each of PAIRS after as many steps."""
+    """Differences in the loss, and relative ones in the bound, between the two schedules of each of PAIRS."""
     by_name = {(p.name, p.steps): p for p in points}
     both = [(by_name.get((a, steps)), by_name.get((b, steps))) for a, b in PAIRS for steps in LENGTHS]
     return [
@@ -212,7 +212,7 @@ def told(p: Point) -> dict[str, str | float | None]:
 
 
 def text(numbers: Mapping[str, Any]) -> str:
-    """What the numbers say."""
+    """The report."""
     agreements = [
         [name, f"{a['n']}", f"{a['spearman']:.2f}", f"{a['pearson']:.3f}", f"{a['same']} of {a['pairs']}"]
         for name, a in numbers["agreement"].items()
@@ -225,44 +225,44 @@ def text(numbers: Mapping[str, Any]) -> str:
     costs = [each["cost"] for each in numbers["choice"].values()]
     chosen = next(iter(numbers["choice"].values()))
     powers = numbers["powers"]
-    return f"""Yes where schedules differ much; no in how long a long cooldown should be. A schedule is judged by its
-bound at its own best peak (`best_peak`), and by the lowest final loss of all peaks that were tried.
+    return f"""Yes for schedules that differ much; no for choosing between long cooldowns. Schedules are compared by
+their bound at the best peak (`best_peak`) and by their lowest final loss over all peaks that were tried.
 
 {markdown([["schedules of", "n", "Spearman", "Pearson", "pairs in the same order"], *agreements])}
 
-Llama: final validation losses of published runs of 124 million parameters (`tests/curves/README.md`), one
-seed each: the constant rate, cosine decay to 0 and to 10 %, and cooldowns from the constant rate. Digits: the 17
-schedules of Adam's rate in [the sweep](../../digits-policies/sweep/report.md), at seven peaks, with two seeds.
+Llama: final validation losses of published runs of a model with 124 million parameters (`tests/curves/README.md`),
+one seed each: the constant rate, cosine decay to 0 and to 10 %, and cooldowns from the constant rate. Digits: the 17
+schedules for Adam in [our sweep](../../digits-policies/sweep/report.md), at seven peaks, with two seeds.
 
 ## Where they agree, and where they do not
 
-Differences of the first schedule from the second, each at its best peak:
+The loss and the bound of the first schedule minus those of the second, each at its best peak:
 
 {markdown([["first", "second", "updates", "loss", "bound"], *pairs], left=2)}
 
-- **They agree** that a cooldown is worth much, that 20 % of the run is better than 10 %, that 1-sqrt is better than
-  linear for a short cooldown, that a floor of 10 % hurts, and that a long linear decay is not worse than cosine decay.
-- **They disagree on the best length.** In the bound it is the whole run, of those tried the {chosen["bound"]} %. In the
-  runs it is {chosen["runs"]} % after each number of updates. Following the bound costs {min(costs):.4f} to
-  {max(costs):.4f} of the loss. So linear cooldowns alone correlate less in rank; Pearson's correlation stays
-  high since the short ones count most in it.
-- **Digits**: the bound ranks training losses well, and validation losses much less so.
+- **They agree** that a cooldown helps much, that 20 % of the run is better than 10 %, that 1-sqrt is better than linear
+  for a short cooldown, that a floor of 10 % hurts, and that a long linear decay is not worse than cosine decay.
+- **They disagree on the best length of a cooldown.** By the bound it is the whole run, or {chosen["bound"]} % among the
+  lengths tried. In the runs it is {chosen["runs"]} %, for each number of updates. Following the bound costs
+  {min(costs):.4f} to {max(costs):.4f} in loss. This is why rank correlations are lower among linear cooldowns;
+  Pearson's correlation stays high because it depends mostly on the short ones.
+- **Digits**: the bound ranks training losses well, but validation losses much less well.
 
 ## The best peak
 
-That of the runs is where a parabola through the losses at the best peak and at the two next to it has its least value,
-over the logarithm of the peak, if this is between them. That of the bound has an unknown factor, D / G, which is fitted
-in each row:
+In the runs, the best peak is the minimum of a parabola through the losses at the best peak tried and the two next to
+it, in the logarithm of the peak. Schedules whose minimum is not between these are left out. By the bound, the best peak
+has an unknown factor D / G, which is fitted for each row:
 
-{markdown([["schedules of", "n", "Pearson, of logarithms", "largest factor missed"], *best])}
+{markdown([["schedules of", "n", "Pearson, of logarithms", "largest error, a factor of"], *best])}
 
-- **Between schedules** the ratios are about right: a longer cooldown wants a higher peak.
-- **Between lengths of run** they are not. With T updates the best peak of a schedule goes as T to the power of
-  {powers["bound"]:.2f} in the bound, and of {powers["runs"]:.2f} in the runs (15,000 to 50,000 updates; n =
+- **Between schedules** the ratios are about right: a longer cooldown needs a higher peak.
+- **Between lengths of run** they are not. For T updates, the best peak of a schedule goes as T to the power of
+  {powers["bound"]:.2f} in the bound, and to the power of {powers["runs"]:.2f} in the runs (15,000 to 50,000 updates,
   {powers["schedules"]} schedules).
 
-This is one model on one data set, with one seed, and with peaks that are a factor of 2 or more apart. With other seeds,
-schedules that differ by a few thousandths may change places.
+This is one language model on one data set, with one seed, and with peaks that are a factor of 2 or more apart. With
+other seeds, schedules whose losses differ by a few thousandths may change places.
 """
 
 
@@ -338,4 +338,4 @@ def _marker(p: Point) -> str:
     return next(marker for kind, marker in MARKERS.items() if p.name.startswith(kind))
 
 
-LAST_ITERATE = Evidence("last-iterate", "Does the bound of the last iterate rank schedules as runs do?", measure)
+LAST_ITERATE = Evidence("last-iterate", "Does the convex bound rank schedules by their final losses?", measure)

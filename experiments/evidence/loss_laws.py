@@ -35,7 +35,7 @@ PUBLISHED = {
 
 
 def published_schedule(name: str) -> Schedule:
-    """Of a curve, by its name. The authors' warm-up is at its peak after 2,159 updates, and the curve from 2,160 on."""
+    """The schedule of a curve, by its name. The warm-up takes 2,159 updates, and cosine decay begins after 2,160."""
     warm = warmup(constant(PEAK), 2_159)
     match name.split("_"):
         case ["cosine", steps]:
@@ -50,7 +50,7 @@ def published_schedule(name: str) -> Schedule:
 
 
 def published_curves(size: str) -> tuple[dict[str, Curve], dict[str, Curve]]:
-    """Those to fit to, and those to predict. A loss recorded at step t counts the rate of that step: t + 1 updates."""
+    """The curves to fit, and those to predict. A loss recorded at step t includes its update: after t + 1 updates."""
     read = json.loads((ROOT / "tests" / "curves" / f"mpl_{size}.json").read_text())
     curves = {
         name: Curve(published_schedule(name), np.array(curve["step"]) + 1, np.array(curve["loss"]))
@@ -61,7 +61,7 @@ def published_curves(size: str) -> tuple[dict[str, Curve], dict[str, Curve]]:
 
 
 def errors(law: Any, curves: dict[str, Curve]) -> dict[str, float]:
-    """Means over the curves of what the authors report."""
+    """The errors that the authors report, as means over the curves."""
     each = [_errors(np.asarray(law.predict(curve.lr, curve.steps)), curve.losses) for curve in curves.values()]
     return {name: float(np.mean([one[name] for one in each])) for name in each[0]}
 
@@ -81,9 +81,9 @@ def _errors(predicted: np.ndarray, losses: np.ndarray) -> dict[str, float]:
 
 
 class Own(NamedTuple):
-    """A run of the experiment, by the folder of its results.
+    """A run of ours, by the folder of its results.
 
-    Laws are fitted to the arms `fitted`, and then to `also` as well, and predict the others of `predicted`.
+    Laws are fitted to the arms `fitted`, then to these and `also`. They predict the other arms of `predicted`.
     """
 
     folder: str
@@ -101,7 +101,7 @@ OWN = (
 
 @dataclass(frozen=True)
 class Windows:
-    """Training losses of an arm, in windows of 1 % of the run from its tenth part on."""
+    """Training losses of an arm, in windows of 1 % of the run, without the first tenth of it."""
 
     steps: np.ndarray
     losses: np.ndarray  # means over seeds
@@ -124,12 +124,12 @@ def own_curves(results: Results, arms: Sequence[str]) -> dict[str, Curve]:
 
 
 def at_end(losses: np.ndarray) -> float:
-    """The mean over the last five windows, 5 % of the run, as the tables of the experiment have it."""
+    """The mean over the last five windows, 5 % of the run, as in the tables of our reports."""
     return float(np.mean(losses[-5:]))
 
 
 def guessed(fitted: dict[str, Curve], curve: Curve) -> float:
-    """The loss at the constant rate at that time, less what cosine decay has gained at its own end."""
+    """The loss at the constant rate after as many updates, minus the gain of cosine decay at its own end."""
     there = fitted["constant"].losses[: np.searchsorted(fitted["constant"].steps, curve.steps[-1]) + 1]
     return at_end(there) - at_end(fitted["constant"].losses) + at_end(fitted["cosine"].losses)
 
@@ -205,29 +205,29 @@ def _end(found: Fit, curve: Curve) -> dict[str, float]:
 
 
 ABOUT = """\
-Each law is fitted to three loss curves, of cosine decay, of a constant rate and of one drop of the rate, and then
-predicts six others: cosine decay and a constant rate over three times as many updates, two cooldowns, two other drops.
-The curves and the law as published are those of Luo et al.
-([arXiv:2503.12811](https://arxiv.org/abs/2503.12811)), of language models of three sizes. Errors are means over the six
-curves."""
+Each law is fitted to three loss curves: cosine decay, a constant rate, and one drop of the rate. It then predicts six
+others: cosine decay and a constant rate over three times as many updates, two cooldowns, and two other drops. The
+curves are those of language models of three sizes by Luo et al.
+([arXiv:2503.12811](https://arxiv.org/abs/2503.12811)); "as published" is the law with their parameters. Errors are
+means over the six curves."""
 
 RECIPE = """\
-"Multi-power" and "annealing" are `fit(curves)` and `fit(curves, Annealing)`, "without shrinkage" is
-`fit(curves, shrinkage=0)`. The two choices that `fit` adds to the published recipe, weights by the logarithm of the sum
-of rates and the shrinkage, were made with the errors of the two smaller models in view: about seven weightings and
-several priors were compared. So for these two sizes the table is no test of `fit`, and flatters it against the
-published fit. The curves of the largest were looked at once, after that. There the mean error is larger than that of
-the published fit, and the worst one smaller."""
+"Multi-power" is `fit(curves)`, "annealing" is `fit(curves, Annealing)`, and "without shrinkage" is
+`fit(curves, shrinkage=0)`. `fit` adds two choices to the published recipe: weights by the logarithm of the sum of
+rates, and the shrinkage. We made these choices by the errors of the two smaller models, after comparing about seven
+weightings and several priors. So for these two sizes the table is not a test of `fit`, and flatters it compared with
+the published fit. We looked at the curves of the largest model once, after that. There, the mean error is larger than
+that of the published fit, and the worst error smaller."""
 
 OURS = """\
-## The experiment's own runs
+## Our own runs
 
 The laws are fitted to the constant rate and to cosine decay (means over seeds, in windows of 1 % of the run after its
-first tenth) and predict the training loss at the end of other arms. "With" is the multi-power law fitted to a
-third arm as well, which does not count in the mean errors of any column. "Guess" is the loss at the constant rate at
-that time, less what cosine decay has gained at its own end. In brackets is the error. The published curves are of
-language models after a warm-up. These runs have none, and come close to the end of what there is to learn (digits) or
-stay far from it (CIFAR-10)."""
+first tenth) and predict the training loss at the end of other arms. "With" a third arm is the multi-power law fitted to
+that arm too; the mean errors of all columns leave that arm out. "Guess" is the loss at the constant rate after as many
+updates, minus the gain of cosine decay at its own end. Errors are in brackets. Unlike the published runs, which are of
+language models after a warm-up, these runs have no warm-up. On digits there is little left to learn at the end of a
+run; on CIFAR-10 there is much."""
 
 
 def _table(sizes: dict[str, Any]) -> str:
@@ -244,27 +244,27 @@ def _uncertainty(sizes: dict[str, Any]) -> str:
     off = np.array([abs(end["error"]) for end in ends])
     ratios = off / [end["standard error"] for end in ends]
     return (
-        f"Of {len(ends)} last losses that the multi-power law predicts, {np.sum(ratios < 2)} are within two standard\n"
-        f"errors of the measured one. The median error is {np.median(off):.4f}, or {np.median(ratios):.1f} standard\n"
-        "errors, which say how well the curves determine the law, and not how far the law is from the truth."
+        f"The multi-power law predicts {np.sum(ratios < 2)} of {len(ends)} final losses within two standard errors. "
+        f"The median\nerror is {np.median(off):.4f}, or {np.median(ratios):.1f} standard errors. The standard error "
+        "says how well the curves determine\nthe law, not whether the law is right."
     )
 
 
 def _own_table(found: dict[str, Any]) -> str:
-    misfits = ", ".join(f"the {name} law by {100 * found['misfit'][name]:.1f} %" for name in LAWS)
+    misfits = " and ".join(f"{100 * found['misfit'][name]:.1f} % for the {name} law" for name in LAWS)
     rows = [["arm", "measured", "multi-power", "annealing", f"with {found['also']}", "guess"]]
     for arm, of in found["arms"].items():
         off = [f"{of[way]:.4f} ({of[way] - of['measured']:+.4f})" for way in found["mean error"]]
         rows.append([arm, f"{of['measured']:.4f} ± {of['standard error']:.4f}", *off])
     rows.append(["mean error", "", *(f"{error:.4f}" for error in found["mean error"].values())])
     best = min(found["mean error"], key=found["mean error"].__getitem__)
-    return f"""**{found["title"]}**, {found["seeds"]} seeds, [all arms](../../{found["arms of"]}/report.md). The gap
-between the constant rate and cosine decay is {found["gap"]:.4f}. The fits to these two curves are off:
-{misfits}.
+    return f"""**{found["title"]}**, {found["seeds"]} seeds ([all arms](../../{found["arms of"]}/report.md)). The gap
+between the constant rate and cosine decay is {found["gap"]:.4f}. On these two curves themselves,
+the root mean square error is {misfits}.
 
 {markdown(rows)}
 
-The smallest mean error is that of: {best}."""
+The smallest mean error is in the column "{best if best != "with a third" else f"with {found['also']}"}"."""
 
 
 TITLES = {

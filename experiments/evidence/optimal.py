@@ -1,4 +1,4 @@
-"""The best schedules for two models of training: the bound of the last iterate, and a law fitted to loss curves."""
+"""The best schedules for two models of training: the convex bound, and a law fitted to loss curves."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ from schedules import (
 from theory import Curve, Fit, best_peak, bound, fit, optimize
 
 WARMUP, STEPS = 2_160, 24_000  # of the published runs, with PEAK and FLOOR
-COOLDOWNS = ("wsd_20000_24000", "wsdld_20000_24000")  # that the law is not fitted to
+COOLDOWNS = ("wsd_20000_24000", "wsdld_20000_24000")  # the law is not fitted to these
 DECAYING = STEPS - WARMUP
 PIECES = 100
 FLOORS = {"to 3e-5": FLOOR, "to 0": 0.0}
@@ -58,7 +58,7 @@ def measure() -> Answer:
 
 
 def of_bound() -> dict[str, Any]:
-    """Bounds at the best peak by schedule, and what `optimize` makes of two bad beginnings."""
+    """Bounds at the best peak by schedule, and what `optimize` finds from two bad starting points."""
     named = {
         "constant": constant(1.0),
         "linear cooldown over 20 %": wsd(1.0, 0, OF_BOUND * 8 // 10, OF_BOUND * 2 // 10),
@@ -86,7 +86,7 @@ def of_bound() -> dict[str, Any]:
 
 
 def ends(fitted: Fit, curves: Mapping[str, Curve]) -> dict[str, dict[str, float]]:
-    """Means of the last five losses, as predicted and as published."""
+    """Means of the last five losses, predicted and published."""
 
     def means(curve: Curve) -> dict[str, float]:
         predicted = fitted.predict(curve.lr, curve.steps[-5:])
@@ -100,7 +100,7 @@ SHARES = range(5, 101, 5)  # percent of the updates after the warm-up
 
 
 def of_law(fitted: Fit, floor: float) -> dict[str, Any]:
-    """Where cooldowns to `floor` are predicted to end, and the best of all schedules that never grow."""
+    """The predicted final losses of cooldowns to `floor`, and the best of all schedules that never increase."""
     cooldowns = {
         (shape, share): wsd(PEAK, WARMUP, DECAYING - length, length, floor, SHAPES[shape])
         for shape in SHAPES
@@ -138,7 +138,7 @@ class Ended:
 
 
 def gained(fitted: Fit, first: Schedule, second: Schedule) -> tuple[float, float]:
-    """By how much the second is predicted to end lower, and the standard error: over the laws of resampled curves."""
+    """How much lower the second schedule is predicted to end, and the standard error from the resampled laws."""
     count = len(jax.tree.leaves(fitted.resampled)[0])
     laws = [fitted.law, *(jax.tree.map(lambda array, i=i: float(array[i]), fitted.resampled) for i in range(count))]
     gains = [float(law.predict(first, STEPS) - law.predict(second, STEPS)) for law in laws]
@@ -146,7 +146,7 @@ def gained(fitted: Fit, first: Schedule, second: Schedule) -> tuple[float, float
 
 
 def best_power(fitted: Fit, floor: float) -> dict[str, float]:
-    """The best schedule that is flat and then falls as a power of what remains, on a grid."""
+    """The best schedule on a grid of those that are flat and then fall as a power of the remaining updates."""
     with jax.enable_x64(True):
         shares, exponents = jnp.arange(2, 41) / 40, jnp.arange(5, 31) / 10
         pairs = jnp.stack([each.ravel() for each in jnp.meshgrid(shares, exponents)], axis=1)
@@ -170,47 +170,48 @@ def text(numbers: Mapping[str, Any]) -> str:
     bounds = {
         **of_bound["named"],
         "`optimize`: the numbers of a polynomial": of_bound["polynomial"],
-        f"`optimize`: any that never grows, {PIECES} pieces": of_bound["free"],
+        f"`optimize`: any that never increases, {PIECES} pieces": of_bound["free"],
     }
     linear = of_bound["named"]["linear"]
     rows = [["schedule", "bound", "above linear"]]
     rows += [[name, f"{value:.6f}", f"{100 * (value / linear - 1):+.2f} %"] for name, value in bounds.items()]
-    return f"""It depends on the model of training that one believes. For the convex bound it is linear decay over the
-whole run. For the law that was fitted to a language model it is flat for {percent(supported["flat"])} of the run and
-then falls as a power of what remains; it is predicted to end {supported["gain"]:.4f} below the best named schedule,
-and {whole(supported) - supported["found"]:.3f} below linear decay over the whole run.
+    return f"""It depends on the model of training. For the convex bound, linear decay over the whole run is best. For a
+law fitted to a language model, the best schedule is flat for {percent(supported["flat"])} of the run after its warm-up
+and then falls about as a power of the remaining updates. It is predicted to end {supported["gain"]:.4f} below the best
+named schedule, and {whole(supported) - supported["found"]:.3f} below linear decay over the whole run.
 
-## The bound of the last iterate
+## The convex bound
 
-{OF_BOUND:,} updates, gradients of norm 1, a distance of 1, each schedule at its best peak. `optimize` began with a
-constant rate of 1, 100 times too large, and with `polynomial(1.0, 0.1, {OF_BOUND}, 3.0)`.
+{OF_BOUND:,} updates, gradients of norm 1, a distance of 1, each schedule at its best peak. `optimize` started from a
+constant rate of 1, which is 100 times too large, and from `polynomial(1.0, 0.1, {OF_BOUND}, 3.0)`.
 
 {markdown(rows)}
 
-The free schedule is within {of_bound["from linear"]:.3f} of linear decay everywhere, over its peak, and the polynomial
-has come to an exponent of {of_bound["exponent"]:.3f}. Nothing is left to gain on linear decay.
+The free schedule differs from linear decay by at most {of_bound["from linear"]:.3f} of the peak, and the polynomial
+ends up with an exponent of {of_bound["exponent"]:.3f}. There is nothing left to gain over linear decay.
 
 ## The law of the 100M model
 
-The multi-power law, fitted to the three [published curves](../../../../tests/curves/README.md) that its authors fitted
-it to. {STEPS:,} updates, of which {WARMUP:,} are the warm-up, and a peak of {PEAK:g}. Predicted losses at the end; a
-share is that of the updates after the warm-up:
+The multi-power law is fitted to the three [published curves](../../../../tests/curves/README.md) that its authors used
+for their fit. The run has {STEPS:,} updates, the first {WARMUP:,} of them a warm-up, and a peak of {PEAK:g}. Predicted
+final losses, with the length of the cooldown in percent of the updates after the warm-up:
 
 {markdown([["", *FLOORS], *of_each(numbers["floors"])])}
 
-- **To 3e-5**, where the curves end: {told(supported)}
-- **To 0**, which none of the curves came near: {told(beyond)}
-- The peak is that of the runs: the law has seen no other, and does not know at which one a run diverges.
+- **To 3e-5**, the final rate of the curves: {told(supported)}
+- **To 0**, which is far from all rates of the curves: {told(beyond)}
+- The peak is that of the runs. The law has seen no other peak, and does not know at which one a run diverges.
 
 ## How far to trust it
 
-The standard errors are over laws fitted to resampled curves, and do not know where the law itself is wrong. Two
-published runs, to which it was not fitted, have a cooldown over the last 4,000 updates. Means of the last five losses:
+The standard errors come from laws fitted to resampled curves. They do not include the error of the law itself. Two
+published runs to which the law was not fitted have a cooldown over the last 4,000 updates. Means of their last five
+losses:
 
 {markdown([["run", "predicted", "published"], *compared(numbers["ends"])])}
 
-So the law promises too much of a short cooldown, by more than all that is gained here over the best named schedule.
-That a short cooldown ends lower than a decay over the whole run is true of the runs as well.
+So the law predicts too low a loss for a short cooldown. Its error is larger than the whole gain over the best named
+schedule. But in the runs, too, a short cooldown ends lower than a decay over the whole run.
 """
 
 
@@ -221,8 +222,8 @@ def of_each(floors: Mapping[str, Any]) -> list[list[str]]:
     for shape in SHAPES:
         of_shape = [[each for each in floor["named"] if each["shape"] == shape] for floor in floors.values()]
         shortest = [min(each, key=lambda cooldown: cooldown["end"]) for each in of_shape]
-        rows.append([f"{shape}, all of the run", *(f"{each[-1]['end']:.4f}" for each in of_shape)])
-        rows.append([f"{shape}, its best share", *(f"{each['end']:.4f} ({each['share']} %)" for each in shortest)])
+        rows.append([f"{shape}, over the whole run", *(f"{each[-1]['end']:.4f}" for each in of_shape)])
+        rows.append([f"{shape}, at its best length", *(f"{each['end']:.4f} ({each['share']} %)" for each in shortest)])
     powers = [floor["power"] for floor in floors.values()]
     rows.append(
         ["flat, then a power", *(f"{p['end']:.4f} ({percent(p['share'])}, {p['exponent']:.1f})" for p in powers)]
@@ -232,10 +233,10 @@ def of_each(floors: Mapping[str, Any]) -> list[list[str]]:
 
 def told(floor: Mapping[str, Any]) -> str:
     best, power = floor["best"], floor["power"]
-    return f"""the best named schedule is a {best["shape"]} cooldown over {best["share"]} %. What `optimize` found is
-  {floor["gain"]:.5f} ± {floor["error of gain"]:.5f} below it, and flat for {percent(floor["flat"])} of the updates
-  after the warm-up. The nearest to it in few numbers is flat and then, over the last {percent(power["share"])}, the
-  power {power["exponent"]:.1f} of what remains."""
+    return f"""the best named schedule is a {best["shape"]} cooldown over {best["share"]} %.
+  The schedule of `optimize` ends {floor["gain"]:.5f} ± {floor["error of gain"]:.5f} lower, and is flat for
+  {percent(floor["flat"])} of the updates after the warm-up. A simple schedule near it is flat and then, over the last
+  {percent(power["share"])}, falls as the power {power["exponent"]:.1f} of the remaining updates."""
 
 
 def percent(share: float) -> str:
@@ -308,4 +309,4 @@ def _lengths(ax: Axes, floor: Mapping[str, Any]) -> None:
     ax.set_title("Cooldowns by that law")
 
 
-OPTIMAL = Evidence("optimal", "Which schedule is the best?", measure)
+OPTIMAL = Evidence("optimal", "Which schedule is best?", measure)

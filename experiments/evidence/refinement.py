@@ -1,4 +1,4 @@
-"""A second run under the schedule that the gradient norms of a first one call for, on digits."""
+"""A second run on digits with a schedule that is refined by the gradient norms of a first run."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -59,7 +59,7 @@ def measure() -> Answer:
 
 
 def trained(shapes: Mapping[str, Schedule], factors: Sequence[float], seeds: Sequence[int]) -> Results:
-    """Every shape at multiples of the peak rate, in one program."""
+    """Trains every shape at multiples of the peak rate, in one program."""
     arms = [
         Arm(
             name_of(name, factor),
@@ -93,7 +93,7 @@ def name_of(shape: str, factor: float) -> str:
 
 
 def mean_norms(results: Results, shape: str) -> np.ndarray:
-    """Over the seeds, one for each record."""
+    """The mean gradient norm over the seeds, for each record."""
     recorded = results.history.recorded()["gradient_norm"]
     return recorded[results.row(name_of(shape, 1.0))].mean(axis=0, dtype=np.float64)
 
@@ -104,7 +104,7 @@ def best(results: Results, of: Loss) -> dict[str, str]:
 
 
 def ends(results: Results, arms: Mapping[str, str], of: Loss) -> dict[str, dict[str, Any]]:
-    """Final losses of all seeds, and how much higher they are than those of cosine, each seed with itself."""
+    """The final losses of all seeds, and how much higher they are than those of cosine with the same seed."""
     losses = {name: results.loss(arm, of) for name, arm in arms.items()}
     above = {name: values - losses["cosine"] for name, values in losses.items()}
     return {
@@ -126,17 +126,17 @@ def ends(results: Results, arms: Mapping[str, str], of: Loss) -> dict[str, dict[
 def text(numbers: Mapping[str, Any]) -> str:
     return f"""{verdict(numbers)}
 
-A first run with Adam recorded the L1 norms of its gradients, with a constant rate and with cosine decay, {len(FIRST)}
-seeds each. `refine` made a schedule of the means of either, with a median over {100 * SMOOTHING:.0f} % of the run. The
-second run has {len(SECOND)} other seeds. Losses are those at the end, ± standard error; "above cosine" is paired by
-seed.
+First runs with Adam, one at a constant rate and one with cosine decay, recorded the L1 norms of their gradients, with
+{len(FIRST)} seeds each. From the mean norms of each, `refine` made a schedule, with a median over
+{100 * SMOOTHING:.0f} % of the run. The second runs used these schedules with {len(SECOND)} other seeds. Losses are
+those at the end, ± standard error. "Above cosine" is the difference from cosine decay, paired by seed.
 
 ## Each at the best of {len(FACTORS)} peaks
 
 {table(numbers["best peak"], with_peak=True)}
 
-The peaks tried are {", ".join(numbers["peaks"])} times {numbers["peak"]:g}, the rate of the task, which was chosen for
-cosine decay. The best is chosen by the loss that is reported, of the same seeds, for all schedules alike.
+The peaks tried are {", ".join(numbers["peaks"])} times {numbers["peak"]:g}, the default rate of the task, which was
+chosen for cosine decay. For every schedule, the best peak is chosen by the reported loss itself, on the same seeds.
 
 ## All at the same peak, {numbers["peak"]:g}
 
@@ -146,32 +146,32 @@ cosine decay. The best is chosen by the loss that is reported, of the same seeds
 
 {by_peak(numbers["peaks"])}
 
-## What the norms call for
+## The refined schedules
 
-Norms fall as a run goes on, and fall further where the rate decays. So the refined schedules begin below their peak, as
-with a short warm-up, and are above linear decay for nearly all of the run, the one of the run with cosine most of all.
-Where the peak is too low this helps as a higher peak does; at the right peak it does not.
+Gradient norms fall during a run, and fall further when the rate decays. So the refined schedules start below their
+peak, like a short warm-up, and are above linear decay for nearly all of the run; the schedule refined from cosine is
+the highest. If the peak is too low, this helps as a higher peak does. At the best peak it does not help.
 """
 
 
 def verdict(numbers: Mapping[str, Any]) -> str:
-    """What the tables say of the refined schedules, against cosine."""
+    """How the refined schedules compare with cosine."""
     at_best = [compared(numbers["best peak"][of], f"in {of} loss") for of in LOSSES]
     lowest, of_lowest = next(iter(numbers["peaks"].items()))
     below = compared(of_lowest["training"], "in training loss")
-    return f"Each at its best peak, {'; '.join(at_best)}. All at {lowest} of the peak of cosine, {below}."
+    return f"Each at its best peak: {'; '.join(at_best)}. All at {lowest} times the default peak: {below}."
 
 
 def compared(ends: Mapping[str, Mapping[str, Any]], where: str) -> str:
-    """The better of the refined schedules and cosine."""
+    """The better of the refined schedules, compared with cosine."""
     name = min(REFINED.values(), key=lambda name: ends[name]["mean"])
     above, error = ends[name]["above cosine"], ends[name]["error of that"]
-    order = "cannot be told from" if abs(above) < 2 * error else "ends below" if above < 0 else "ends above"
+    order = "does not differ clearly from" if abs(above) < 2 * error else "ends below" if above < 0 else "ends above"
     return f"*{name}* {order} cosine {where} ({above:+.3f} ± {error:.3f})"
 
 
 def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]], with_peak: bool = False) -> str:
-    """Of each loss: where each schedule ends, and how much above cosine."""
+    """A table of the final losses of each schedule, and how far they are above cosine."""
     rows = [["schedule", *(each for of in LOSSES for each in (*["peak"] * with_peak, f"{of} loss", "above cosine"))]]
     for name in LOOKS:
         row = [name]

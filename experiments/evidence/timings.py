@@ -1,4 +1,4 @@
-"""What each function of `theory`, and of averages as decays, takes for a run of 100,000 updates."""
+"""The time that each function of `theory`, and of averages as decays, takes for a run of 100,000 updates."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ STEPS, ROUNDS = 100_000, 5
 
 
 def functions(steps: int) -> dict[str, Callable[[], Any]]:
-    """Each as it is called, for a run of so many updates."""
+    """A call of each function, for a run of `steps` updates."""
     lr, old = linear(1e-3, 0.0, steps), wsd(1e-3, steps // 100, steps * 4 // 5 - steps // 100, steps // 5)
     law = MultiPower(2.7, 0.6, 0.45, 440.0, 2.1, 0.6, 0.65)
     recorded = np.linspace(steps / 100, steps, 100).astype(int)
@@ -56,7 +56,7 @@ def functions(steps: int) -> dict[str, Callable[[], Any]]:
 
 
 def timed(steps: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of the first call, which compiles, and the median of later ones."""
+    """The seconds of the first call, which compiles, and the median of later calls."""
 
     def once(function: Callable[[], Any]) -> float:
         begun = time.perf_counter()

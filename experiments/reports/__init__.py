@@ -1,1 +1,1 @@
-"""What was measured, and what is made of it: sections of a report, claims and figures, of any study."""
+"""Measurements, and the sections, claims and figures of a report that any study makes from them."""

@@ -1,9 +1,9 @@
-"""The conclusions of a study as tests over paired seeds, and how they came out, in words.
+"""The conclusions of a study as statistical tests over paired seeds, and the verdicts in words.
 
-A claim is true where all of its margins are positive. A margin is one number a seed; since arms share
-their batches and dropout masks, margins of differences are paired. With n seeds a margin is taken for
-positive at the 5 % level of Student's t with n - 1 degrees of freedom, and some margin of a claim of k for
-negative at that level divided by k (Bonferroni). Margins of exact losses are known: their signs decide.
+A claim is true if all of its margins are positive. A margin is a difference of losses, one number for each seed. It is
+paired by seed, since arms share their batches and dropout masks. A claim holds if each of its margins is positive at
+the 5 % level of Student's t with n - 1 degrees of freedom, for n seeds. A claim with k margins fails if one of them is
+negative at that level divided by k (Bonferroni). Exact losses have no error: the signs of their margins decide.
 """
 
 import math
@@ -17,7 +17,7 @@ from scipy.special import stdtrit
 from experiments.reports.results import Results, one_rate
 from experiments.reports.text import counted, decimals, markdown, signed, standard_error
 
-# The training loss of each seed of an arm, around a percentage of the run.
+# The training losses of an arm, one for each seed, at a percentage of the run.
 At = Callable[[str, int], np.ndarray]
 Verdict = Literal["holds", "fails", "undecided"]
 
@@ -26,12 +26,12 @@ Verdict = Literal["holds", "fails", "undecided"]
 class Claim:
     name: str
     statement: str
-    margins: Callable[[At], Mapping[str, np.ndarray]]  # by what is compared
+    margins: Callable[[At], Mapping[str, np.ndarray]]  # one for each comparison, by its description
 
 
 @dataclass(frozen=True)
 class Claims:
-    """Those of a study; `footnote` explains what their statements mark with a *, if anything."""
+    """The claims of a study; `footnote` explains the * in their statements, if there is one."""
 
     claims: tuple[Claim, ...] = ()
     footnote: str = ""
@@ -42,9 +42,9 @@ NO_CLAIMS = Claims()
 
 @dataclass(frozen=True)
 class Margin:
-    """Mean, standard error and their ratio over the seeds.
+    """The mean over the seeds, its standard error, and their ratio.
 
-    The last two are None for one seed, for exact losses, or where a seed diverged; then the mean is None as well.
+    The last two are None for one seed and for exact losses. All three are None if a seed diverged.
     """
 
     compared: str
@@ -55,7 +55,7 @@ class Margin:
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim after the measurement: its verdict is that of the margin that is the least sure to be positive."""
+    """A claim with its verdict; `weakest` is the least certain margin, which decides it."""
 
     name: str
     statement: str
@@ -65,7 +65,7 @@ class Finding:
 
 
 def below(at: At, lower: str, upper: str, percent: int = 100, by: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """That `lower` has a smaller loss than `upper`, or one larger by less than `by`, which is one number a seed."""
+    """The margin by which the loss of `lower` is below that of `upper`, plus `by`, which has one number for a seed."""
     margin = at(upper, percent) - at(lower, percent)
     if by is None:
         return {f"{lower} below {upper} at {percent} %": margin}
@@ -73,16 +73,16 @@ def below(at: At, lower: str, upper: str, percent: int = 100, by: np.ndarray | N
 
 
 def judged(claims: Claims, results: Results) -> list[Finding]:
-    """The claims whose arms were all trained, where the run has ended and all arms have one peak rate."""
+    """The verdicts on claims whose arms were all trained; none if the run was stopped or arms differ in peak rate."""
     if results.done < results.steps or not one_rate(results):
         return []
     return judge(claims, results.train_loss, results.exact)
 
 
 def judge(claims: Claims, at: At, exact: bool = False) -> list[Finding]:
-    """The claims whose arms were all trained (`at` raises KeyError for others).
+    """The verdicts on claims whose arms were all trained (`at` raises KeyError for other arms).
 
-    `exact`: whether losses have no error.
+    `exact`: whether losses are exact, without sampling error.
     """
     findings = []
     for claim in claims.claims:
@@ -102,7 +102,7 @@ def _finding(claim: Claim, margins: Mapping[str, np.ndarray], exact: bool) -> Fi
     if exact and weakest.mean:
         verdict = "holds" if weakest.mean > 0 else "fails"
     if weakest.z is not None:
-        # All margins must be positive for the one, and any may be negative for the other, which is corrected for.
+        # To hold, all margins must be positive. To fail, any negative margin is enough: hence the correction.
         positive, negative = stdtrit(seeds - 1, 0.95), stdtrit(seeds - 1, 1 - 0.05 / len(rows))
         verdict = "holds" if weakest.z > positive else "fails" if weakest.z < -negative else "undecided"
     return Finding(claim.name, claim.statement, verdict, weakest, tuple(rows))
@@ -112,7 +112,7 @@ def _margin(compared: str, values: np.ndarray) -> Margin:
     if not np.isfinite(values).all():  # a run diverged
         return Margin(compared, None, None, None)
     mean = float(values.mean())
-    if len(values) == 1:  # one seed tells nothing about the error, so it decides nothing
+    if len(values) == 1:  # no standard error from one seed, and so no verdict
         return Margin(compared, mean, None, None)
     error = float(standard_error(values))
     return Margin(compared, mean, error, mean / max(error, np.finfo(float).tiny))
@@ -133,31 +133,30 @@ def as_json(finding: Finding) -> dict[str, Any]:
 
 
 def conclusions(claims: Claims, results: Results) -> str:
-    """A line for each claim, and what decides them; nothing of a study without claims."""
+    """A line for each claim, and how they are decided; empty for a study without claims."""
     if not claims.claims:
         return ""
     if results.done < results.steps:
-        return "The run was stopped early, so the claims are not judged."
+        return "The run was stopped early, so there is no verdict on the claims."
     findings = judged(claims, results)
     if not findings:
-        return "No claim compares the chosen arms alone, at one peak rate."
+        return "There is no verdict: no claim is about these arms only, or their peak rates differ."
     lines = [f"- {f.name} {f.verdict.upper():9}  {f.statement} (margin {_decides(f)})" for f in findings]
-    decided = _decided_by(results)
-    return "\n".join([*lines, "", "; ".join(filter(None, (decided, claims.footnote))) + "."])
+    return "\n".join([*lines, "", " ".join(filter(None, (_decided_by(results), claims.footnote)))])
 
 
 def _decided_by(results: Results) -> str:
     if results.exact:
-        return "Margins are differences of expected loss, the lowest of each claim, whose signs decide"
+        return "The margin is the smallest difference of expected losses behind each claim; its sign decides."
     seeds = counted(len(results.seeds), "paired seed")
     return (
-        f"Margins are differences of training loss over {seeds}, the least sure of each claim, Student's t at the 5 % "
-        "level"
+        f"The margin is the least certain difference of training losses behind each claim, over {seeds} (mean ± "
+        "standard error); Student's t at the 5 % level decides."
     )
 
 
 def parts(claims: Claims, results: Results) -> str:
-    """Every comparison that the claims are made of, as a table."""
+    """A table of all comparisons behind the claims."""
     findings = judged(claims, results)
     if not findings:
         return ""
@@ -169,11 +168,11 @@ def parts(claims: Claims, results: Results) -> str:
             certainty = [error, signed(margin.z, 1)][: len(uncertain)]
             measured = [signed(margin.mean, 4), *certainty]
             rows.append((finding.name, margin.compared, *measured, "" if i else finding.verdict))
-    return "## Claims, in parts\n\n" + markdown(rows, left=2)
+    return "## All comparisons behind the claims\n\n" + markdown(rows, left=2)
 
 
 def verdicts(claims: Claims, *several: Results) -> str:
-    """A Markdown table: what each run says of each claim, with the margin that decides."""
+    """A Markdown table of the verdicts of each run on each claim, with the margins that decide."""
     heads = [f"{results.title}, {results.sample}" for results in several]
     found = [{finding.name: finding for finding in judged(claims, results)} for results in several]
     rows: list[Sequence[str]] = [("", "published conclusion", *heads)]

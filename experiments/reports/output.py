@@ -1,4 +1,4 @@
-"""The files of a report."""
+"""Folders and figures of a report."""
 
 import io
 import warnings
@@ -11,10 +11,9 @@ from experiments.files import require_writable, write_bytes
 
 
 def new_report(folder: Path, numbers: str) -> None:
-    """Makes a folder for a report that is not a run's own, or takes one that has `numbers`, the file of another of its
-    kind, which is replaced.
+    """Makes a folder for a report, or reuses one with a report of the same kind, which has a file named `numbers`.
 
-    **Raises:** `UserError` if it cannot be written, or holds anything else.
+    **Raises:** `UserError` if the folder cannot be written, or holds anything else.
     """
     try:
         require_writable(folder)

@@ -1,4 +1,4 @@
-"""What was measured, with what is needed to read it: one file, from which every table and figure can be made again."""
+"""The measurements of a run in one file, from which every table and figure can be made again."""
 
 import dataclasses
 import functools
@@ -16,26 +16,28 @@ from experiments.errors import UserError, reason
 from experiments.files import parsed_json, read_arrays, write_bytes
 from experiments.reports.text import counted
 
-RECORDS = 2_000  # training losses kept for each run: as many, up to twice as many, or one an update
+RECORDS = 2_000  # training losses to keep of each run: one for each update, or this number to twice this number
 
 Loss = Literal["training", "validation"]
 
 
 class ResultsError(UserError):
-    """Histories that cannot be read or merged; the message says why."""
+    """A history that cannot be read, or runs that cannot be merged; the message says why."""
 
 
 class History(NamedTuple):
-    """What was measured; not finite where a run has not come to, or after it has diverged."""
+    """The measurements. They are not finite where a run has not got to yet, and after it has diverged."""
 
-    train_loss: np.ndarray  # (arms, seeds, records): at the evaluated parameters, before each update; means of `every`
-    valid_steps: np.ndarray  # (evaluations,): after how many updates
+    train_loss: (
+        np.ndarray
+    )  # (arms, seeds, records): at the evaluated parameters, before each update; means over `every` updates
+    valid_steps: np.ndarray  # (evaluations,): the number of updates before each
     valid_loss: np.ndarray  # (arms, seeds, evaluations)
     valid_accuracy: np.ndarray  # (arms, seeds, evaluations)
-    gradient_norm: np.ndarray | None = None  # (arms, seeds, records), means of `every`; None where it was not recorded
+    gradient_norm: np.ndarray | None = None  # (arms, seeds, records), means over `every` updates; None if not recorded
 
     def recorded(self) -> dict[str, np.ndarray]:
-        """The arrays that there are, by name."""
+        """The arrays that were recorded, by name."""
         return {name: array for name, array in self._asdict().items() if array is not None}
 
 
@@ -44,11 +46,11 @@ Field = str | float
 
 @dataclass(frozen=True)
 class Trained:
-    """What is known of an arm besides its losses.
+    """Facts about an arm besides its losses.
 
-    `horizon`: updates until its schedule ends; `rate`: its peak learning rate; `fields`: what its study says of it, by
-    name. An arm that trains some policy at one of several rates says so in two of them: `policy`, by name, and
-    `factor`, by which the policy's own rate is multiplied.
+    `horizon`: the number of updates until its schedule ends; `rate`: its peak learning rate; `fields`: what its study
+    records about it, by name. An arm of a sweep has two fields: `policy`, the name of its policy, and `factor`, the
+    multiple of the policy's own rate.
     """
 
     horizon: int
@@ -58,26 +60,28 @@ class Trained:
 
 @dataclass(frozen=True)
 class Results:
-    """What was trained and measured: rows of the history are the arms, in their order."""
+    """What was trained and measured. The rows of the history are the arms, in the order of `arms`."""
 
-    study: str  # by its name
+    study: str  # its name
     title: str
-    plan: Mapping[str, Any]  # what all arms and seeds have in common, as JSON
+    plan: Mapping[str, Any]  # settings that all arms and seeds share, as JSON
     arms: Mapping[str, Trained]  # by name
     seeds: tuple[int, ...]
     steps: int  # the length of the run
-    done: int  # updates made, fewer if it was stopped
+    done: int  # the number of updates made, fewer than `steps` if the run was stopped
     history: History
-    changes: tuple[str, ...] = ()  # a sentence for each time it was resumed on another machine or with other versions
+    changes: tuple[
+        str, ...
+    ] = ()  # one sentence each time the run was resumed on another machine or with other versions
 
     @property
     def exact(self) -> bool:
-        """Whether losses are expected ones that were computed: without noise, and the same on any data."""
+        """Whether losses are expected losses, computed without noise; training and validation losses are the same."""
         return bool(self.plan.get("exact"))
 
     @property
     def losses(self) -> tuple[Loss, ...]:
-        """Those that differ; the first stands for all."""
+        """The kinds of loss; only the first for exact losses, where they are the same."""
         return get_args(Loss)[:1] if self.exact else get_args(Loss)
 
     def named(self, of: Loss) -> str:
@@ -85,23 +89,23 @@ class Results:
 
     @property
     def sample(self) -> str:
-        """Of how much everything is the mean, in words."""
+        """The number of seeds in words, or "exact"."""
         return "exact" if self.exact else counted(len(self.seeds), "seed")
 
     @property
     def every(self) -> int:
-        """Updates of which a record of the training loss is the mean."""
+        """The number of updates over which a record of the training loss is a mean."""
         return record_length(self.steps)
 
     @property
     def window(self) -> int:
-        """Records over which a loss is averaged, because of its noise: 5 % of the run."""
+        """The number of records over which a noisy loss is averaged: 5 % of the run."""
         return 1 if self.exact else max(self.steps // 20 // self.every, 1)
 
     def train_loss(self, arm: str, percent: int = 100) -> np.ndarray:
-        """Each seed's training loss before the end of the arm, or before a percentage of the run.
+        """The training loss of each seed just before the end of the arm, or before a percentage of the run.
 
-        The mean over the window, or over the last fifth of what has been trained where that is less.
+        It is a mean over the window, or over the last fifth of the updates so far if that is shorter.
 
         **Raises:** `KeyError` if there is no such arm.
         """
@@ -110,42 +114,42 @@ class Results:
         return self.history.train_loss[self.row(arm), :, max(end - window, 0) : end].mean(axis=-1, dtype=np.float64)
 
     def train_loss_curve(self, arm: str) -> np.ndarray:
-        """(seeds, records) up to the end of the arm."""
+        """The training losses up to the end of the arm, shape (seeds, records)."""
         return self.history.train_loss[self.row(arm), :, : self._records(self.end(arm))]
 
     def valid_loss_curve(self, arm: str) -> tuple[np.ndarray, np.ndarray]:
-        """After how many updates, and (seeds, evaluations), up to the end of the arm."""
+        """The numbers of updates and the validation losses up to the end of the arm, shape (seeds, evaluations)."""
         reached = self._validated(self.end(arm))
         return self.history.valid_steps[reached], self.history.valid_loss[self.row(arm)][:, reached]
 
     def valid_loss(self, arm: str, percent: int = 100) -> np.ndarray:
-        """Each seed's validation loss at the end of the arm, or at a percentage of the run; NaN before any."""
+        """The validation loss of each seed at the end of the arm, or at a percentage of the run; NaN if none yet."""
         return self._at(self.history.valid_loss, arm, percent)
 
     def valid_accuracy(self, arm: str, percent: int = 100) -> np.ndarray:
-        """Likewise, from 0 to 1."""
+        """The validation accuracy, from 0 to 1, at the same place as `valid_loss`."""
         return self._at(self.history.valid_accuracy, arm, percent)
 
     def loss(self, arm: str, of: Loss) -> np.ndarray:
-        """Each seed's training or validation loss at the end of the arm."""
+        """The training or validation loss of each seed at the end of the arm."""
         return self.train_loss(arm) if of == "training" else self.valid_loss(arm)
 
     def diverged(self, arm: str) -> int:
-        """How many seeds came to a training loss that is no number."""
+        """The number of seeds with a training loss that is not finite."""
         return int(np.sum(~np.isfinite(self.train_loss_curve(arm)).all(axis=-1)))
 
     def grid(self) -> dict[str, list[str]]:
-        """The arms of each policy by ascending rate. What says nothing of a policy is one of its own."""
+        """The arms of each policy by ascending rate. An arm without a policy is a policy of its own."""
         ascending = sorted(self.arms, key=lambda arm: self.arms[arm].rate)
         policies = {arm: str(self.arms[arm].fields.get("policy", arm)) for arm in self.arms}
         return {policy: [arm for arm in ascending if policies[arm] == policy] for policy in policies.values()}
 
     def factor(self, arm: str) -> float:
-        """By which the rate of its policy is multiplied."""
+        """The factor that multiplies the rate of the policy."""
         return float(self.arms[arm].fields.get("factor", 1.0))
 
     def best(self, arms: Sequence[str], of: Loss = "validation") -> str | None:
-        """The one with the lowest loss at its end, in the mean over seeds; None if none has one."""
+        """The arm with the lowest mean loss over seeds at its end; None if no arm has a finite one."""
         losses = {arm: float(self.loss(arm, of).mean()) for arm in arms}
         finite = [arm for arm in arms if np.isfinite(losses[arm])]
         return min(finite, key=losses.__getitem__, default=None)
@@ -155,7 +159,7 @@ class Results:
         return self.end(arm) >= self.steps * percent // 100
 
     def end(self, arm: str) -> int:
-        """Updates that count for an arm: to the end of its schedule, or to where the run was stopped."""
+        """The number of updates that count for an arm: until its schedule ends, or the run was stopped."""
         return min(self.arms[arm].horizon, self.done)
 
     def row(self, arm: str) -> int:
@@ -170,7 +174,7 @@ class Results:
         return -(-updates // self.every)
 
     def _validated(self, updates: int) -> np.ndarray:
-        """Which validations count up to there: they are made where a record ends."""
+        """Whether each validation is within `updates`, rounded up to a whole record, as validations are made there."""
         return np.asarray(self.history.valid_steps <= min(self._records(updates) * self.every, self.steps))
 
     def _at(self, measured: np.ndarray, arm: str, percent: int) -> np.ndarray:
@@ -180,7 +184,7 @@ class Results:
         return measured[self.row(arm), :, np.flatnonzero(reached)[-1]].astype(np.float64)
 
     def save(self, path: Path) -> None:
-        """Everything, in one compressed file of named arrays, in full or not at all."""
+        """Saves everything in one compressed file of named arrays, completely or not at all."""
         trained = self.arms.values()
         by_arm = {
             "arms": [*self.arms],
@@ -204,14 +208,17 @@ class Results:
 
     @classmethod
     def load(cls, path: Path) -> "Results":
-        """**Raises:** `ResultsError` if the file cannot be read as what `save` writes."""
+        """Reads a file that `save` wrote.
+
+        **Raises:** `ResultsError` if it cannot be read.
+        """
         try:
             return cls(**_fields(read_arrays(path)))
         except (OSError, ValueError) as error:
             raise ResultsError(f"{path} cannot be read as the history of a run ({reason(error)})") from None
 
 
-# What a file holds: the kinds of dtype and the axes of each array. The first one with an axis says how long it is.
+# The kinds of dtype and the axes of each array in a file. The first array with an axis determines its length.
 LAYOUT = {
     "study": ("U", ()),
     "title": ("U", ()),
@@ -230,13 +237,13 @@ LAYOUT = {
     "changes": ("U", ("changes",)),
     "gradient_norm": ("f", ("arms", "seeds", "records")),
 }
-OPTIONAL = ("changes", "gradient_norm")  # which not every run has
+OPTIONAL = ("changes", "gradient_norm")  # not in every file
 
 
 def _fields(read: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What `Results` is made of, from the arrays of a file.
+    """The fields of `Results` from the arrays of a file.
 
-    **Raises:** `ValueError` unless they are what `Results.save` writes.
+    **Raises:** `ValueError` unless `Results.save` could have written them.
     """
     read = {"changes": np.array([], str), **read}
     _require_layout(read)
@@ -271,7 +278,7 @@ def _fields(read: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def _are_fields(read: Any) -> bool:
-    """Whether they are texts and numbers by name, and those that `Trained` names are what it says."""
+    """Whether they are strings and numbers by name, and `policy` and `factor` are as `Trained` says."""
     if not isinstance(read, dict):
         return False
     plain = all(isinstance(value, str) or _is_number(value) for value in read.values())
@@ -297,18 +304,18 @@ def _require_layout(read: Mapping[str, np.ndarray]) -> None:
 
 
 def one_rate(results: Results) -> bool:
-    """Whether all arms have the same peak rate, as those that claims compare."""
+    """Whether all arms have the same peak rate; claims compare only such arms."""
     rates = [arm.rate for arm in results.arms.values()]
     return all(math.isclose(rate, rates[0], rel_tol=1e-6) for rate in rates)
 
 
 def record_length(steps: int) -> int:
-    """Updates of which one record of a run of `steps` is the mean, so that histories stay small."""
+    """The number of updates over which a record is a mean, so that histories of long runs stay small."""
     return max(steps // RECORDS, 1)
 
 
 def _require_one_rate(several: Sequence[Results]) -> None:
-    """**Raises:** `ResultsError` unless the rates of each policy are multiples of one, as its factors say."""
+    """**Raises:** `ResultsError` unless the rates of each policy are its factors times one rate."""
     own: dict[str, float] = {}
     for each in several:
         for policy, arms in each.grid().items():
@@ -316,13 +323,13 @@ def _require_one_rate(several: Sequence[Results]) -> None:
                 unit = each.arms[arm].rate / each.factor(arm)
                 if not math.isclose(own.setdefault(policy, unit), unit, rel_tol=1e-5):
                     got = f"{own[policy]:g} and {unit:g}"
-                    raise ResultsError(f"runs to merge must have one learning rate of {policy}, got {got}")
+                    raise ResultsError(f"runs to merge must have the same learning rate for {policy}, got {got}")
 
 
 def merged(several: Sequence[Results]) -> Results:
-    """Runs of the same length as one: of the same arms with other seeds, or of other arms with the same seeds.
+    """Merges runs of the same length: the same arms with different seeds, or different arms with the same seeds.
 
-    **Raises:** `ResultsError` if they differ otherwise, or measured the same thing twice.
+    **Raises:** `ResultsError` if they differ in anything else, or share arms and seeds.
     """
     first = several[0]
     if len(several) == 1:
@@ -331,23 +338,25 @@ def merged(several: Sequence[Results]) -> Results:
         told, expected = ({**r.plan, "done": r.done} for r in (each, first))
         if differs := [key for key in {**expected, **told} if told.get(key) != expected.get(key)]:
             key = differs[0]
-            raise ResultsError(f"runs to merge must have one {key}, got {expected.get(key)} and {told.get(key)}")
+            raise ResultsError(f"runs to merge must have the same {key}, got {expected.get(key)} and {told.get(key)}")
     if any(not np.array_equal(each.history.valid_steps, first.history.valid_steps) for each in several):
-        raise ResultsError("runs to merge must have been validated after the same updates")
+        raise ResultsError("runs to merge must be validated after the same numbers of updates")
     _require_one_rate(several)
     other_seeds = all(each.arms == first.arms for each in several)
     if not other_seeds and any(each.seeds != first.seeds for each in several):
-        raise ResultsError("runs to merge must have the same arms and other seeds, or other arms and the same seeds")
+        raise ResultsError(
+            "runs to merge must have the same arms and different seeds, or different arms and the same seeds"
+        )
     arms = [arm for each in ([first] if other_seeds else several) for arm in each.arms]
     seeds = [seed for each in (several if other_seeds else [first]) for seed in each.seeds]
     if len(set(arms)) < len(arms) or len(set(seeds)) < len(seeds):
         shared = "seeds" if other_seeds else "arms"
-        raise ResultsError(f"runs to merge must not share {shared} as well: what was measured twice counts once")
+        raise ResultsError(f"runs to merge must not share {shared} as well, as the same measurement would count twice")
 
     def joined(name: str) -> np.ndarray:
         if not other_seeds:
             return np.concatenate([getattr(each.history, name) for each in several])
-        # By name: the same arms may be there in another order.
+        # By name, since the order of the arms may differ.
         rows = [getattr(each.history, name)[[each.row(arm) for arm in arms]] for each in several]
         return np.concatenate(rows, axis=1)
 

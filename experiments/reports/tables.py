@@ -1,4 +1,4 @@
-"""Sections of a report: tables and sentences about results, each a function of them that may have nothing to say."""
+"""Sections of a report: functions from results to a table or a sentence, or to an empty text."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def heading_of(title: str, length: str, sample: str) -> str:
 
 
 def measures(results: Results) -> dict[str, Measure]:
-    """What is measured of an arm at a percentage of the run, one number a seed."""
+    """The measures by name: functions of an arm and a percentage of the run, with one number for each seed."""
     if results.exact:
         return {results.named("training"): results.train_loss}
     return {
@@ -33,7 +33,7 @@ def measures(results: Results) -> dict[str, Measure]:
 
 
 def table(results: Results) -> str:
-    """A Markdown table: where the arms end, with mean and standard error over the seeds."""
+    """A Markdown table of the losses at the end of each arm, with mean and standard error over the seeds."""
     rates = not one_rate(results)
     rows: list[Sequence[str]] = [("arm", *["peak rate"] * rates, "updates", *measures(results))]
     for arm in results.arms:
@@ -43,18 +43,18 @@ def table(results: Results) -> str:
 
 
 def _read(results: Results) -> str:
-    """When and how losses are read."""
+    """A sentence on how the losses of the table are measured."""
     window = results.window * results.every
     if results.exact:
-        return f"Expected losses before the last {counted(window, 'update')}, computed without a sample."
+        return f"Expected losses before the last {counted(window, 'update')}, computed exactly, without sampling."
     return (
-        f"Training losses are means of the last {window:,} updates, at most a fifth of an arm's, each read before its "
-        "update; ± standard error."
+        f"A training loss is the mean over the last {window:,} updates of an arm, or over its last fifth if that is "
+        "shorter, measured before each update. ± is the standard error over seeds."
     )
 
 
 def courses(results: Results) -> str:
-    """A table of each measure at the quarters of the run, of the arms that were trained so far."""
+    """A table of each measure at the quarters of the run, for the arms that were trained that far."""
     return "\n\n".join(f"## {name.capitalize()}\n\n{_course(results, name)}" for name in measures(results))
 
 
@@ -69,8 +69,8 @@ def _course(results: Results, name: str) -> str:
 
 
 def numbers(results: Results) -> dict[str, dict[str, Any]]:
-    """All that the tables are made of: by arm and measure, the seeds' numbers at each quarter that was reached; and the
-    fields of an arm that has any."""
+    """The numbers behind the tables, by arm and measure: of all seeds, at each quarter that the arm reached. With the
+    fields of the arm, if it has any."""
     return {
         arm: {
             **({"fields": dict(trained.fields)} if trained.fields else {}),
@@ -84,15 +84,15 @@ def numbers(results: Results) -> dict[str, dict[str, Any]]:
 
 
 def diverged(results: Results) -> str:
-    """A sentence about the runs whose loss became infinite or no number, if there are any."""
+    """A sentence about the runs whose loss became infinite or NaN, if there are any."""
     lost = {arm: count for arm in results.arms if (count := results.diverged(arm))}
     seeds = len(results.seeds)
     said = ", ".join(f"{arm} ({count} of {counted(seeds, 'seed')})" for arm, count in lost.items())
-    return f"DIVERGED: {said}. Nothing is concluded from their numbers." if lost else ""
+    return f"DIVERGED: {said}. Draw no conclusions from their numbers." if lost else ""
 
 
 def changes(results: Results) -> str:
-    """A sentence for each time the run was resumed with something else."""
+    """A sentence for each time the run was resumed on another machine or with other versions."""
     return "\n\n".join(results.changes)
 
 

@@ -1,4 +1,4 @@
-"""What is compared. A file here declares a study: its arms, how each is drawn, its questions, claims and report."""
+"""What is compared. Each file here declares a study: its arms, how to draw them, its questions, claims and report."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ def every_study() -> dict[str, Study]:
 
 
 def study_of(results: Results) -> Study:
-    """That by which the results say they were made; a plain one for arms of several studies, or of one that is gone."""
+    """The study that made the results; a plain one if their arms are of several studies, or of an unknown one."""
     return every_study().get(results.study, Study(results.study))
 
 
 def save(results: Results, folder: Path) -> str:
-    """Writes the report of the study to a folder, and returns the text that ends a run.
+    """Writes the report of the study to a folder, and returns the text to print at the end of a run.
 
     **Raises:** `UserError` if it cannot be written.
     """

@@ -1,7 +1,7 @@
-"""Can the decay be chosen after the run? Averages of one run at a constant rate, beside the decays that they imitate.
+"""Can you choose the decay after the run? Averages of one run at a constant rate, beside the decays that they imitate.
 
-Batches and dropout masks depend on seed and step alone, and all arms share their code. So every average is one of the
-same run, and a decay whose rate is constant at first branches off from that run, as from a checkpoint of it.
+Batches and dropout masks depend only on seed and step, and all arms share their code. So all averages are of the same
+run, and a cooldown branches off from that run, as from a checkpoint of it.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,17 @@ from schedules import Schedule, ScheduleLike, constant, cosine, exponential, lin
 
 # Decays -----------------------------------------------------------------------------------------------
 
-COOLDOWN, WINDOW, CHECKPOINTS = 0.2, 0.1, 10  # shares of the run, and how many checkpoints a cooldown has
+COOLDOWN, WINDOW, CHECKPOINTS = 0.2, 0.1, 10  # shares of the run; checkpoints in a cooldown
 
 
 def decays(rate: float, steps: int) -> dict[str, Schedule]:
-    """Two over the whole run, and three that branch off from it."""
+    """Two decays over the whole run, and three that branch off from the constant rate."""
     down = max(round(COOLDOWN * steps), 1)
-    left = (1 - min(1 / (WINDOW * steps), 0.5)) ** steps  # of the exponential, at the beginning
+    left = (1 - min(1 / (WINDOW * steps), 0.5)) ** steps  # the weight of an EMA that is left on the start
     return {
         "linear": linear(rate, 0.0, steps),
         "cosine": cosine(rate, 0.0, steps),
-        # What an EMA over a tenth of the run is worth.
+        # The cooldown that an EMA over a tenth of the run imitates.
         "exponential": rate / (1 - left) * (1.0 - exponential(left, 1.0, steps)),
         "wsd": wsd(rate, 0, steps - down, down),
         "wsd-sqrt": wsd(rate, 0, steps - down, down, shape=one_minus_sqrt),
@@ -50,7 +50,7 @@ NEWEST = constant(1.0)  # no average: the parameters themselves
 
 
 def merging(rate: float, steps: int) -> list[Arm]:
-    """The constant rate, every decay, and the average of the constant run that imitates it."""
+    """The constant rate, each decay, and the average of the constant-rate run that imitates it."""
     of = decays(rate, steps)
 
     def arm(name: str, lr: ScheduleLike, coefficient: Coefficient, look: Look) -> Arm:
@@ -81,7 +81,7 @@ def imitated(name: str) -> Callable[[At], dict[str, np.ndarray]]:
 
 
 def each_below(at: At, lower: str, upper: str) -> dict[str, np.ndarray]:
-    """For every decay, whose name takes the place of {}."""
+    """The margins for each decay, whose name replaces {}."""
     return {k: v for name in LABELS for k, v in below(at, lower.format(name), upper.format(name)).items()}
 
 
@@ -94,14 +94,18 @@ CLAIMS = Claims(
         Claim("M5", "The average that imitates the 1 - sqrt cooldown ends like* it", imitated("wsd-sqrt")),
         Claim("M6", "Each average ends below the constant rate", lambda at: each_below(at, "merged-{}", "constant")),
         Claim("M7", "Each decay ends below the average that imitates it", lambda at: each_below(at, "{}", "merged-{}")),
-        Claim("M8", f"{CHECKPOINTS} checkpoints do like* all of the cooldown", lambda at: alike(at, "merged-wsd", FEW)),
+        Claim(
+            "M8",
+            f"An average of {CHECKPOINTS} checkpoints ends like* that of all updates",
+            lambda at: alike(at, "merged-wsd", FEW),
+        ),
     ),
-    "* within a quarter of the gap between the constant rate and cosine",
+    "* Within a quarter of the gap between the constant rate and cosine.",
 )
 
 MERGING = Study(
     "merging",
-    "one run averaged so that it imitates five decays, and these decays",
+    "averages of one run that imitate five decays, and these decays",
     merging,
     panels=PANELS,
     claims=CLAIMS,

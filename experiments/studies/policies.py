@@ -1,4 +1,4 @@
-"""Every policy in use, on one task and each at its best rate: schedules, averages and schedule-free optimizers."""
+"""Every common policy on one task, each at its best rate: schedules, averages and schedule-free optimizers."""
 
 import functools
 import math
@@ -59,7 +59,8 @@ def adam_on_plateau(learning_rate: ScheduleLike) -> optax.GradientTransformation
 
 
 def reduce_on_validation(rule: Plateau) -> optax.GradientTransformationExtraArgs:
-    """`rule` on a metric that comes with every update and is another after a validation: each counts once."""
+    """Applies `rule` once for each new value of a metric. The metric comes with every update, and changes after a
+    validation."""
 
     def init(params: Any) -> Any:
         del params
@@ -74,22 +75,22 @@ def reduce_on_validation(rule: Plateau) -> optax.GradientTransformationExtraArgs
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-# Schedules of Adam, from a peak rate and the updates of the run ----------------------------------------
+# Schedules for Adam, from a peak rate and the length of the run -----------------------------------------
 
 
 def part(steps: int, share: float) -> int:
-    """A share of the run, one update or more."""
+    """The number of updates in a share of the run, at least 1."""
     return max(round(steps * share), 1)
 
 
 def sgdr(shape: Shape, rate: float, steps: int) -> Schedule:
-    """Three cycles, each twice as long as the one before; the last ends with the run, or up to six updates later."""
+    """Three cycles, each twice as long as the one before. The last ends with the run, or up to six updates later."""
     first = math.ceil(steps / 7)
     return restarts(shape(rate, 0.0, first), first, growth=2.0)
 
 
 def wave(rate: float, steps: int, decay: float = 1.0, last: float = 1.0) -> Schedule:
-    """Four triangles from a tenth of the rate, under a factor that falls from 1 to `last` over the run."""
+    """Four triangles from a tenth of the rate to the rate, times a factor that falls from 1 to `last` over the run."""
     half = part(steps, 1 / 8)
     return triangular(rate / 10, rate, half, half, decay=decay, fade=last ** (1 / steps))
 
@@ -129,7 +130,7 @@ SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
 
 
 def policies(rate: float, steps: int) -> list[Arm]:
-    """Every policy for a run of `steps` updates, at `rate` of Adam's: others want a multiple of it, about."""
+    """Every policy for a run of `steps` updates; `rate` is that of Adam, and other optimizers use a multiple of it."""
     still, window = constant(rate), exponential_average(max(steps / 10, 1.0))
     up, warm = part(steps, 0.3), part(steps, 0.05)
     halves = [part(steps, 0.5), part(steps, 0.75)]
@@ -144,14 +145,14 @@ def policies(rate: float, steps: int) -> list[Arm]:
             {"learning_rate": one_cycle(rate, up, steps - up), "b1": one_cycle_momentum(up, steps - up)},
             steps,
         ),
-        # A tenth of the rate after two validations in a row without progress of their loss.
+        # Divides the rate by 10 after two validations in a row without a lower loss.
         Arm("plateau", adam_on_plateau, {"learning_rate": still}, steps),
         Arm("polyak", averaged_adam, {"learning_rate": still, "coefficient": polyak()}, steps),
         Arm("ema", averaged_adam, {"learning_rate": still, "coefficient": window}, steps),
         Arm("schedule-free-ema", schedule_free_adam, {"learning_rate": still, "coefficient": window}, steps),
-        # The reference setting: a warm-up, and weights that are the squares of the rates.
+        # The reference settings: a warm-up, and weights that are the squares of the rates.
         Arm("schedule-free", reference_schedule_free, {"learning_rate": warmed(2.5 * rate, warm)}, steps),
-        # GPA as released: an average over about 300 updates, however long the run.
+        # GPA as released: an average over about 300 updates, for any length of run.
         Arm("gpa", adam_in_gpa, {"learning_rate": cosine(rate, 0.0, steps)}, steps),
         Arm(
             "sgd-step",
@@ -165,7 +166,7 @@ def policies(rate: float, steps: int) -> list[Arm]:
 
 
 def cycle(percent: int, rate: float, steps: int) -> Arm:
-    """One-cycle with SGD, rate and momentum against each other, in a part of the run."""
+    """One-cycle with SGD in a part of the run: the momentum falls while the rate rises, and rises while it falls."""
     up = part(steps, 0.45)
     lr = one_cycle_three_phase(rate, up, up, max(steps - 2 * up, 1), div=10.0, final_div=100.0, shape=linear)
     momentum = one_cycle_momentum(up, up, shape=linear)
@@ -175,11 +176,11 @@ def cycle(percent: int, rate: float, steps: int) -> Arm:
 
 # Super-convergence -------------------------------------------------------------------------------------
 
-ROLE, GOAL, RIVAL = "super-convergence", "goal", "rival"  # a field of arms, and what it says
+ROLE, GOAL, RIVAL = "super-convergence", "goal", "rival"  # a field of arms, and its values
 
 
 def super_convergence(results: Results) -> str:
-    """How many times fewer updates one-cycle takes to the accuracy of SGD with step decay, if both were trained."""
+    """How much faster one-cycle reaches the accuracy of SGD with step decay, if both were trained."""
     roles = {arm: trained.fields.get(ROLE) for arm, trained in results.arms.items()}
     goals = [arm for arm in roles if roles[arm] == GOAL]
     rivals = sorted((arm for arm in roles if roles[arm] == RIVAL), key=results.end)
@@ -188,15 +189,22 @@ def super_convergence(results: Results) -> str:
     goal, steps = 100 * results.valid_accuracy(goals[0]), results.end(goals[0])
     ahead = {arm: 100 * results.valid_accuracy(arm) - goal for arm in rivals}
     listed = ", ".join(f"{spread(ahead[arm], 1, ' %', '+')} after {results.end(arm):,}" for arm in rivals)
-    told = f"SGD with step decay ends at {spread(goal, 1, ' %')} after {steps:,} updates; one-cycle {listed}."
+    told = (
+        f"SGD with step decay ends at an accuracy of {spread(goal, 1, ' %')} after {steps:,} updates. One-cycle, "
+        f"compared with that: {listed}."
+    )
     enough = [results.end(arm) for arm in rivals if ahead[arm].mean() >= 0]
-    times = f" As much or more in {steps / enough[0]:.3g} times fewer." if enough and enough[0] < steps else ""
+    times = (
+        f" One-cycle reaches that accuracy in {steps / enough[0]:.3g} times fewer updates."
+        if enough and enough[0] < steps
+        else ""
+    )
     return told + times
 
 
 POLICIES = Study(
     "policies",
-    "every schedule in use at its best rate",
+    "every common schedule at its best rate",
     policies,
     factors=FACTORS,
     sections=(table, changes, diverged, super_convergence),

@@ -20,7 +20,7 @@ EPS, BETA = 1e-6, 0.9
 
 
 def momentum(lr: Schedule, b1: Schedule | float) -> dict[str, Any]:
-    """SGD whose direction is a mean of gradients, as Adam's is before it is divided."""
+    """SGD whose update is a mean of gradients, like the numerator of Adam's."""
     return {"lr": lr * (1 - b1), "momentum": b1}
 
 
@@ -41,8 +41,8 @@ def schedule_free_adam(learning_rate: ScheduleLike, coefficient: Coefficient) ->
 
 # Arms -------------------------------------------------------------------------------------------------
 
-# An arm looks the same in every panel: its colour (Okabe and Ito's, safe for colour-blind readers) is that of its kind,
-# and arms of one kind differ in dash.
+# An arm looks the same in every panel. Colours stand for kinds of arms (Okabe and Ito's palette, safe for colour-blind
+# readers), and arms of one kind differ in dash.
 GREY, BLACK, SKY, BLUE = "#777777", "#000000", "#56B4E9", "#0072B2"
 ORANGE, VERMILION, PURPLE, GREEN = "#E69F00", "#D55E00", "#A64D84", "#008060"
 
@@ -95,7 +95,7 @@ PANELS = (
     Panel("Decay the learning rate?", ("constant", *DECAYS), baseline="constant"),
     Panel("Average instead, or train schedule-free?", ("constant", "cosine", *AVERAGES), baseline="constant"),
 )
-# The five published figures. The last of them has its lines on three panels there.
+# The five published figures. The last one has three panels there.
 FIGURES = (
     Panel("How long to decay?", ("constant", *LINEAR)),
     Panel("Does the shape matter?", ("constant", "step-25", "step-75", "linear-100", "cosine")),
@@ -109,19 +109,19 @@ FIGURES = (
 
 
 def tolerance(at: At) -> np.ndarray:
-    """A quarter of the gap that decay closes, from the constant rate to cosine; NaN, which decides nothing, if none.
+    """A quarter of the gap between the constant rate and cosine, for each seed; NaN, which decides nothing, if no gap.
 
-    Of each seed, so that what is not known of it is part of the error of the margins.
+    As it varies by seed, its error is part of the error of the margins.
     """
     quarter = (at("constant", 100) - at("cosine", 100)) / 4
     return quarter if quarter.mean() > 0 else np.full_like(quarter, np.nan)
 
 
 def alike(at: At, *arms: str) -> dict[str, np.ndarray]:
-    """Each two of `arms` end within the tolerance.
+    """The margins for the claim that each two of `arms` end within the tolerance of each other.
 
-    Two margins a pair, one for each direction: the absolute difference of a seed is never zero, and noise
-    alone would make it large.
+    Each pair has two margins, one for each direction. The absolute difference would not do, since noise alone makes it
+    large.
     """
     pairs = itertools.permutations(arms, 2)
     return {k: v for a, b in pairs for k, v in below(at, a, b, by=tolerance(at)).items()}
@@ -155,7 +155,7 @@ CLAIMS = Claims(
             lambda at: at_each_quarter(lambda q: below(at, "sf-ema", f"linear-{q}", q, by=tolerance(at))),
         ),
     ),
-    "* within a quarter of the gap between the constant rate and cosine",
+    "* Within a quarter of the gap between the constant rate and cosine.",
 )
 
 PUBLISHED = Study("published", "all 13", published, panels=PANELS, claims=CLAIMS)

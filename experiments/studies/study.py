@@ -1,4 +1,4 @@
-"""What a study is: arms to train, questions about them, and the report that answers these from what was measured."""
+"""Declares what a study is: arms to train, questions about them, and the report with the answers."""
 
 import functools
 import itertools
@@ -25,15 +25,15 @@ from schedules import as_schedule, tabulate
 Optimizer = Callable[..., optax.GradientTransformationExtraArgs]
 Section = Callable[[Results], str]
 
-# By optimizer: what it is with SGD in the place of its base, as arguments of `Quadratic.expected_loss`.
+# By optimizer: its counterpart with SGD as the base optimizer, as arguments of `Quadratic.expected_loss`.
 _WITH_SGD: dict[Optimizer, Callable[..., Mapping[str, Any]]] = {}
 
 
 def with_sgd(counterpart: Callable[..., Mapping[str, Any]]) -> Callable[[Optimizer], Optimizer]:
-    """Declares what an optimizer is with SGD in the place of its base, for tasks on which losses are computed exactly.
+    """Declares the counterpart of an optimizer with SGD as the base, for tasks on which losses are computed exactly.
 
-    **Arguments:** `counterpart`: from the hyperparameters of the optimizer, by the same names, to arguments of
-    `Quadratic.expected_loss`.
+    **Arguments:** `counterpart`: a function from the hyperparameters of the optimizer, with the same names, to
+    arguments of `Quadratic.expected_loss`.
     """
 
     def declare(optimizer: Optimizer) -> Optimizer:
@@ -45,16 +45,16 @@ def with_sgd(counterpart: Callable[..., Mapping[str, Any]]) -> Callable[[Optimiz
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train: `optimizer(**hyperparameters)`, evaluated at its average where it keeps one.
+    """One way to train: `optimizer(**hyperparameters)`, evaluated at its average if it keeps one.
 
-    Arms with the same optimizer, a function of module level, and the same names of hyperparameters share their code,
-    and differ in numbers. Losses count up to `horizon` updates, where the schedule ends. `look`: how it is drawn,
-    unless any line will do; `fields`: what is recorded of it besides, as `Trained` says.
+    Arms with the same optimizer (a module-level function) and the same names of hyperparameters share their compiled
+    code, and differ only in numbers. Losses count up to `horizon` updates, where the schedule ends. `look`: how to draw
+    it, or None for any line; `fields`: what else to record about it, see `Trained`.
     """
 
     name: str
     optimizer: Optimizer
-    hyperparameters: Mapping[str, Any]  # schedules; a number that is given becomes a constant one
+    hyperparameters: Mapping[str, Any]  # schedules; numbers become constant schedules
     horizon: int
     look: Look | None = None
     fields: Mapping[str, Field] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Arm:
         return counterpart(**self.hyperparameters) if counterpart else None
 
     def record(self) -> dict[str, Any]:
-        """What was trained, in words and numbers, for a file."""
+        """What was trained, as JSON."""
         numbers = {name: repr(schedule) for name, schedule in self.hyperparameters.items()}
         fields = {"fields": dict(self.fields)} if self.fields else {}
         return {"optimizer": self.optimizer.__name__, **numbers, "horizon": self.horizon, **fields}
@@ -89,19 +89,20 @@ def no_arms(rate: float, steps: int) -> Sequence[Arm]:
 
 
 def curves(study: "Study", results: Results) -> dict[str, Figure]:
-    """The panels, and where the arms end, of training and of validation losses where these are two things."""
+    """A figure of the panels and of where the arms end, for each kind of loss."""
     looks, files = study.looks(results.arms), {"training": "figure.png", "validation": "validation.png"}
     return {files[of]: plot(results, study.panels, looks, of) for of in results.losses}
 
 
 @dataclass(frozen=True)
 class Study:
-    """All that there is to say about a comparison, in one place.
+    """Everything about a comparison, in one place.
 
-    `about`: what the help says of it; `arms`: from the peak rate and the updates of a run, none if they are those of
-    others; `factors`: multiples of the rate, of which each arm is trained at its best (one rate suits all, if there are
-    none); `panels`: the curves of its figures, which `figures` draws, by the names of their files; `sections` and
-    `details`: of the report, before and after the claims.
+    `about`: its description in --help; `arms`: a function from the peak rate and the number of updates to the
+    arms, none if the study reports on arms of others; `factors`: multiples of the rate to sweep, so that each arm is
+    trained at its best (without them, all arms use the same rate); `panels`: the curves in its figures; `figures`:
+    draws the figures, by the names of their files; `sections` and `details`: of the report, before and after the
+    claims.
     """
 
     name: str
@@ -116,21 +117,21 @@ class Study:
 
     @functools.cached_property
     def names(self) -> tuple[str, ...]:
-        """Of its arms, which are the same at any rate and length."""
+        """The names of its arms, which are the same for every rate and length."""
         return tuple(arm.name for arm in self.arms(1.0, 100))
 
     def looks(self, names: Iterable[str]) -> dict[str, Look]:
-        """How arms are drawn: as they say, and the others each as the next of `LOOKS`."""
+        """How to draw arms: by their own look, or by the next one of `LOOKS`."""
         declared, others = {arm.name: arm.look for arm in self.arms(1.0, 100)}, itertools.cycle(LOOKS)
         return {name: declared.get(name) or next(others) for name in names}
 
     def save(self, results: Results, folder: Path) -> str:
-        """Writes report.md, results.json and the figures, and returns the text that ends a run.
+        """Writes report.md, results.json and the figures, and returns the text to print at the end of a run.
 
         **Raises:** `UserError` if they cannot be written.
         """
         try:
-            # Of infinite losses, the spread is no number; and figures are drawn alike whatever a person's settings are.
+            # The spread of infinite losses is NaN; and a user's Matplotlib settings must not change the figures.
             with np.errstate(invalid="ignore"), style.context("default"):
                 return self._save(results, folder)
         except OSError as error:

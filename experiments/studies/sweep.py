@@ -1,4 +1,4 @@
-"""A grid of policies and rates: how the end of training depends on the peak rate, and which rate is the best."""
+"""A grid of policies and rates: how the final loss depends on the peak rate, and which rate is best."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ FACTORS = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
 
 def grid(arms: Arms, names: Sequence[str], factors: Sequence[float]) -> Arms:
-    """Some of the arms, each at several multiples of the peak rate: one policy with its factors after the other."""
+    """The named arms, each at several multiples of the peak rate, ordered by arm and then by factor."""
 
     def several(rate: float, steps: int) -> list[Arm]:
         at = {factor: {arm.name: arm for arm in arms(factor * rate, steps)} for factor in factors}
@@ -39,8 +39,8 @@ def _at(factor: float, arm: Arm) -> Arm:
 
 
 def best(arms: Sequence[Arm], results: Results) -> list[Arm]:
-    """Of each policy of a grid the arm with the best rate, called by the policy's name; none of one that diverged at
-    every rate."""
+    """The arm with the best rate of each policy, under the name of the policy; policies that diverged at every rate are
+    left out."""
     found = {results.best(of_policy): policy for policy, of_policy in results.grid().items()}
     own = {arm.name: {k: v for k, v in arm.fields.items() if k not in ("policy", "factor")} for arm in arms}
     return [replace(arm, name=found[arm.name], fields=own[arm.name]) for arm in arms if arm.name in found]
@@ -50,13 +50,15 @@ def best(arms: Sequence[Arm], results: Results) -> list[Arm]:
 
 
 def table(results: Results) -> str:
-    """Markdown tables: policies against rates, with the losses at the end, the lowest of each policy in bold."""
+    """Markdown tables of the losses at the end by policy and rate, with the lowest of each policy in bold."""
     parts = []
     for of in reversed(results.losses):
         rows = _rows(results, of)
         name = results.named(of).capitalize()
-        parts += [f"{name} at the end, by rate in multiples of the policy's own.", markdown(rows)]
-        parts += ["* the lowest or the highest tried"] * any(row[-1].endswith("*") for row in rows)
+        parts += [f"{name} at the end, by the peak rate in multiples of the policy's default.", markdown(rows)]
+        parts += ["* the lowest or highest rate tried: the best one may be beyond it"] * any(
+            row[-1].endswith("*") for row in rows
+        )
     return "\n\n".join(parts)
 
 

@@ -1,5 +1,5 @@
-"""What is trained. A file here declares tasks: their data, their model and the settings that suit them,
-or a problem on which nothing need be trained."""
+"""What is trained. Each file here declares tasks: data, a model and suitable settings, or a problem whose losses are
+computed exactly, without training."""
 
 from experiments.declared import declared
 from experiments.tasks.task import Sampled, Task
@@ -12,5 +12,5 @@ def every_task() -> dict[str, Task]:
 
 
 def sampled_tasks() -> dict[str, Sampled]:
-    """Those that are trained on data."""
+    """The tasks that are trained on data, by name."""
     return {name: task for name, task in every_task().items() if isinstance(task, Sampled)}

@@ -1,4 +1,4 @@
-"""CIFAR-10, at the published size and at one for two CPU cores: arrays read without ever loading a pickle."""
+"""CIFAR-10, at the published size and at a size for two CPU cores. Files are read without loading a pickle."""
 
 import io
 import itertools
@@ -26,9 +26,9 @@ MOST = 100_000 * RECORD  # bytes of one file, which has 10,000 images in the pub
 
 
 def cifar10(path: Path | None = None, url: str = URL, sha256: str = SHA256) -> Dataset:
-    """CIFAR-10 from its binary version, downloaded once to the user's cache, in a folder, or packed as a JPEG copy.
+    """CIFAR-10 from its binary version, in a folder or downloaded once to the user's cache, or from a packed JPEG copy.
 
-    **Raises:** `DataError` if a file is missing, truncated or not what it should be.
+    **Raises:** `DataError` if a file is missing, truncated or not of CIFAR-10.
     """
     if path is None:
         files = _from_archive(_download(url, sha256))
@@ -38,7 +38,7 @@ def cifar10(path: Path | None = None, url: str = URL, sha256: str = SHA256) -> D
     if len(set(sizes.values())) > 1 or min(sizes.values()) == 0 or max(sizes.values()) % RECORD:
         found = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
         raise DataError(
-            f"the CIFAR-10 files must all be of one size, a multiple of {RECORD:,} bytes, but have (in bytes) {found}: "
+            f"the CIFAR-10 files must all have the same size, a multiple of {RECORD:,} bytes, got {found} bytes: "
             "a copy is truncated or is not the binary version; fetch it again"
         )
     return Dataset(*_records(files, TRAIN_FILES), *_records(files, VALID_FILES))
@@ -56,13 +56,14 @@ def _from_directory(directory: Path) -> dict[str, bytes]:
 
 
 def is_jpeg_copy(path: Path | None) -> bool:
-    """Whether `path` is a file of packed JPEG images, whose pixels are not quite those of the data set."""
+    """Whether `path` is a file of packed JPEG images, whose pixels differ slightly from the data set."""
     return path is not None and path.suffix == ".npz"
 
 
 def _from_jpegs(path: Path) -> dict[str, bytes]:
-    """The binary version's files of images that are packed as arrays: `header + payload[offsets[i]:offsets[i + 1]]` is
-    the i-th JPEG file, of which the last sixth validates."""
+    """The files of the binary version, made from images that are packed as arrays.
+
+    `header + payload[offsets[i]:offsets[i + 1]]` is the i-th JPEG file. The last sixth is the validation set."""
     pillow = imported("PIL.Image", "pillow", f"the images of {path} are read by Pillow")
     try:
         packed = read_arrays(path)
@@ -94,18 +95,18 @@ def _download(url: str, sha256: str) -> Path:
     try:
         return Path(pooch.retrieve(url, f"sha256:{sha256}", path=cache, progressbar=True))
     except ValueError:
-        problem = "what came is not the data set: its SHA-256 differs, as after an interrupted or altered download"
+        problem = "the SHA-256 of the download differs, so it is incomplete or altered"
     except OSError as error:
-        # Those of requests are OSErrors without a reason of the system, and pooch wraps those of permission.
+        # Errors of requests are OSErrors without strerror, and pooch wraps errors of permission.
         problem = getattr(error.__cause__ or error, "strerror", None) or type(error).__name__
     raise DataError(
-        f"CIFAR-10 could not be downloaded from {url} to {cache} ({problem}): try again, or fetch it otherwise, unpack "
-        "it and pass its folder with --data"
+        f"CIFAR-10 could not be downloaded from {url} to {cache} ({problem}): try again, or download it yourself, "
+        "unpack it and pass its folder with --data"
     )
 
 
 def _from_archive(archive: Path) -> dict[str, bytes]:
-    # Only the expected members are read, into memory: whatever else an archive holds is never written.
+    # Read only the expected members, into memory, and never write other contents of an archive to the disk.
     try:
         with tarfile.open(archive) as tar:
             members = {name: tar.extractfile(f"{FOLDER}/{name}") for name in TRAIN_FILES + VALID_FILES}
@@ -128,7 +129,7 @@ def _title(more: str = "") -> Callable[[Path | None], str]:
     return lambda data: f"CIFAR-10{' (JPEG copy)' * is_jpeg_copy(data)}{more}"
 
 
-# A size that two CPU cores carry: a smaller network and batch, a fifth of the run.
+# A size for two CPU cores: a smaller network and batch, and a fifth of the run.
 SMALL = Sampled(
     name="cifar10-small",
     about="takes half an hour per seed on two CPU cores",

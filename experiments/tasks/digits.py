@@ -1,4 +1,4 @@
-"""Handwritten digits, small enough for two CPU cores and noisy enough that what the noise averages out to is seen."""
+"""Handwritten digits, small enough for two CPU cores, and noisy enough to show the effect of averaging."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from experiments.tasks.vision_transformer import TinyViT
 
 
 def digits(data: Path | None = None) -> Dataset:
-    """The 1,797 handwritten 8x8 digits that come with scikit-learn; one in five, always the same, validates.
+    """The 1,797 handwritten 8x8 digits that come with scikit-learn. A fixed fifth of them is the validation set.
 
     **Raises:** `DataError` if scikit-learn is not installed, or other data are given.
     """

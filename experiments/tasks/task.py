@@ -1,4 +1,4 @@
-"""What a task is: a data set, a model and the settings that suit them; or a quadratic, on which all follows exactly."""
+"""Declares what a task is: a data set, a model and suitable settings; or a quadratic with exact expected losses."""
 
 import importlib
 from collections.abc import Callable
@@ -24,9 +24,9 @@ class Dataset(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What all tasks declare; every number is what an option of the same name is without it.
+    """What all tasks declare. Numbers are the defaults of the options with the same name.
 
-    `about`: what the help says of it; `steps`: updates.
+    `about`: its description in --help; `steps`: the number of updates.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Task:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled(Task):
-    """One that is trained on batches of data.
+    """A task that is trained on batches of data.
 
-    `load`: the data, `title`: what results call them, both for the folder or file of `--data`, if there is one;
-    `model`: images in [0, 1] and whether they are evaluated -> logits.
+    `load` and `title`: functions from the folder or file of `--data`, or None, to the data and to their name in
+    results; `model`: maps images in [0, 1], and whether to evaluate without dropout, to logits.
     """
 
     title: Callable[[Path | None], str]
@@ -52,9 +52,9 @@ class Sampled(Task):
 
 @dataclass(frozen=True, kw_only=True)
 class Exact(Task):
-    """One on which the expected losses of arms are computed: nothing is drawn, so there are no batches and no seeds.
+    """A task on which the expected losses of arms are computed, without sampling, batches or seeds.
 
-    `title`: what results call it; `problem`: made when it is asked for, since it needs a device.
+    `title`: its name in results; `problem`: a function that makes it, called only when needed, since it needs a device.
     """
 
     title: str

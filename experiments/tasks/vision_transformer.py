@@ -9,8 +9,8 @@ from jax import Array
 class TinyViT(nn.Module):
     """A pre-norm vision transformer with fixed 2D sine-cosine positions; 556,042 parameters by default.
 
-    Kept from the published model: the class token is the last of the tokens, but the classifier reads the
-    first, a patch. The token takes part through attention alone.
+    As in the published model, the class token is the last token, but the classifier reads the first one, a patch. So
+    the class token acts only through attention.
 
     **Shapes:** images (batch, height, width, channels) in [0, 1] -> logits (batch, classes).
     """
