@@ -10,8 +10,8 @@
 # # 1. Schedules and how to combine them
 #
 # To put a warm-up before a decay, use `warmup`: `warmup(cosine(0.1, 0, 700), 300)` rises to its peak of 0.1 in 300
-# updates and then runs the whole decay, 1,000 updates in total. Multiplying the decay by a ramp looks similar, but the
-# peak is only 0.0612 and the rate is 0 after 700 updates, because both factors run on the same clock.
+# updates and then runs the whole decay, 1,000 updates in total. Multiplying the decay by a ramp looks similar in code,
+# but the peak is only 0.0612 and the rate is 0 after 700 updates, because both factors start at step 0.
 #
 # ![A ramp times a cosine decay, and a warm-up followed by the same decay](pictures/1_schedules.png)
 #
@@ -68,7 +68,7 @@ from schedules.gallery import examples
 
 
 def draw(*modules):
-    """Plots the examples of these modules of `schedules`; dashed: the schedules that each takes as arguments."""
+    """Plots the examples of these modules of `schedules`. Dashed lines: the schedules that they take as arguments."""
     found = examples(schedules)
     drawn = [found[name] for name in FORMULAS if name in found and FORMULAS[name].__module__.split(".")[1] in modules]
     drawn = [(text, steps) for text, steps in drawn if "lambda" not in text]  # `parse` evaluates no lambdas
@@ -79,7 +79,7 @@ def draw(*modules):
         ax = plot(lr, steps, figure.add_subplot(rows, 3, i + 1))
         highest = max(ax.lines[0].get_ydata())
         for part in jax.tree.leaves(dict(lr.arguments), is_leaf=lambda leaf: isinstance(leaf, Schedule)):
-            if isinstance(part, Schedule) and (curve := tabulate(part, steps))[0] < 3 * highest:  # if on this scale
+            if isinstance(part, Schedule) and (curve := tabulate(part, steps))[0] < 3 * highest:  # on a similar scale
                 ax.plot(curve, "--", color="0.55", linewidth=1.2)
         ax.set(xlabel="", ylabel="")
         ax.set_title(textwrap.fill(text, 44), fontsize=7, family="monospace", loc="left")
@@ -98,7 +98,7 @@ draw("ramps")
 # %% [markdown]
 # **A ramp has its start value at t = 0, reaches its end value at t = steps (here 100), and then stays there.**
 #
-# Some decays never end, and cycles repeat:
+# These decays have no end, and these cycles repeat:
 
 # %%
 draw("decays", "cycles")
@@ -115,19 +115,20 @@ draw("recipes")
 #
 # ## What do the combinators do?
 #
-# Dashed lines are the schedules that go in, each drawn from its own step 0. Solid lines are the results. Instead of a
-# schedule you can pass a number, which is a constant schedule, or any function of the step, such as an optax schedule.
-# Inputs on a different scale, such as the factor in `multiply`, are not drawn.
+# Dashed lines are the input schedules, each drawn from its own step 0. Solid lines are the results. Instead of a
+# schedule you can pass a number, which becomes a constant schedule, or any function of the step, such as an optax
+# schedule. Inputs on a different scale, such as the factor in `multiply`, are not drawn.
 
 # %%
 draw("core", "combinators", "sequences", "clocks")
 
 # %% [markdown]
-# **There are three kinds: run schedules one after another, combine them step by step, or change their clock.**
+# **There are three kinds: they run schedules one after another, combine them at each step, or change their clock.**
 #
 # - One after another: `join`, `warmup` and `cooldown`.
-# - Step by step: `*`, `+`, `**`, `minimum`, `maximum` and `clip`.
-# - Change the clock: `delay`, `advance`, `extend`, `stretch`, `per_epoch` and `per_update`.
+# - At each step: `*`, `+`, `**`, `minimum`, `maximum` and `clip`.
+# - Change the clock, that is, the step at which a schedule is read: `delay`, `advance`, `extend`, `stretch`,
+#   `per_epoch` and `per_update`.
 #
 # ## Can I multiply a decay by a ramp to get a warm-up?
 
@@ -141,12 +142,12 @@ for lr in (product, sequence):
 
 # %% [markdown]
 # **No: in a product the decay starts during the ramp, so the peak is 0.0612 instead of 0.1.**
-# `warmup` runs one after the other: the peak is 0.1, and the lengths add up.
+# `warmup` runs the ramp first and then the decay, so the peak is 0.1 and the lengths add up.
 #
 # ## How do I write a schedule in epochs?
 #
-# Use `stretch` or `per_epoch` with the number of updates in an epoch (left). `restarts` repeats a schedule; with
-# `growth=2` each cycle is twice as long as the one before (right).
+# Use `stretch` or `per_epoch` with the number of updates in an epoch (left). The right panel shows another combinator:
+# `restarts` repeats a schedule, and with `growth=2` each cycle is twice as long as the one before.
 
 # %%
 written = warmup(cosine(0.1, 0.0, 8), 2)  # in epochs
@@ -160,7 +161,7 @@ print("first epoch of per_epoch: ", np.unique(tabulate(per_epoch(written, 50), 5
 print("where restarts(cycle, 80, growth=2) changes:", boundaries(restarts(cycle, 80, 2), 560))
 
 # %% [markdown]
-# **`per_epoch` changes once per epoch, so a warm-up from 0 stays at 0 for the whole first epoch; `stretch` does not.**
+# **`per_epoch` changes only once per epoch, so a warm-up from 0 stays at 0 for the whole first epoch.**
 # `per_epoch` does the same as a training loop that calls `scheduler.step()` once per epoch. `stretch` changes at every
 # update.
 #
@@ -168,8 +169,8 @@ print("where restarts(cycle, 80, growth=2) changes:", boundaries(restarts(cycle,
 #
 # ## Which value does each update use?
 #
-# `lr(t)` is the value for the next update after t updates. You can also call it with an array of steps, and with
-# fractions of a step.
+# `lr(t)` is the value that the next update uses when t updates are done. You can also call it with an array of steps,
+# and with fractions of a step.
 
 # %%
 lr = warmup(cosine(1.0, 0.0, steps=8), steps=4)
@@ -189,9 +190,9 @@ for ax, (title, each) in zip(axes, shown.items(), strict=True):
     ax.grid(axis="x", color="0.9")
 
 # %% [markdown]
-# **The first update uses `lr(0)`, a ramp of 4 arrives at t = 4, and a boundary of 4 takes effect at t = 4.**
-# Each part counts only its own steps: a warm-up of 4 and a decay of 8 end at t = 12. `advance(lr, 1)` starts the same
-# curve at step 1. Use it if you do not want the first update to have a rate of 0.
+# **The first update uses `lr(0)`; a ramp of 4 steps ends at t = 4; a boundary at 4 takes effect at t = 4.**
+# Each part counts only its own steps: a warm-up of 4 steps and then a decay of 8 steps end at t = 12. `advance(lr, 1)`
+# starts the same curve at step 1. Use it if you do not want the first update to have a rate of 0.
 #
 # ## How do I print, compare, save and check a schedule?
 
@@ -238,9 +239,9 @@ print("traces in two calls:", len(traces))
 print("area under each:    ", np.round(rows.sum(axis=1), 2))
 
 # %% [markdown]
-# **Two sweeps, one over lengths and one over peaks, took one trace: numbers are arguments of the compiled program.**
+# **Two sweeps, over lengths and over peaks, needed only one trace: numbers are arguments of the compiled program.**
 #
-# **A longer linear warm-up does not change the area under the curve, which is half the peak times the length.**
+# **A longer linear warm-up does not change the area under the curve: half the peak times the length of the run.**
 #
 # ## How do I write my own schedule?
 #
@@ -267,12 +268,12 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# **These three lines make a full schedule: it prints, parses, plots, combines and is checked like all others.**
+# **These three lines make a full schedule: you can print, parse, plot, combine and check it like any other.**
 #
 # ## Does an optax optimizer use exactly these values?
 #
-# optax calls the schedule with its count of updates. With a gradient of 1, each update of `optax.sgd` is the rate that
-# it used, with a minus sign.
+# optax calls the schedule with its count of updates. With a gradient of 1, each update of `optax.sgd` is minus the rate
+# that it used.
 
 # %%
 lr = warmup(cosine(0.1, 0.0, steps=30), steps=10)

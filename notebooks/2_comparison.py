@@ -9,23 +9,23 @@
 # %% [markdown]
 # # 2. Decay, averaging or schedule-free?
 #
-# At one and the same learning rate, averaging beats decay. An EMA of the parameters at a constant rate ends at a
-# training loss of 0.949, cosine decay at 1.000, and the constant rate without an average at 1.040. Schedule-free with
-# an EMA ends at 0.937. On validation data the EMA is best: 1.196, where cosine decay has 1.220. One rate for all
-# methods favours the EMA, though: in a shorter sweep with the best rate for each method, linear decay ended below the
-# EMA.
+# With the same learning rate for all methods, an EMA of the parameters beats decay. At a constant rate, the EMA ends at
+# a training loss of 0.949 and the parameters themselves at 1.040, while cosine decay ends at 1.000. Schedule-free
+# training with an EMA ends at 0.937. On validation data the EMA is best, at 1.196; cosine decay ends at 1.220. But one
+# rate for all methods favours the EMA: in a shorter sweep with the best rate for each method, linear decay ended below
+# the EMA.
 #
 # ![Training loss, validation loss and accuracy of 13 methods, with standard errors](pictures/2_comparison.png)
 #
 # A published experiment trains a small vision transformer (TinyViT) on CIFAR-10 with Adam and one seed, and compares 13
-# ways to end with a low training loss: decay the learning rate, average the parameters instead, or train schedule-free.
+# ways to reach a low training loss: decay the learning rate, average the parameters instead, or train schedule-free.
 # This notebook redraws its five figures from our own recorded results, compares its numbers with ours, and tests its
 # conclusions. Our runs are small enough for two CPU cores: 80,010 parameters instead of 556,042, batches of 64 instead
 # of 128, 20,000 updates instead of 100,000, but five seeds. The published network has memorised its training data at
 # the end. Ours is still learning, so some answers differ. [How everything is measured](../docs/experiments.md) · [these
 # results as a report](../experiments/results/cifar10-small/report.md)
 #
-# The notebook also reads `experiments/results`, so run it in a checkout or in the unpacked source distribution, after
+# This notebook reads `experiments/results`, so run it in a checkout or in the unpacked source distribution, after
 # installing the extra `notebooks`. It takes half a minute on two CPU cores, since it trains nothing. Findings are in
 # bold, and *loss* means training loss unless it says otherwise.
 
@@ -64,7 +64,7 @@ from schedules import tabulate
 plt.rcParams.update(STYLE)
 
 # %% tags=["parameters"]
-recorded = "../experiments/results/cifar10-small/history.npz"  # of any run; None: train again, as in the next line
+recorded = "../experiments/results/cifar10-small/history.npz"  # results of any run; None: train again as set below
 task, steps, seeds, out = "cifar10-small", 20_000, 5, "../runs/notebook"
 
 # %%
@@ -79,7 +79,8 @@ print(heading(results))
 #
 # Each method, or *arm*, is an optimizer with a schedule for each of its hyperparameters. The coefficient of an average
 # is a schedule, too: `polyak` gives all parameters the same weight, and `exponential_average` averages over a window of
-# a tenth (`ema-long`) or a hundredth (`ema-short`) of the run.
+# a tenth (`ema-long`) or a hundredth (`ema-short`) of the run. In the names of the arms, `linear-25` decays to 0 over
+# 25 % of the run, `step-25` divides the rate by ten after 25 % of it, and `sf` means schedule-free.
 
 # %%
 rate = float(f"{max(arm.rate for arm in results.arms.values()):.6g}")  # recorded in float32
@@ -126,8 +127,8 @@ plt.show()
 #
 # The table lists the loss at the end of each arm. The columns are:
 #
-# - *published*: the training loss read off the published figures, to about ± 0.01. The published experiment scores
-#   averages on the batch they were just updated with. We score them on the batch before the update.
+# - *published*: the training loss read off the published figures, to about ± 0.01. The published experiment measures
+#   the loss of an average on a batch after the update with that batch. We measure it on the batch before that update.
 # - *below the constant rate*: how far the arm ends below the constant rate at the same update. The difference is taken
 #   seed by seed; all arms of a seed have the same initialization, batches and dropout masks.
 # - *gap closed*: where the arm ends between the constant rate (0 %) and cosine decay (100 %), for arms that train for
@@ -184,14 +185,15 @@ show(FIGURES[1])
 
 # %% [markdown]
 # **Linear and cosine decay end at about the same loss, and the step at 75 % ends below both.** The step at 25 % ends
-# above even the constant rate. In the published run, the first three end at the same loss. Here, the shape with the
-# largest mean rate ends lowest, and the one with the smallest mean rate ends highest.
+# above even the constant rate. In the published run, linear decay, cosine decay and the step at 75 % end at the same
+# loss. Here, the decay with the largest mean rate ends lowest, and the one with the smallest mean rate ends highest.
 #
 # ## Figure 3. Can averaging replace decay?
 #
-# Keep the rate constant, and evaluate an average of the parameters instead of the last ones: over all updates (Polyak),
-# or over a window (EMA). The published EMA decays of 0.999 and 0.9999 are windows of a hundredth and a tenth of 100,000
-# updates. The windows here are the same fractions of 20,000 updates.
+# Keep the rate constant, and evaluate an average of the parameters instead of the latest parameters. The average is
+# over all updates (Polyak) or over a window (EMA). The published EMAs have decay constants of 0.999 and 0.9999, which
+# means windows of a hundredth and a tenth of 100,000 updates. The windows here are the same fractions of 20,000
+# updates.
 
 # %%
 show(FIGURES[2])
@@ -199,13 +201,13 @@ show(FIGURES[2])
 # %% [markdown]
 # **Both EMAs end below cosine decay, and Polyak averaging ends above the constant rate.** In the published run, the
 # long EMA ends level with cosine decay, the short one slightly above it, and Polyak averaging above the constant rate.
-# A likely reason that the EMAs are ahead of decay here is that training continues at the full rate while the average
-# removes noise. The short EMA is ahead of the long one for about the first three quarters of the run.
+# The EMAs are probably ahead of decay here because training continues at the full rate while the average removes noise.
+# The short EMA is ahead of the long one for about the first three quarters of the run.
 #
 # ## Figure 4. Can schedule-free training replace decay?
 #
-# Schedule-free training takes gradients at a mixture of one tenth the training parameters and nine tenths their
-# average. The average is a Polyak average, as in the paper, or the long EMA.
+# Schedule-free training takes gradients between two sets of parameters: at nine tenths of an average plus one tenth of
+# the parameters that the base optimizer moves. The average is a Polyak average, as in the paper, or the long EMA.
 
 # %%
 show(FIGURES[3])
@@ -215,12 +217,12 @@ show(FIGURES[3])
 # level with the constant rate; in the published run it ends level with cosine decay. A Polyak average counts early
 # parameters as much as late ones, and here the early ones are much worse.
 #
-# ## Figure 5. Is one run as good as every decay?
+# ## Figure 5. Can one run replace decays of every length?
 #
-# A decay is only good at its end. Is there a single run that is as good as each linear decay at the end of that decay?
-# The candidates are schedule-free Polyak, the EMA of Adam, and schedule-free EMA. The figure shows losses minus the
-# loss at the constant rate. The table has the difference between each of them and each decay at the decay's end, taken
-# seed by seed. Negative means better than the decay.
+# A decay reaches its low loss only at its end. Is there a single run that is as good as each linear decay at the end of
+# that decay? The candidates are schedule-free with a Polyak average, the long EMA of Adam, and schedule-free with the
+# long EMA. The figure shows losses minus the loss at the constant rate. For each decay, the table has the loss of each
+# candidate minus the loss of the decay, at the end of the decay and seed by seed. Negative means better than the decay.
 
 # %%
 display(plot_panels(results, [FIGURES[4]], looks))
@@ -241,8 +243,8 @@ Markdown(markdown(rows))
 # Each conclusion is tested as a claim: a set of differences that must all be positive. The least certain difference
 # decides. The table shows that difference, in training loss, for this run and for the same arms on 8x8 digits, where
 # the network comes close to memorising its data. The figure is about this run: the coloured mark is the deciding
-# difference with its standard error, and the grey marks are the other differences. \* means within a quarter of the gap
-# between the constant rate and cosine decay.
+# difference with its standard error, and the grey marks are the other differences. An asterisk (\*) in a claim means:
+# up to a quarter of the gap between the constant rate and cosine decay.
 
 # %%
 digits = Results.load(Path("../experiments/results/digits/history.npz"))
@@ -271,18 +273,19 @@ plt.show()
 # %% [markdown]
 # **C1, C3, C5 and C7 hold. C2, C4 and C6, which say that arms end at about the same loss, fail.** C2 and C4 fail
 # because the late step and the EMA end *below* cosine decay, and C6 because schedule-free Polyak ends above it. We did
-# not choose the setting by these verdicts. The peak rate is the best constant rate of a sweep that was run before any
-# other arm, and nothing else was tuned. The setting on digits is different: it was chosen among about thirty with these
-# verdicts in view, so it illustrates the claims but does not test them.
+# not look at these verdicts when we chose the setting. The peak rate is the best constant rate of a sweep that was run
+# before any other arm, and nothing else was tuned. The setting on digits is different: we chose it from about thirty
+# and knew the verdicts of each, so it illustrates the claims but does not test them.
 #
-# One rate does not suit every arm. In a sweep of half the length, linear decay and schedule-free with the EMA did best
-# at four times this rate, and the EMA at twice this rate; linear decay then ended below the EMA ([the
-# sweep](../docs/experiments.md#does-one-rate-suit-every-arm)). So the verdict on C4 is about one rate for all arms.
+# One rate does not suit every arm. In a sweep with runs of half the length, linear decay and schedule-free with the EMA
+# did best at four times this rate, and the EMA at twice this rate; linear decay then ended below the EMA ([the
+# sweep](../docs/experiments.md#does-one-rate-suit-every-arm)). So the verdict on C4 applies only to one rate for all
+# arms.
 #
 # **On digits, C2, C4 and C6 hold, and Polyak averaging ends below the constant rate.** One difference is how much is
-# left to learn. On CIFAR-10, in the last quarter of the run, the loss at the constant rate falls by more than the final
-# gap between it and cosine decay. On digits it hardly falls any more. This could explain both sets of verdicts, but the
-# two settings also differ in other ways.
+# left to learn. On CIFAR-10, in the last quarter of the run, the loss at the constant rate falls by more than the gap
+# to cosine decay at the end. On digits it hardly falls any more. This could explain both sets of verdicts, but the two
+# settings also differ in other ways.
 #
 # ## How far does Polyak averaging lag behind?
 #
@@ -311,7 +314,8 @@ plt.show()
 #
 # The published experiment reports only training losses. The figure shows training loss, validation loss and validation
 # accuracy at the end of each arm, with standard errors, ordered by training loss. Blue, black and purple arms decay the
-# rate, green ones average the parameters, and red ones are schedule-free.
+# rate, green ones average the parameters, orange-red ones are schedule-free, and the grey one is the constant rate. An
+# arm called "linear to 25 %" stops after 25 % of the run.
 
 # %% tags=["finding"]
 order = sorted(results.arms, key=lambda name: MEASURED[name].mean())
@@ -330,13 +334,14 @@ display(Markdown(table(results)))
 # **The long EMA has the lowest validation loss.** Schedule-free with the EMA has the lowest training loss, but is not
 # ahead of the decays on validation data: its validation loss stops falling in the last quarter of the run ([the
 # report](../experiments/results/cifar10-small/report.md) has all quarters). The constant rate has the highest
-# validation loss of all arms that train for the whole run. Polyak averaging and the step at 25 % end above it in
-# training loss and below it in validation loss.
+# validation loss of all arms that train for the whole run. Polyak averaging and the step at 25 % end at a higher
+# training loss than the constant rate, but at a lower validation loss.
 #
 # ## How do I run the published size?
 #
-# 100,000 updates of the published network need an accelerator, and have not been run yet. This command runs them within
-# a time limit, and continues where it stopped if you run it again ([on an accelerator](../docs/accelerator.md)):
+# 100,000 updates of the published network need an accelerator. We have not run them yet. This command runs as many as
+# fit into a time limit, and continues where it stopped if you run it again ([on an
+# accelerator](../docs/accelerator.md)):
 #
 #     python -m experiments.accelerator --data DATA --work WORK --out OUT --minutes 55
 #

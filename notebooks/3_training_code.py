@@ -11,14 +11,14 @@
 #
 # One schedule works in plain JAX, Flax linen, Flax nnx, Equinox and PyTorch: pass it where the optimizer takes a
 # learning rate. All five use the same rate at each of 200 updates, and their losses are the same up to rounding. To
-# resume a run, save the optimizer state with the parameters. Without it, the schedule starts again at its warm-up
-# (red).
+# resume a run, save the optimizer state with the parameters. Without it, the schedule starts again from its warm-up
+# (red line in the picture).
 #
 # ![The learning rate of a run resumed with and without the optimizer state](pictures/3_training_code.png)
 #
-# This notebook trains one small network, with one hidden layer on handwritten digits, in each framework. It then shows
-# how to log the learning rate, save checkpoints, accumulate gradients, and set rates per layer. To run it, install
-# `pure-schedules[notebooks]`, and `torch` for the section on PyTorch. It takes about a minute on two CPU cores.
+# This notebook trains the same small network, with one hidden layer, on handwritten digits in each framework. It then
+# shows how to log the learning rate, save checkpoints, accumulate gradients, and set rates per layer. To run it,
+# install `pure-schedules[notebooks]`, and `torch` for the section on PyTorch. It takes about a minute on two CPU cores.
 
 # %% tags=["colab"]
 import os
@@ -72,8 +72,8 @@ print(*check(lr, steps), sep="\n")  # warnings about this schedule
 # %% [markdown]
 # ## Use with optax in plain JAX
 #
-# Pass the schedule instead of a number. `optax.adam(lr)` works. `optim.adam(lr)` also records the rate of each update,
-# so that you can log it. All frameworks below use this one `optimizer`.
+# Pass the schedule instead of a number. Both `optax.adam(lr)` and `optim.adam(lr)` work, but `optim.adam` also records
+# the rate of each update, so that you can log it. All frameworks below use this one `optimizer`.
 
 # %%
 optimizer = adam(lr)
@@ -256,9 +256,10 @@ print(f"rates equal to tabulate(lr, steps); losses differ from optax by at most 
 #
 # ## How do I log the learning rate?
 #
-# In a jitted step, return `hyperparameters(opt_state)` with the loss, as the steps above do. It has every number that
-# the last update used, also inside wrappers. On the host, for a log line or a progress bar, use `lr.at(step)`.
-# The optimizers of optax keep no such record unless you wrap them in `optax.inject_hyperparams`.
+# In a jitted step, return `hyperparameters(opt_state)` with the loss, as the steps above do. It contains every
+# hyperparameter that the last update used, even if the optimizer is inside wrappers. On the host, for a log line or a
+# progress bar, use `lr.at(step)`. Optax optimizers keep no such record unless you wrap them in
+# `optax.inject_hyperparams`.
 
 # %%
 logged = average(adamw(lr, b1=linear(0.95, 0.85, steps), weight_decay=linear(0.0, 0.1, steps)), ema(0.95))
@@ -285,8 +286,8 @@ print({name: f"{value:.4g}" for name, value in log[-1].items()})
 #
 # ## What should I save in a checkpoint?
 #
-# Save the parameters, the optimizer state, which contains the step count, and `repr(lr)` in the config. `parse` turns
-# that back into the schedule. With Orbax:
+# Save three things: the parameters, the optimizer state (which contains the step count) and, in the config, `repr(lr)`.
+# `parse` turns this text back into the schedule. With Orbax:
 
 # %%
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every save
@@ -331,13 +332,14 @@ axes[1].set(title="loss minus the loss of the uninterrupted run", xlabel="update
 plt.show()
 
 # %% [markdown]
-# **Resumed from parameters and optimizer state, the run is bit for bit the one that was never interrupted.**
-# Resumed from the parameters alone, it starts the schedule again at its warm-up.
+# **Resumed from the parameters and the optimizer state, the run is bit-for-bit identical to the uninterrupted run.**
+# Resumed from the parameters alone, the schedule starts again from its warm-up.
 #
 # ## Do steps count updates or micro-batches when I accumulate gradients?
 #
 # They count updates. `optax.MultiSteps` calls the optimizer once for every k micro-batches. So divide the number of
-# micro-batches by k to get the length of a schedule, and the number of updates per epoch for `per_epoch`.
+# micro-batches in the run by k to get the length of a schedule. Divide the number of micro-batches in an epoch by k to
+# get the number of updates per epoch, which `per_epoch` takes.
 
 # %%
 k = 4
@@ -367,9 +369,9 @@ plt.show()
 #
 # ## How do I set learning rates per layer, freeze layers, or exclude biases from weight decay?
 #
-# Select parameters by regular expressions on their paths, such as `layer_0/kernel`. `scale_by_path` multiplies the
-# updates of the optimizer before it, here for layer-wise learning-rate decay. `per_parameter` gives each group its own
-# optimizer. A mask excludes the biases from weight decay.
+# Select parameters by regular expressions on their paths, such as `layer_0/kernel`. `scale_by_path` follows an
+# optimizer in a chain and multiplies its updates by a factor, here for layer-wise learning-rate decay. `per_parameter`
+# gives each group its own optimizer. A mask excludes the biases from weight decay.
 
 # %%
 deep = {f"layer_{i}": dense(i, 64, 64) for i in range(3)} | {"head": dense(3, 64, 10)}
@@ -411,7 +413,7 @@ for ax, optimizer, title in zip(axes, (layer_wise(lr), fine_tuned), ("scale_by_p
     sizes = update_sizes(optimizer)
     for name, (colour, dash) in looks.items():
         ax.plot(sizes[name], color=colour, linestyle=dash)
-        if sizes[name].any():  # frozen layers are off the logarithmic axis
+        if sizes[name].any():  # a logarithmic axis cannot show the zeros of frozen layers
             ax.text(0.17 * steps, 1.1 * sizes[name].max(), name, color=colour, ha="center", va="bottom")
     ax.set(title=title, xlabel="update", yscale="log", ylim=(1e-6, 0.1))
 axes[0].set(ylabel="mean size of a weight's change")
@@ -427,7 +429,7 @@ for name, layer in updates.items():
     print(f"{name}: kernel {layer['kernel'].mean():+.6f}, bias {layer['bias'].mean():+.6f}")
 
 # %% [markdown]
-# **The first layers change least (left) or are frozen (right), and weight decay leaves the biases alone.**
+# **The first layers change least (left) or are frozen (right), and weight decay does not change the biases.**
 #
 # ## What about batch norm?
 #

@@ -9,9 +9,10 @@
 # %% [markdown]
 # # 4. Which learning rate should I use?
 #
-# Start from a range test, then try a few rates with the schedule you will train with, because the best peak depends on
-# the schedule. On a small network, the best peak of cosine decay is 1.98 times the best constant rate, and that of
-# one-cycle 1.88 times. A range test takes one short run and suggests 0.0058, which is 0.6 of the best constant rate.
+# Start from a range test. Then try a few peak rates with the schedule you will train with, because the best peak
+# depends on the schedule. On a small network, the best peak of cosine decay is 1.98 times the best constant rate, and
+# the best peak of one-cycle is 1.88 times that rate. A range test takes one short run and suggests 0.0058, which is 0.6
+# times the best constant rate.
 #
 # ![Validation loss by peak rate for a constant rate, cosine decay and one-cycle](pictures/4_finding_a_rate.png)
 #
@@ -19,7 +20,7 @@
 # one-cycle and super-convergence. The network trains on the 8x8 digits of scikit-learn: 1,000 images to train, 797 to
 # validate, batches of 16. To use your own model, replace `start` and `loss`.
 #
-# The notebook also reads `experiments/results`, so run it in a checkout or in the unpacked source distribution, after
+# This notebook reads `experiments/results`, so run it in a checkout or in the unpacked source distribution, after
 # installing the extra `notebooks`. It takes about three minutes on two CPU cores.
 
 # %% tags=["colab"]
@@ -122,8 +123,9 @@ for picker in ("valley", "steep", "minimum"):
     print(f"{picker:>8}: median {np.median(rates):.4f}, from {rates.min():.4f} to {rates.max():.4f} over {seeds} seeds")
 
 # %% [markdown]
-# **`valley`, the default, suggests 0.0058 (median over seeds); `steep` and `minimum` suggest three times that.**
-# All of these are first guesses, read off the same curve. `slide` suggests a rate that is too high to be useful here.
+# **The default method, `valley`, suggests 0.0058 (median over seeds); `steep` and `minimum` suggest three times that.**
+# All of these are first guesses, read off the same curve. A fourth method, `slide`, is not shown: here it suggests a
+# rate that is too high to be useful.
 #
 # ## Does the best rate depend on the schedule?
 #
@@ -189,18 +191,18 @@ for name, losses in final.items():
 
 # %% [markdown]
 # **Schedules that decay need a higher peak: 1.98 times the best constant rate for cosine, 1.88 times for one-cycle.**
-# The range test does not know the schedule: here `valley` suggests 0.6 of the best constant rate, and `steep` 0.6 of
-# the best peak for cosine. In the recorded sweep of a vision transformer, whose rates are a factor of 2 apart, constant
-# and cosine are best at the same rate, and one-cycle at twice that rate.
+# The range test does not know the schedule: here `valley` suggests 0.6 times the best constant rate, and `steep`
+# suggests 0.6 times the best peak for cosine. In a recorded sweep with a vision transformer, the rates are a factor of
+# 2 apart. There the constant rate and cosine decay are best at the same rate, and one-cycle is best at twice that rate.
 #
-# **1,056 runs (three schedules, 22 rates, 16 seeds) in two calls took one trace.**
+# **1,056 runs (three schedules, 22 rates, 16 seeds) in two calls needed only one trace.**
 #
 # ## Does cycling the momentum help in one-cycle?
 #
-# One-cycle lowers the momentum while the rate rises, and raises it again while the rate falls. `sgd` takes a schedule
-# for each. Three methods are trained in one program, each at nine rates and five lengths: one-cycle, one-cycle with a
-# constant momentum, and step decay for the next question. After the end of a shorter run the rate is 0, so its
-# parameters do not change any more.
+# One-cycle lowers the momentum while the rate rises, and raises it again while the rate falls. `sgd` takes one schedule
+# for the rate and one for the momentum. We train three methods in one program, each at nine rates and five lengths:
+# one-cycle, one-cycle with a constant momentum, and step decay (for the next question). After the end of a shorter run
+# the rate is 0, so its parameters do not change any more.
 
 
 # %%
@@ -254,15 +256,16 @@ print(f"cycled minus 0.9, each at its best rate, seed by seed: {difference.mean(
 
 # %% [markdown]
 # **Cycling the momentum lowers the loss only a little, by 0.0044 ± 0.0021, and allows a higher rate.**
-# At low rates it ends above the constant momentum, and at high rates far below. A momentum of m multiplies the rate by
-# about 1 / (1 - m), which is 6.7 at the peak of the cycle and 10 for a momentum of 0.9. So the two curves may be the
-# same curve, shifted.
+# Compared with a constant momentum of 0.9, the loss is higher at low rates and much lower at high rates. A momentum of
+# m multiplies the effective rate by about 1 / (1 - m): by 6.7 at the peak of the cycle, and by 10 with a momentum of
+# 0.9. So the two curves may be the same curve, shifted along the axis of the rate.
 #
 # ## Does one-cycle reach the loss of step decay in fewer updates?
 #
-# This is called super-convergence. Each method and length uses the best of its nine rates, which is chosen on the first
-# half of the seeds and scored on the second half. The right panel shows recorded runs of a vision transformer on the
-# same digits. They use one-cycle with three phases, and their rates come from a sweep with other seeds.
+# To reach the same loss in far fewer updates is called super-convergence. Each method and length uses the best of its
+# nine rates, which is chosen on the first half of the seeds and scored on the second half. The right panel shows
+# recorded runs of a vision transformer on the same digits. They use one-cycle with three phases, and their rates come
+# from a sweep with other seeds.
 
 # %%
 half = seeds // 2
@@ -312,9 +315,10 @@ for length, difference in zip(lengths, cycles - stepped, strict=True):
     print(f"    over {length:>5}: {difference.mean():+.4f} ± {sem(difference):.4f}")
 
 # %% [markdown]
-# **No: one-cycle with half the updates ends 0.0112 ± 0.0051 above step decay, and with a quarter 0.0429 ± 0.0048.**
-# For the transformer, one-cycle with half the updates ends 0.031 ± 0.021 above, which is undecided, and with a quarter
-# 0.250 ± 0.049 above. Its best rate was the lowest that was tried, for both methods. Super-convergence was reported for
-# residual networks on CIFAR-10 (arXiv:1708.07120); this notebook does not test that.
+# **No: with half the updates, one-cycle ends 0.0112 ± 0.0051 above step decay, with a quarter 0.0429 ± 0.0048 above.**
+# For the transformer, one-cycle with half the updates ends 0.031 ± 0.021 above step decay, which does not decide the
+# question, and with a quarter 0.250 ± 0.049 above. At these two lengths the best rate of one-cycle was the lowest that
+# was tried. Super-convergence was reported for residual networks on CIFAR-10 (arXiv:1708.07120); this notebook does not
+# test that.
 #
-# **With the same number of updates one-cycle ends lower: by 0.0224 ± 0.0034 in 200 and 0.0081 ± 0.0030 in 800.**
+# **With equally many updates, one-cycle ends lower: by 0.0224 ± 0.0034 after 200, and by 0.0081 ± 0.0030 after 800.**

@@ -9,10 +9,11 @@
 # %% [markdown]
 # # 5. Should I evaluate an average of the parameters?
 #
-# Often, yes. At a constant learning rate the parameters of a small network end at a validation loss of 0.120, and an
-# average of the same run ends at 0.076, without any decay. `average(optimizer, c)` keeps such an average next to any
-# optimizer and does not change training. Schedule-free optimizers go further and take gradients near the average. In
-# both cases **the parameters you train are not the ones to evaluate, save and deploy: use `eval_params` to get those.**
+# Often, yes. At a constant learning rate the parameters of a small network end at a validation loss of 0.120. An
+# average of the parameters of the same run ends at 0.076, without any decay. `average(optimizer, c)` keeps such an
+# average next to any optimizer and does not change training. Schedule-free optimizers go further and take gradients
+# near the average. In both cases
+# **the parameters you train are not the ones to evaluate, save and deploy: use `eval_params` to get those.**
 #
 # ![Validation loss during training: averages of the parameters are below the parameters](pictures/5_averaging.png)
 #
@@ -70,7 +71,7 @@ black, grey, blue, sky, green, orange, red, pink = (
 )  # fmt: skip
 
 # %% tags=["parameters"]
-steps, seeds, updates = 2_000, 5, 10_000  # `updates`: of the noisy quadratics
+steps, seeds, updates = 2_000, 5, 10_000  # `updates` is for the noisy quadratic
 
 # %% [markdown]
 # ## What does a coefficient average?
@@ -106,9 +107,10 @@ plt.show()
 #
 # ## How much noise does averaging remove?
 #
-# On f(z) = z² / 2, with gradients z + noise of variance 1, the theory is exact. At a constant rate γ the parameters
-# keep a variance of γ / (2 − γ). The mean of t of them has a variance of 1 / t for every γ, plus an error from the
-# starting point that fades. The code trains a thousand such problems at once, as one vector:
+# Take f(z) = z² / 2, where the gradient is z plus noise of variance 1. Here the theory is exact. At a constant rate γ
+# the parameters keep a variance of γ / (2 − γ). The mean of the parameters after t updates has a variance of 1 / t for
+# every γ, plus an error from the starting point, which fades. The code trains a thousand such problems at once, as one
+# vector:
 
 # %%
 rate, start = 0.1, 10.0
@@ -161,7 +163,7 @@ ax.legend(frameon=False, loc="lower left")
 plt.show()
 
 # %% [markdown]
-# **After the start has faded, the mean of all parameters (`polyak`) falls as 1 / t and ends below linear decay.**
+# **Once the effect of the start is gone, the error of the mean (`polyak`) falls as 1 / t and ends below linear decay.**
 # For the first 400 updates or so it is worse than no average. An EMA forgets the start sooner, but then stops
 # improving. `tail` is a Polyak average that begins later, here at the middle of the run.
 #
@@ -204,7 +206,7 @@ def draw(key):
 
 
 def train(optimizer, params, batches, measure):
-    """Returns the final (params, opt_state), and what `measure` gives 50 times during the run."""
+    """Returns the final (params, opt_state), and the results of 50 calls of `measure` during the run."""
 
     def update(carry, batch):
         params, opt_state = carry
@@ -292,14 +294,14 @@ print("polyak minus power_ema:    ", summary(less[:, -1]), f"and above it {int((
 # %% [markdown]
 # **Yes: the average with `power_ema` ends at 0.076, and the parameters it averages end at 0.120.**
 # The Polyak average still contains the first parameters. It is above `power_ema` at all 50 measurements, and ends
-# 0.014 ± 0.005 above it. A tail that begins at the middle of the run ends about as low as `power_ema`. An EMA over
-# about ten updates gains little.
+# 0.014 ± 0.005 above it. A tail average that begins in the middle of the run ends about as low as `power_ema`. An EMA
+# over about ten updates, `ema(0.9)`, gains little.
 #
 # ## Can I choose the averaging window after the run?
 #
-# Yes, if you save a few snapshots of two `power_ema` averages during the run. From these, `post_hoc_ema` makes averages
-# of other widths, also as they would have been earlier in the run. The width is the standard deviation of the ages of
-# the averaged parameters, as a fraction of the run. For a Polyak average it is 0.29.
+# Yes, if you save a few snapshots of two `power_ema` averages during the run. From these, `post_hoc_ema` computes
+# averages of other widths, at the end of the run or at an earlier update. The width is the standard deviation of the
+# ages of the averaged parameters, as a fraction of the run. For a Polyak average it is 0.29.
 
 # %%
 kept = [
@@ -331,14 +333,15 @@ apart = jax.tree.map(lambda a, b: np.abs(a - b).max() / np.abs(b).max(), made, t
 print(f"power_ema(3) made after the run: off by at most {max(jax.tree.leaves(apart)):.1%} of the largest parameter")
 
 # %% [markdown]
-# **Yes: a width of 0.13 is best in this run, with a loss of 0.075; a width of 0.02 has 0.098.**
+# **Yes: in this run a width of 0.13 is best, with a loss of 0.075; a width of 0.02 gives 0.098.**
 # Widths from 0.10 to 0.20 are about equally good. An average made after the run differs from one computed during the
 # run by at most 0.2 % of the largest parameter of each array.
 #
 # ## Should I average, decay, or do neither?
 #
-# Each method trains at four rates; all rates and seeds of a method are one program. If an optimizer keeps no average,
-# `eval_params` returns the parameters themselves, so the same code measures all methods.
+# Each method trains at four rates; one program runs all rates and seeds of a method. The wide EMA is the `power_ema` of
+# width 0.10 from above. If an optimizer keeps no average, `eval_params` returns the parameters themselves, so the same
+# code measures all methods.
 
 # %%
 rates = jnp.array([0.003, 0.01, 0.03, 0.1])
@@ -417,15 +420,15 @@ except ValueError as error:
 
 # %% [markdown]
 # **With the Polyak average, `params` are much worse than `eval_params`: 0.130 instead of 0.086.**
-# With schedule-free they are about equally good, since its training parameters are nine tenths average, so a mistake
-# does not show in the loss. To resume training, save `params` and `opt_state`, as in [training
-# code](3_training_code.ipynb). To deploy, save only `eval_params`.
+# With schedule-free training both are about equally good, because nine tenths of its training parameters come from the
+# average. So the loss does not show whether you evaluated the wrong ones. To resume training, save `params` and
+# `opt_state`, as in [training code](3_training_code.ipynb). To deploy, save only `eval_params`.
 #
 # ## What about batch norm?
 #
-# The running mean and variance belong to the training parameters. Activations vary less at the averaged parameters, so
-# the statistics must be computed again. `refresh_batch_stats` does that: it runs some training batches through the
-# network and changes only the statistics.
+# The running mean and variance belong to the training parameters. With the averaged parameters the activations vary
+# less, so the statistics must be computed again. `refresh_batch_stats` does that: it runs some training batches through
+# the network and changes only the statistics.
 
 
 # %%
@@ -511,8 +514,8 @@ plt.show()
 
 # %% [markdown]
 # **Refresh the statistics: the Polyak average has a loss of 0.694 with the old ones and 0.097 with refreshed ones.**
-# The training parameters have 0.098. The wide EMA has 0.093 with the old statistics and 0.083 with refreshed ones. At
-# the Polyak average the variances are less than half of the old ones, because the noise of the parameters is gone. One
-# batch of 64 is enough here: 32 batches do about as well.
+# The training parameters have a loss of 0.098. The wide EMA has 0.093 with the old statistics and 0.083 with refreshed
+# ones. With the Polyak average the refreshed variances are less than half of the old ones, because the noise of the
+# parameters is gone. One batch of 64 is enough here: 32 batches are not much better.
 #
 # [Optimizers and averages](../docs/optimizers.md) lists every average, with its source and its memory use.

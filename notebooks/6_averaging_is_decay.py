@@ -11,9 +11,9 @@
 #
 # Yes, if you keep checkpoints of a run with a constant learning rate. A weighted average of the checkpoints acts like a
 # decay of the rate: `merge(checkpoints, like=decay)` computes it, and `decay_of(average, steps)` tells you which decay
-# an average corresponds to. On a small network, a merged cooldown over 800 of 2,000 updates ends at a validation loss
-# of 0.068, the same as a real cooldown; the constant rate ends at 0.099. For cooldowns longer than that, the real one
-# is better.
+# an average corresponds to. On a small network, checkpoints merged like a cooldown over 800 of 2,000 updates have a
+# validation loss of 0.068. A real cooldown of this length ends at the same loss, and the constant rate at 0.099. For
+# longer cooldowns, the real one is better.
 #
 # ![Validation loss of real cooldowns and of merged checkpoints, by length](pictures/6_averaging_is_decay.png)
 #
@@ -71,8 +71,9 @@ steps, seeds, cooldowns = 2_000, 10, [40, 100, 200, 400, 800, 1_400, 2_000]
 # %% [markdown]
 # ## Which decay is an average equivalent to?
 #
-# Left: the weight in the average of the parameters after each of 200 updates. Right: the factor by which the average
-# multiplies each update, which is the total weight of all later parameters. The dots are the values of schedules.
+# Left: how much the parameters after each of 200 updates weigh in the average. Right: the factor by which the average
+# multiplies each update. It is the total weight of all parameters from that update on. The dots are the values of the
+# equivalent schedules.
 
 # %%
 pairs = {  # an average, and the equivalent decay
@@ -98,7 +99,7 @@ axes[1].legend(frameon=False, loc="upper left")
 plt.show()
 
 # %% [markdown]
-# **Each average is exactly equivalent to one decay of the same updates.**
+# **For the same sequence of updates, each average gives exactly the parameters that one decay would give.**
 # The reverse also holds: `average_of` returns the weights of the average that is equivalent to a decay.
 
 # %%
@@ -113,9 +114,9 @@ ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Linear decay over 200 updates is the plain mean. Cosine decay gives the largest weights to the middle of the run.
-# 1 - sqrt decay gives the largest weights to the oldest parameters, up to 0.07 for the first, which is outside the
-# picture. The effective number of parameters is how many equally weighted ones would average away as much noise.
+# Linear decay over 200 updates is equivalent to the plain mean. Cosine decay gives the largest weights to the middle of
+# the run. 1 - sqrt decay gives the largest weights to the oldest parameters, up to 0.07 for the first, which is outside
+# the picture. The effective number of parameters is how many parameters with equal weights would remove as much noise.
 #
 # ## How close do merged checkpoints come to a real cooldown?
 #
@@ -216,13 +217,13 @@ for down, a, b in zip(cooldowns, decayed, merged, strict=True):
 # %% [markdown]
 # **A cooldown over 800 of the 2,000 updates ends at 0.068, real or merged; over the whole run, merged is 0.011 worse.**
 # Up to 800 updates, merging is not measurably worse. Beyond that, the average contains parameters from early in the
-# run, when the network was still far from its end. All merged points come from one run per seed; each real cooldown
-# needs its own.
+# run, when the network was still far from its final state. All merged points come from one run per seed; each real
+# cooldown needs its own.
 #
 # ## How many checkpoints do I need?
 #
-# The same merge for a cooldown over a fifth of the run, from fewer checkpoints. Each checkpoint stands for all updates
-# since the one before.
+# Here we repeat the merge for a cooldown over a fifth of the run, with fewer checkpoints. Each checkpoint then stands
+# for all updates since the checkpoint before it.
 
 # %%
 down = steps // 5
@@ -241,13 +242,13 @@ for n, losses in zip(counts, found, strict=True):
     print(f"{n:2} checkpoints: " + "{:.3f} ± {:.3f}".format(*over_seeds(losses)))
 
 # %% [markdown]
-# **Ten checkpoints in the cooldown end at 0.070, twenty at 0.069, and the constant rate at 0.099.** With one
-# checkpoint, the average is the mean of the parameters at both ends of the cooldown.
+# **Ten merged checkpoints have a loss of 0.070, twenty a loss of 0.069, and the constant rate ends at 0.099.** With one
+# checkpoint in the cooldown, the average is the mean of the parameters at both ends of the cooldown.
 #
 # ## How do I merge checkpoints from disk?
 #
-# Pass `merge` a folder written by Orbax's `CheckpointManager`. It reads one checkpoint at a time, and only those that
-# have a weight. `python -m optim merge` does the same from the command line. Without `--out` it only prints the
+# Pass `merge` a folder written by Orbax's `CheckpointManager`. It reads one checkpoint at a time, and only those whose
+# weight is not 0. `python -m optim merge` does the same from the command line. Without `--out` it only prints the
 # weights.
 
 # %%
@@ -265,8 +266,8 @@ print(f"merged from disk: {valid(from_disk).mean():.3f}")
 # %% [markdown]
 # ## How long is the window of an average?
 #
-# Two numbers describe it. The half-life is how many of the latest parameters hold half of the weight. The effective
-# window is how many equally weighted parameters would average away as much independent noise.
+# Two numbers describe it. The half-life is the number of latest parameters that together have half of the weight. The
+# effective window is the number of parameters that, with equal weights, would remove as much independent noise.
 
 # %%
 several = {"polyak()": polyak(), "tail(1600)": tail(1_600), "ema(0.99)": ema(0.99), "power_ema(6.94)": power_ema(6.94)}

@@ -9,18 +9,18 @@
 # %% [markdown]
 # # 7. How long should my cooldown be?
 #
-# If you tune the peak rate, about 60 % of the run: that is best in published runs of a language model and within 1 % of
-# the optimum of a convex bound. A cooldown over 40 % has most of the gain. The cooldown is the last phase of a run, in
-# which the learning rate falls to 0.
+# The cooldown is the last phase of a run, in which the learning rate falls to 0. If you tune the peak rate, make it
+# about 60 % of the run. That length is best in published runs of a language model, and within 1 % of the optimum of a
+# convex bound. A cooldown over 40 % of the run has most of the gain.
 #
 # ![The convex bound and published final losses, by the length of the cooldown](pictures/7_how_long_a_cooldown.png)
 #
 # This notebook shows five tools that answer such questions before a run, each in seconds: a bound that ranks schedules,
-# a loss law fitted to earlier runs, a schedule made from gradient norms, a model problem whose expected loss is exact,
-# and `advise`, which combines them. [The results](../experiments/results/README.md) compare each with runs of real
-# networks.
+# a loss law fitted to earlier runs, a schedule made from gradient norms, a model problem whose expected loss is
+# computed exactly, and `advise`, which combines them. [The results](../experiments/results/README.md) compare each with
+# runs of real networks.
 #
-# The notebook reads published loss curves from `tests/curves`, so run it in a checkout or in the unpacked source
+# This notebook reads published loss curves from `tests/curves`, so run it in a checkout or in the unpacked source
 # distribution, after installing the extra `notebooks`. It takes about a minute on two CPU cores.
 
 # %% tags=["colab"]
@@ -74,9 +74,9 @@ steps, resamples, every = 50_000, 20, 1
 # ## Which schedule is best, and how long should the cooldown be?
 #
 # For a convex loss, `bound` is an upper limit on how far the loss ends above its minimum. The loss of a network is not
-# convex, but when schedules differ a lot, the bound ranks them as their losses do. `compare` computes the bound of each
-# schedule at its own best peak. It also prints the ratios of these peaks: use them to carry a peak that you tuned for
-# one schedule over to another.
+# convex, but when schedules differ a lot, the bound ranks them in the same order as their losses. `compare` computes
+# the bound of each schedule at its own best peak. It also prints the ratios of these peaks: if you tuned the peak for
+# one schedule, they tell you the peak for another.
 
 # %%
 shapes = {
@@ -92,7 +92,7 @@ print(compare(shapes, steps))
 # %% [markdown]
 # For such schedules, the final losses of a language model with 124 million parameters are published
 # (arXiv:2501.18965). The losses here are after 50,000 updates, at the best of the peaks that were tried, with one seed.
-# The bounds of cooldowns of 50 lengths are one vmapped call:
+# One vmapped call computes the bounds of cooldowns of 50 lengths:
 
 # %% tags=["finding"]
 with (curves / "llama_runs.csv").open() as file:
@@ -123,7 +123,7 @@ print(f"shortest cooldown within 1 % of the lowest bound: {shortest:.0%} of the 
 print(f"cooldown with the lowest published loss: {min(measured, key=measured.get):.0%} of the run")
 
 # %% [markdown]
-# **Both fall steeply up to 40 % of the run. Then the bound is lowest for the longest cooldown, the loss for 60 %.**
+# **Both fall steeply up to 40 % of the run. The bound is lowest for the longest cooldown, the loss is lowest at 60 %.**
 # Over all published schedules, the rank correlations of bound and loss at three lengths of run are 0.68, 0.87 and 0.94
 # ([the comparison](../experiments/results/evidence/last-iterate/report.md)).
 #
@@ -149,8 +149,9 @@ ax.legend(frameon=False, loc="lower left")
 plt.show()
 
 # %% [markdown]
-# **In the published runs, the best peak falls less with the length of the run than the bound says**: with a power of
-# -0.18 instead of -0.51. So do not go below the rate that `transfer` gives, and try rates between it and the old one.
+# **In the published runs, the best peak falls less with the length of the run than the bound says**: it is proportional
+# to the length to the power of -0.18, where the bound has -0.51. So do not go below the rate that `transfer` gives, and
+# try rates between it and the old one.
 #
 # ## Which loss would this run have reached with another schedule?
 #
@@ -195,10 +196,10 @@ axes[0].legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# **From three runs without a cooldown, the law predicts two with one, but their final losses 0.01 too low.** The
-# standard error does not cover that, because it does not include errors of the law itself. [The
-# comparison](../experiments/results/evidence/loss-laws/report.md) has all six other schedules, two model sizes, and our
-# own runs.
+# **Fitted to three runs without a cooldown, the law predicts runs with one, but ends 0.01 too low.** The standard error
+# does not cover that, because it does not include errors of the law itself. [The
+# comparison](../experiments/results/evidence/loss-laws/report.md) has all six other schedules, two more model sizes,
+# and our own runs.
 #
 # ## Can a schedule be computed?
 #
@@ -233,8 +234,8 @@ plt.show()
 # ## How do schedules compare on a problem with an exact expected loss?
 #
 # On a noisy quadratic, `expected_loss` computes the expected loss for any schedule, momentum and average, without
-# sampling. 10,000 updates take hundredths of a second. Each schedule below has the best of 12 rates; all rates are one
-# vmapped call.
+# sampling. 10,000 updates take a few hundredths of a second. Each schedule below uses the best of 12 rates; one vmapped
+# call computes all of them.
 
 # %%
 T = 10_000
@@ -264,7 +265,7 @@ ax.legend(frameon=False, loc="upper right")
 plt.show()
 
 # %% [markdown]
-# **Here the longest cooldown ends lowest, as in the bound, and averages at a constant rate end below all cooldowns.**
+# **Here the longest cooldown is best, as in the bound, and averages at a constant rate end below all cooldowns.**
 # This does not carry over to every network: on [digits](../experiments/results/digits-merging/report.md), the mean of
 # all parameters ends far above linear decay. `python -m experiments --task quadratic` runs the comparison of 13 methods
 # on such a problem in seconds.

@@ -99,7 +99,8 @@ def schedule_free_plus(
     - `r`, `weight_lr_power`: as in `weighted`.
     - `newest_until`: c is 1 for this many updates; use one or two times the length of the warm-up.
 
-    If the gradients are tiny but the loss is not, the rate is huge: see docs/optimizers.md, "Infinite and NaN gradients".
+    If the gradients are tiny but the loss is not, the rate is huge: see docs/optimizers.md, "Infinite and NaN
+    gradients".
 
     **Raises:** `ValueError` if b1, b2, beta, beta_max or polyak_beta is a number outside [0, 1), if another number is
     negative, or if `update` is called without `params` or without `value`.
