@@ -241,7 +241,7 @@ def test_a_call_with_nothing_left_to_do_writes_the_results_again(data, whole, tm
     assert_same(history(tmp_path), history(whole))
     capsys.readouterr()
     assert main(words(data, tmp_path, "--batch-size", "4")) == 2
-    assert "work holds a run with batch size 8, not 4: name another folder" in capsys.readouterr().err
+    assert "work holds a run with batch size 8, not 4: choose another folder" in capsys.readouterr().err
 
 
 def test_a_signal_stops_it_in_order(data, tmp_path, monkeypatch, capsys):

@@ -113,7 +113,7 @@ def test_the_command_leaves_a_table_figures_and_the_numbers(tmp_path, capsys, ti
     assert (out / "report.md").read_text() == report
     # Another one must not overwrite it.
     assert main([*SMALL, "--seeds", "3", "--out", str(out)]) == 2
-    assert f"{out} holds a run with seeds [0, 1], not [0, 1, 2]: name another folder" in capsys.readouterr().err
+    assert f"{out} holds a run with seeds [0, 1], not [0, 1, 2]: choose another folder" in capsys.readouterr().err
     assert Results.load(out / "history.npz").seeds == (0, 1)
 
 

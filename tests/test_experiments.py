@@ -516,8 +516,8 @@ def test_a_bad_download_is_one_sentence_and_leaves_nothing_behind(server, tmp_pa
     truncated, _ = address("truncated.tar.gz")
     missing, _ = address("missing.tar.gz")
     for where, expected, message in [
-        (url, "0" * 64, "its SHA-256 differs"),
-        (truncated, sha256, "its SHA-256 differs"),
+        (url, "0" * 64, "the SHA-256 of the download differs"),
+        (truncated, sha256, "the SHA-256 of the download differs"),
         (missing, sha256, "HTTPError"),
         ("http://127.0.0.1:9/refused.tar.gz", sha256, "ConnectionError"),
     ]:

@@ -257,7 +257,7 @@ def test_what_is_no_folder_of_a_run_is_refused_and_left_alone(refused, tmp_path)
     for folder, message in {
         file: f"{file} must be a folder that can be written (File exists)",
         file / "run": f"{file}/run must be a folder that can be written (Not a directory)",
-        others: f"{others} must be a new or empty folder, or a run's, got one with thesis.tex",
+        others: f"{others} must be a new or empty folder, or the folder of a run, got one with thesis.tex",
     }.items():
         assert refused(*words(folder)) == message
     assert content(tmp_path) == held
@@ -283,7 +283,7 @@ def test_what_takes_the_place_of_a_file_or_folder_of_a_run_is_named(refused, cop
 )  # fmt: skip
 def test_a_config_that_no_run_wrote_is_refused(text, refused, tmp_path):
     (tmp_path / "config.json").write_text(text, encoding="latin1")
-    message = f"{tmp_path}/config.json must be what a run wrote, but cannot be read: name another folder"
+    message = f"{tmp_path}/config.json cannot be read as the configuration of a run: choose another folder"
     assert refused(*words(tmp_path)) == message
 
 
@@ -309,7 +309,7 @@ def test_a_run_goes_on_under_the_same_plan_only(changed, arms, difference, refus
     said = refused(*words(copy, **({"arms": arms} if arms else {})), *changed)
     assert said.startswith(f"{copy} holds a run with ")
     assert difference in said
-    assert said.endswith(": name another folder, or delete it")
+    assert said.endswith(": choose another folder, or delete it")
     assert content(copy) == held
 
 
@@ -324,7 +324,7 @@ def test_a_folder_is_one_run_s_until_that_is_dead(refused, cache, tmp_path):
     folder = tmp_path / "run"
     first = Fork(words(folder), cache, seconds_a_piece=0.0)
     first.until(lambda: lines(folder) > 2)
-    message = f"another run is writing into {folder}: wait for it, or name another folder"
+    message = f"another run is writing to {folder}: wait for it, or choose another folder"
     assert refused(*words(folder, steps=60)) == message
     assert first.running
     first.kill()
