@@ -358,10 +358,9 @@ def check(schedule: ScheduleLike, steps: Size, *, after: ScheduleLike | None = N
 def _takes_over(schedule: Schedule, before: Schedule, at: int) -> Iterator[str]:
     left, right = float(before(at)), float(schedule(at))
     if _differ(left, right) or not math.isfinite(left):
-        yield (
-            f"It jumps from {left:.6g} to {right:.6g} at step {at:,}, where it replaces the schedule before it: "
-            f"`cooldown(before, {at}, ...)` would continue from the old value."
-        )
+        advice = f"`cooldown(before, {at}, ...)` would continue from the old value" if left > 0 else "warm up again"
+        where = f"at step {at:,}, where it replaces the schedule before it"
+        yield f"It jumps from {left:.6g} to {right:.6g} {where}: {advice}."
 
 
 def _differ(left: float, right: float) -> bool:

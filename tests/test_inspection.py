@@ -266,6 +266,9 @@ def test_a_run_that_is_continued_under_another_schedule_is_checked_from_there_on
         f"`cooldown(before, {at}, ...)` would continue from the old value."
     ]
     assert check(cooldown(before, at, 2000 - at, 0.01), 2000, after=before, at=at) == []
+    assert check(0.1, 2000, after=linear(1.0, 0.0, at), at=at) == [
+        f"It jumps from 0 to 0.1 at step {at:,}, where it replaces the schedule before it: warm up again."
+    ]
     # What the new schedule does before it takes over is the old one's affair.
     assert len(check(longer, 2000)) == 1
     assert check(join([linear(-1.0, 0.2, 10), 0.01], [10]), 2000, after=0.01, at=at) == []

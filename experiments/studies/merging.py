@@ -87,16 +87,22 @@ def each_below(at: At, lower: str, upper: str) -> dict[str, np.ndarray]:
 
 CLAIMS = Claims(
     (
-        Claim("M1", "The average that imitates linear decay ends like* it", imitated("linear")),
-        Claim("M2", "The average that imitates cosine decay ends like* it", imitated("cosine")),
-        Claim("M3", "The EMA ends like* the exponential cooldown that it imitates", imitated("exponential")),
-        Claim("M4", "The average that imitates the linear cooldown ends like* it", imitated("wsd")),
-        Claim("M5", "The average that imitates the 1 - sqrt cooldown ends like* it", imitated("wsd-sqrt")),
+        Claim("M1", "The average that imitates linear decay ends at about the same loss*", imitated("linear")),
+        Claim("M2", "The average that imitates cosine decay ends at about the same loss*", imitated("cosine")),
+        Claim(
+            "M3",
+            "The EMA ends at about the same loss* as the exponential cooldown that it imitates",
+            imitated("exponential"),
+        ),
+        Claim("M4", "The average that imitates the linear cooldown ends at about the same loss*", imitated("wsd")),
+        Claim(
+            "M5", "The average that imitates the 1 - sqrt cooldown ends at about the same loss*", imitated("wsd-sqrt")
+        ),
         Claim("M6", "Each average ends below the constant rate", lambda at: each_below(at, "merged-{}", "constant")),
         Claim("M7", "Each decay ends below the average that imitates it", lambda at: each_below(at, "{}", "merged-{}")),
         Claim(
             "M8",
-            f"An average of {CHECKPOINTS} checkpoints ends like* that of all updates",
+            f"An average of {CHECKPOINTS} checkpoints ends at about the same loss* as that of all updates",
             lambda at: alike(at, "merged-wsd", FEW),
         ),
     ),

@@ -135,23 +135,29 @@ CLAIMS = Claims(
     (
         Claim(
             "C1",
-            "Linear decay to each quarter of the run ends below the constant rate there",
+            "At each quarter of the run, the linear decay that ends there is below the constant rate",
             lambda at: at_each_quarter(lambda q: below(at, f"linear-{q}", "constant", q)),
         ),
         Claim(
             "C2",
-            "Linear decay, cosine decay and a step at 75 % end alike*",
+            "Linear decay, cosine decay and a step at 75 % end at about the same loss*",
             lambda at: alike(at, "linear-100", "cosine", "step-75"),
         ),
         Claim("C3", "A step at 75 % ends below a step at 25 %", lambda at: below(at, "step-75", "step-25")),
-        Claim("C4", "The long EMA of a constant rate ends like* cosine", lambda at: alike(at, "ema-long", "cosine")),
+        Claim(
+            "C4",
+            "The long EMA at a constant rate ends at about the same loss* as cosine decay",
+            lambda at: alike(at, "ema-long", "cosine"),
+        ),
         Claim("C5", "Polyak averaging ends above the constant rate", lambda at: below(at, "constant", "polyak")),
         Claim(
-            "C6", "Schedule-free with Polyak averaging ends like* cosine", lambda at: alike(at, "sf-polyak", "cosine")
+            "C6",
+            "Schedule-free with Polyak averaging ends at about the same loss* as cosine decay",
+            lambda at: alike(at, "sf-polyak", "cosine"),
         ),
         Claim(
             "C7",
-            "Schedule-free with the long EMA is at* or below every linear decay at that decay's end",
+            "Schedule-free with the long EMA ends at about the same loss* as each linear decay, or below it",
             lambda at: at_each_quarter(lambda q: below(at, "sf-ema", f"linear-{q}", q, by=tolerance(at))),
         ),
     ),
