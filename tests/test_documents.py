@@ -266,7 +266,8 @@ def test_the_table_of_features_is_true_of_us_and_of_optax():
         "hyperparameters that can follow a schedule": works(
             lambda: average(optim.adam(*3 * [cosine(0.9, 0.1, 9)]), ema(0.9))
         ),
-        "warm-up, stable, decay (WSD) and inverse square root, ready-made": {"wsd", "inverse_sqrt"} <= {*dir(schedules)},
+        "warm-up, stable, decay (WSD) and inverse square root, ready-made": {"wsd", "inverse_sqrt"}
+        <= {*dir(schedules)},
         "warns of a first update at 0, a decay that is cut off": schedules.check(schedules.warmup(1.0, 9), 5) != [],
         "averaging of the weights": {"polyak", "tail", "swa", "ema", "lawa", "power_ema"} <= {*dir(optim)},
         "schedule-free": {"schedule_free", *(f"schedule_free_{base}" for base in ("sgd", "adamw", "radam"))}
@@ -283,7 +284,9 @@ def test_the_table_of_features_is_true_of_pytorch():
 
     names = {*dir(lr_scheduler)}
     found = told("PyTorch")
-    assert found["warm-up, stable, decay (WSD) and inverse square root, ready-made"] == any(re.search("WSD|Sqrt", n) for n in names)
+    assert found["warm-up, stable, decay (WSD) and inverse square root, ready-made"] == any(
+        re.search("WSD|Sqrt", n) for n in names
+    )
     assert found["reduce on plateau"] == ("ReduceLROnPlateau" in names)
     assert found["averaging of the weights"] == ({"SWALR", "get_ema_avg_fn", "AveragedModel"} <= {*dir(swa_utils)})
     assert found["schedules print, compare, pickle, parse"] == hasattr(lr_scheduler.LRScheduler, "state_dict")

@@ -80,7 +80,9 @@ def test_the_answers_of_the_readme_are_those_of_the_library():
     readme = " ".join((ROOT / "README.md").read_text().split())
     shapes = {"linear": linear(1, 0, 9000), "cosine": cosine(1, 0, 9000), "wsd": wsd(1, 0, 7200, 1800)}
     above = {row.name: 100 * (row.ratio - 1) for row in compare(shapes, steps=9000).rows}
-    assert f"is {above['wsd']:.0f} % higher than with linear decay, with cosine decay {above['cosine']:.0f} %." in readme
+    assert (
+        f"is {above['wsd']:.0f} % higher than with linear decay, with cosine decay {above['cosine']:.0f} %." in readme
+    )
     longer = transfer(wsd(3e-4, 500, 7_500, 2_000), from_steps=10_000, to_steps=12_500)
     assert f"by {longer.factor:.2f} from step {longer.start:,} on" in readme
     assert f"cooldown to {longer.cooldown_steps:,} steps." in readme

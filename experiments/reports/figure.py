@@ -99,7 +99,7 @@ def _notes(results: Results, of: Loss, panels: Sequence[Panel]) -> str:
 def _notes_of_ends(results: Results) -> str:
     """How to read the dots."""
     several = f"mean ± standard error of {len(results.seeds)} seeds" if len(results.seeds) > 1 else ""
-    shorter = "hollow: of a shorter run" if any(results.end(arm) < results.done for arm in results.arms) else ""
+    shorter = "hollow: a shorter run" if any(results.end(arm) < results.done for arm in results.arms) else ""
     told = "; ".join(filter(None, (several, shorter)))
     return f"Dots: {told}" if told else ""
 
@@ -119,7 +119,7 @@ def _curves(ax: Axes, results: Results, of: Loss, panel: Panel, looks: Mapping[s
         ax.set_ylim(*limits)
     ax.set(xlim=(0, 1.01 * results.steps), xlabel="updates", ylabel=results.named(of))
     if baseline:
-        ax.set_ylabel(f"{results.named(of)}\nminus {looks[baseline].get('label', baseline)}’s")
+        ax.set_ylabel(f"{results.named(of)}\ndifference to {looks[baseline].get('label', baseline)}")
         ax.yaxis.set_major_locator(MaxNLocator(5))
         ax.yaxis.set_major_formatter("{x:+.3g}")
     ax.set_xticks(np.linspace(0, results.steps, 5))

@@ -63,7 +63,10 @@ def merging(rate: float, steps: int) -> list[Arm]:
     return [
         arm("constant", constant(rate), NEWEST, look("constant rate", GREY)),
         *(arm(name, lr, NEWEST, look(LABELS[name], BLUE)) for name, lr in of.items()),
-        *(merged(f"merged-{name}", lr, look(f"average: {LABELS[name]}", VERMILION, DASHES)) for name, lr in of.items()),
+        *(
+            merged(f"merged-{name}", lr, look(f"average like {LABELS[name]}", VERMILION, DASHES))
+            for name, lr in of.items()
+        ),
         merged(FEW, of["wsd"], sparse, every=max(round(COOLDOWN * steps / CHECKPOINTS), 1)),
     ]
 

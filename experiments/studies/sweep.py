@@ -151,7 +151,7 @@ def _map(title: str, results: Results) -> Figure:
     ax.set_xticks(range(len(factors)), [f"x {factor:g}" for factor in factors])
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_xlabel("peak learning rate, in multiples of the policy's own")
+    ax.set_xlabel("peak learning rate, in multiples of each policy's default")
     return figure
 
 
