@@ -440,7 +440,7 @@ def test_there_are_enough_mistakes_to_go_by():
         (
             lambda: jax.jit(linear(0, 1, 9).at)(3),
             TypeError,
-            "linear.at: `step` must be a whole number, got JitTracer(~int32[])",
+            "linear.at: `step` must be a whole number, got ",
         ),
         (
             lambda: jax.jit(lambda lr: lr.at(3))(linear(0, 1, 9)),
