@@ -1,4 +1,4 @@
-"""CIFAR-10, at the published size and at a size for two CPU cores. Files are read without loading a pickle."""
+"""CIFAR-10, at the published size and at a size for two CPU cores. Files are read without ever loading a pickle."""
 
 import io
 import itertools
