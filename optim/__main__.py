@@ -59,7 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     merging.add_argument(
         "--subtree", default="", metavar="PATH", help="where the parameters are in a checkpoint, such as state/params"
     )
-    merging.add_argument("--out", type=Path, help="a new folder for the average; without it, only weights are printed")
+    merging.add_argument(
+        "--out", type=Path, help="a new folder for the average; without it, only the weights are printed"
+    )
     return parser
 
 

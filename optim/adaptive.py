@@ -107,8 +107,8 @@ def adam(
     "Infinite and NaN gradients".
 
     **Raises:** `ValueError` if b1 or b2 is a number outside [0, 1), eps or eps_root is a negative number, an argument
-    is not a schedule, nesterov is not a bool, mu_dtype is not a real floating-point dtype, or a parameter is not real
-    and floating-point.
+    is neither a number nor a schedule, nesterov is not a bool, mu_dtype is not a real floating-point dtype, or a
+    parameter is not real and floating-point.
     """
     return named_adam("adam", learning_rate, b1, b2, eps, 0.0, None, mu_dtype, nesterov, eps_root)
 
@@ -255,8 +255,8 @@ def rectification(step: Array, b2: Precise, threshold: Value = 5.0, undefined: V
         \ \text{ if } \rho_t > \mathrm{threshold}, \text{ else undefined}, \qquad
       \rho_\infty = \frac{2}{1 - b_2} - 1, \quad \rho_t = \rho_\infty - \frac{2 t\, b_2^t}{1 - b_2^t}$$
 
-    with t = 1 at step 0. The two terms of rho_t are near 2,000 and their difference near 4, so the difference is
-    computed directly.
+    with t = 1 at step 0. For b2 = 0.999 the two terms of rho_t are near 2,000 at first and their
+    difference is near 4, so it is computed from a series in which nothing cancels.
 
     Source: RAdam, arXiv:1908.03265, where the threshold is 4; PyTorch and optax use 5.
     """

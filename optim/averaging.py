@@ -99,9 +99,10 @@ def average(
       such as `weighted(...)`. A plain number raises an error. With `beta=0` it may be a dict from names to several of
       these, to keep several averages.
     - `beta`: a number or a schedule. Schedules are read at the number of updates already applied.
-    - `decay_at`: which parameters the base gets, "y" or "z", and so where it decays weights.
+    - `decay_at`: which parameters are passed to the base, "y" or "z". Its weight decay is computed from them.
     - `lean`: do not store x, but recover it from y and z as $(y - (1 - \beta) z) / \beta$. This saves a third of the
-      memory and loses a last digit at every update. It needs float32 parameters and a beta of 0.5 or more.
+      memory, and adds a rounding error in the last digit at every update. It needs float32 parameters and a beta of 0.5
+      or more.
 
     x and z are stored in float32 or wider, and the base computes in float32 or wider if beta is not 0, so the average
     of bfloat16 parameters loses no digits. Put everything that changes updates inside, such as clipping or

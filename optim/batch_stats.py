@@ -48,8 +48,8 @@ def refresh_batch_stats(
       is compiled once for each shape of batch.
     - `variables`: a dictionary with "params", "batch_stats" and anything else that `apply_fn` needs.
     - `batches`: an iterable of arrays or trees of arrays, with samples along the first axis of the first array. It is
-      iterated once. Batches may differ in size, but each sample must have the same number of positions. A few hundred
-      batches of training data are enough.
+      iterated once. Batches may differ in size, but each sample must have the same number of positions (such as
+      height times width of an image). A few hundred batches of training data are enough.
 
     **Returns:** a dictionary like `variables`, with new "batch_stats" of the same shapes and dtypes, computed in
     float32 or wider. A BatchNorm that `apply_fn` does not update (a frozen one) keeps its statistics.

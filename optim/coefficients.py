@@ -225,7 +225,7 @@ def ema_warmed(decay: Fraction, exponent: Positive = 2 / 3, timescale: Count = 1
 
     $$c(t) = \max\big(1 - \mathrm{decay},\, (1 + t / \mathrm{timescale})^{-\mathrm{exponent}}\big)$$
 
-    The same as timm's `ModelEmaV3` with warm-up, and its defaults for the warm-up.
+    The same as timm's `ModelEmaV3` with warm-up, with the same defaults for the warm-up.
 
     **Raises:** `ValueError` if `decay` is a number outside [0, 1), or another argument is not positive.
 
@@ -254,7 +254,7 @@ def ema_relative(step: Array, half_life: Positive) -> Array:
 
 
 class Remembering(Protocol):
-    """A coefficient with a state, for one that depends on more than the step. It must be a pytree."""
+    """A coefficient that depends on more than the step, and so has a state. It must be a pytree."""
 
     def init(self) -> Any:
         """The memory before the first update: a pytree of arrays, no two of which share a buffer."""
@@ -318,8 +318,8 @@ def weighted(
 
     **Arguments:** `learning_rate`: the rate of the base optimizer, a number or a schedule; `r` and `weight_lr_power`:
     from 0 to 4, since larger powers would overflow a float32 sum (`polynomial_average` has no such limit); `scale`: 1,
-    or C (1 - b1) for the refinement of arXiv:2507.09846; `start`: the step at which averaging starts, before which the
-    average is the newest parameters.
+    or C (1 - b1) for the refinement of arXiv:2507.09846, with the C of that paper; `start`: the step at which averaging
+    starts, before which the average is the newest parameters.
 
     **Raises:** `ValueError` for a negative rate, powers outside [0, 4], a scale that is not positive, or a `start` that
     is not a whole number, 0 or more.

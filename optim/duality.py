@@ -74,7 +74,7 @@ def decay_of(average: Coefficient, steps: Size) -> np.ndarray:
 
     **Raises:** as `weights_of`.
 
-    Source: WSM, arXiv:2507.17634; for two points Sandler et al., arXiv:2301.02312.
+    Source: WSM, arXiv:2507.17634; for the average of two points, Sandler et al., arXiv:2301.02312.
     """
     return _decay("decay_of", average, steps)
 
@@ -147,7 +147,8 @@ def average_of(schedule: ScheduleLike, steps: Size, of: ScheduleLike | None = No
     equal sets of parameters gets all of their weight.
 
     **Arguments:** `schedule`: the rates to imitate; `steps`: the length of the run in updates; `of`: the rates of the
-    run, a schedule or a number; by default the highest value of `schedule` so far: its warm-up, without a decay.
+    run, a schedule or a number; by default the highest value of `schedule` up to each step.
+    This keeps its warm-up and leaves out its decay.
 
     **Returns:** a NumPy array of shape (steps + 1,), computed in float64.
 
@@ -202,7 +203,7 @@ def _filled(wanted: np.ndarray, own: np.ndarray) -> np.ndarray:
 
 @schedule(ends=False)
 def average_like(step: Array, schedule: ScheduleLike, steps: Steps, of: ScheduleLike, every: Size = 1) -> Array:
-    r"""The coefficient of the average that imitates a decay at the end of a run of `steps` updates at other rates.
+    r"""The coefficient of the average that imitates `schedule` after `steps` updates with the rates `of`.
 
     $$c(t) = \frac{m_t - m_{t+1}}{1 - m_{t+1}}, \qquad m_t = \frac{\mathrm{schedule}(t)}{\mathrm{of}(t)}, \quad
       m_{\mathrm{steps}} = 0$$

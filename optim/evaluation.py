@@ -167,9 +167,9 @@ def _is_state_or_optimizer(node: Any) -> bool:
 def hyperparameters(opt_state: Any) -> dict[str, Array]:
     """The numbers that the last update used, for a log: learning rate, betas, weight decay, averaging coefficient.
 
-    Before the first update, it returns the numbers that this will use (a rate that depends on the loss is 0 until
-    then). Under gradient accumulation, it returns those of the last applied update. If several optimizers in one state
-    use the same name, their places in the state are put in front of it.
+    Before the first update, it returns the numbers that the first update will use (a rate that depends on the loss
+    is 0 until then). Under gradient accumulation, it returns those of the last applied update. If several optimizers in
+    one state use the same name, their places in the state are put in front of it.
 
     It reads the states of `optim`, of `optax.inject_hyperparams`, and of optax's line searches and `reduce_on_plateau`.
     Other optimizers of optax keep no such numbers, so a chain with `optax.adam(lr)` gives only those of its other

@@ -269,7 +269,7 @@ def suggest_rate(found: RangeTest, picker: PickerName = DEFAULT_PICKER) -> Any:
     | "valley" | about the middle of the longest decreasing subsequence: if it has length n and ends at the point e, the rate at the point $e - n + \lfloor n / 3 \rfloor + \lfloor n / 6 \rfloor$ |
     | "steep" | the rate where the loss falls fastest: the lowest $(s_{i + 1} - s_i) / (\ln \eta_{i + 1} - \ln \eta_i)$ |
     | "minimum" | a tenth of the rate at the lowest $s_i$ |
-    | "slide" | a window of 15 points slides down from the highest rate, as long as the slopes of s at its two ends differ by more than 0.005: the rate at its last left end |
+    | "slide" | a window of 15 points slides down from the highest rate, as long as the slopes of s at its two ends differ by more than 0.005: the rate at its left end where it stops |
 
     As in fastai, the first N // 10 points and the last 5 before the run diverged are ignored. The four rates may differ by
     an order of magnitude: look at all of them on the curve, with `plot_range_test`.

@@ -46,17 +46,17 @@ def merge(
     $$M_i = \sum_{t=s_{i-1}}^{s_i - 1} \mathrm{like}(t) \Big/ \sum_{t=s_{i-1}}^{s_i - 1} \mathrm{of}(t),$$
 
     which is the mean multiplier if the run's rate is constant. So the weights are $M_i - M_{i+1}$, where M is 1 before
-    the first checkpoint, since its updates cannot be changed, and 0 after the last. With a checkpoint after every
-    update these are the weights of `average_of`.
+    the first checkpoint, since the updates before it cannot be changed, and 0 after the last. With a checkpoint after
+    every update these are the weights of `average_of`.
 
     **Arguments:**
 
-    - `checkpoints`: a folder of Orbax checkpoints named by their updates, as `CheckpointManager` writes it, or a
-      mapping from updates to trees of parameters or to the folder of each.
+    - `checkpoints`: a folder of Orbax checkpoints named by their numbers of updates, as `CheckpointManager` writes
+      it, or a mapping from numbers of updates to trees of parameters or to the folder of each.
     - `like`: the rates to imitate, a schedule. Or `weights`: a number for each checkpoint, in order, which sum to 1.
-    - `of`: the rates of the run, a schedule or a number. By default the highest value of `like` so far: its warm-up,
-      without a decay.
-    - `updates`: the updates of the checkpoint to end with, by default the last.
+    - `of`: the rates of the run, a schedule or a number. By default the highest value of `like` up to each step,
+      which keeps its warm-up and leaves out its decay.
+    - `updates`: the number of updates of the last checkpoint to use, by default the latest.
     - `subtree`: where in a checkpoint the parameters are, such as "params" or "state/params" (begin with the name of
       the item if a checkpoint has several). Nothing else is read.
 
@@ -67,9 +67,9 @@ def merge(
     dtypes. Sums are computed in float32 or wider. Leaves that are not floating-point, such as a count or a random key,
     come from the latest checkpoint with a weight.
 
-    **Raises:** `ValueError` unless exactly one of `like` and `weights` is given; if numbers do not fit; if there is no
-    checkpoint, or one cannot be read or has no such `subtree`; or if their trees, shapes or dtypes differ.
-    `ImportError` if a folder is given and Orbax is not installed.
+    **Raises:** `ValueError` unless exactly one of `like` and `weights` is given; if another argument is not as above;
+    if there is no checkpoint, or one cannot be read or has no such `subtree`; or if their trees, shapes or dtypes
+    differ. `ImportError` if a folder is given and Orbax is not installed.
 
     Source: WSM, arXiv:2507.17634.
     """

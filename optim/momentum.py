@@ -35,7 +35,7 @@ def sgd(
     `optax.add_decayed_weights` before it in a chain.
 
     **Raises:** `ValueError` if momentum is a number outside [0, 1), nesterov is not a bool, another
-    argument is not a schedule, or a parameter is not real.
+    argument is neither a number nor a schedule, or a parameter is not real.
     """
     hyperparameters = {"learning_rate": as_schedule(learning_rate), "momentum": as_schedule(momentum)}
 

@@ -25,7 +25,8 @@ class Snapshot(NamedTuple):
 
 @checked
 def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: Positive, updates: int | None = None) -> Any:
-    r"""The average that `power_ema(exponent)` would have given after `updates` updates, from snapshots of others.
+    r"""The average that `power_ema(exponent)` would have given after `updates` updates, from snapshots of other
+    averages.
 
     During training, keep two averages, `average(base, {"narrow": power_ema(16.97), "wide": power_ema(6.94)})` (relative
     widths of 0.05 and 0.10), and save snapshots of both now and then (`eval_params` by name, in float32). After
@@ -38,7 +39,7 @@ def post_hoc_ema(snapshots: Sequence[Snapshot], exponent: Positive, updates: int
     $$\langle a, b \rangle = \frac{(\gamma_a + 1)(\gamma_b + 1)\,(t_a / t_b)^{e}}
       {(\gamma_a + \gamma_b + 1) \max(t_a, t_b)}, \qquad e = \gamma_b \text{ if } t_a < t_b \text{ else } -\gamma_a$$
 
-    **Arguments:** `snapshots`: a list of `Snapshot`, of any updates and exponents; those after `updates` are not used;
+    **Arguments:** `snapshots`: a list of `Snapshot`, with any exponents and steps; those after `updates` are not used;
     `exponent`: the wanted one; `updates`: at most those of the latest snapshot, which is the default.
 
     **Returns:** a tree like the snapshots' parameters, with their dtypes. Sums are computed in float64.

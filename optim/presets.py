@@ -90,7 +90,7 @@ def schedule_free_adamw(
 
     Use a rate that is 1 to 10 times that of AdamW. `inner_momentum` is b1 of the base optimizer; the usual value, if it
     is used, is 0.9. `mask` is true where weights decay, as in `adamw`. `scale`: 1, or C (1 - beta) for the refinement
-    of arXiv:2507.09846. `r` and `weight_lr_power`: as in `weighted`.
+    of arXiv:2507.09846, with the C of that paper. `r` and `weight_lr_power`: as in `weighted`.
 
     Source: github.com/facebookresearch/schedule_free, `AdamWScheduleFree`; arXiv:2405.15682.
 
@@ -141,12 +141,12 @@ def gpa(
     $$z \leftarrow z + \mathrm{base}(\nabla f(y)), \qquad x \leftarrow \mu_x\, x + (1 - \mu_x)\, z, \qquad
       y \leftarrow \mu_y\, x + (1 - \mu_y)\, z$$
 
-    Use the base with its usual schedule; it decays z. Special cases:
+    Use the base with its usual schedule; its weight decay acts on z. Special cases:
 
     - mu_x = 0: the base itself.
     - mu_x = m and mu_y = 1, with the rate lr / (1 - m): heavy-ball momentum m, where x is the iterate.
     - mu_x = mu_y = m, with the same rate: Nesterov momentum, where y is the iterate.
-    - mu_x = 0.9^(1/H) replaces H local steps of DiLoCo.
+    - mu_x = 0.9^(1/H): takes the place of DiLoCo with H local steps.
 
     **Raises:** `ValueError` if mu_x is a number outside [0, 1), or mu_y outside [0, 1].
     """

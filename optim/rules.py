@@ -151,7 +151,7 @@ def _wrong_mask(optimizer: str, got: str) -> str:
 def per_parameter(
     rules: Sequence[tuple[str, optax.GradientTransformation]], default: optax.GradientTransformation | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """Uses another optimizer for each group of parameters.
+    """Uses a different optimizer for each group of parameters.
 
         per_parameter([(r"^embed/", optax.set_to_zero()), (r"^head/", adam(1e-3))], default=adam(cosine(1e-4, 0, 900)))
 

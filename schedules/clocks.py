@@ -68,8 +68,8 @@ def stretch(step: Array, schedule: ScheduleLike, factor: Precise) -> Array:
     $$f(t) = \mathrm{schedule}(t / \mathrm{factor})$$
 
     up to this rounding. Rounding the durations instead of t / factor keeps the ends of ramps and boundaries at whole
-    steps even after 10^8 steps. But a period of one or two steps stretches by whole factors only, and the derivative
-    with respect to `factor` is 0. Only durations stretch: in a formula of your own, annotate each one as `Steps` or
+    steps even after 10^8 steps. But a period of few steps then stretches by a rounded factor, and the derivative with
+    respect to `factor` is 0. Only durations stretch: in a formula of your own, annotate each one as `Steps` or
     `Period`.
 
     Example: `stretch(warmup(cosine(0.1, 0, 40), 10), factor=2)` over 120 steps.
@@ -100,8 +100,9 @@ def per_update(step: Array, schedule: ScheduleLike, units: Count) -> Array:
 
     $$f(t) = \mathrm{schedule}(\mathrm{units} \cdot t)$$
 
-    Lengths in `schedule` are whole numbers of units, at most 2^31 - 1. With 1000 units per update, a unit is a
-    thousandth of an update. Beyond 2^31 units, which a schedule without an end may reach, units are counted in floats.
+    Lengths in `schedule` are whole numbers of units, at most 2^31 - 1. For lengths in fractions of an
+    update, choose a small unit: with `units=1000` it is a thousandth of an update. Beyond 2^31 units, which a schedule
+    without an end may reach, units are counted in floats.
 
     Example: `per_update(cosine(0.1, 0, 6_400), units=64)` over 120 steps.
     """

@@ -275,8 +275,8 @@ def schedule(
     reads the schedules in it.
 
     **Raises:** `TypeError` if `function` is not a function with a name; if its first argument is not `step`; if another
-    argument has no kind, is positional-only or is called like an attribute of every schedule; and for `**` arguments
-    and for `*` arguments that are not schedules.
+    argument has no kind, is positional-only or has the name of an attribute of every schedule; and for `**`
+    arguments and for `*` arguments that are not schedules.
 
     ```python
     @schedule

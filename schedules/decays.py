@@ -76,7 +76,7 @@ def exponential_decay(step: Array, value: Value, factor: Precise, steps: Period,
 
 @schedule(changes=_stairs, ends=False)
 def inverse_time(step: Array, value: Value, rate: Positive, steps: Period = 1, staircase: bool = False) -> Array:
-    r"""`value` divided by 1 plus `rate` per `steps` updates, which grows gradually, or all at once (`staircase=True`).
+    r"""`value` divided by 1 + `rate` * t / `steps`, gradually or in stairs of `steps` updates (`staircase=True`).
 
     $$f(t) = \frac{\mathrm{value}}{1 + \mathrm{rate} \cdot t / \mathrm{steps}} \quad\text{or}\quad
       \frac{\mathrm{value}}{1 + \mathrm{rate} \lfloor t / \mathrm{steps} \rfloor}$$

@@ -81,14 +81,15 @@ def advise(
       loss of other schedules.
 
     **Arguments:** `steps`: the number of updates of the run, 100 or more, or None if you do not know it; `after`: the
-    schedule of the run that you extend to `steps` updates; `at`: the number of updates that it has made. Its peak is
-    assumed to be the best one for its length. That length is the last step at which `after` changes its form, or `at`
-    if that is later. `curves`: curves of runs with the same peak and warm-up. At least one run must decay.
+    schedule of the run that you extend to `steps` updates; `at`: the number of updates that it has made. The peak
+    of `after` is assumed to be the best one for the length of that run: the last step at which `after` changes its
+    form, or `at` if that is later. `curves`: curves of runs with the same peak and warm-up. At least one run must
+    decay.
 
     **Returns:** an `Advice`, which holds the schedule as a value.
 
-    **Raises:** `ValueError` for arguments that are not as above or do not go together, and for the reasons that `fit`
-    has.
+    **Raises:** `ValueError` for arguments that are not as above or do not go together, and for the same reasons
+    as `fit`.
     """
     length = None if steps is None else int(built_as(LONG_ENOUGH, "advise", "steps", steps))
     if (after is None) != (at == 0):

@@ -54,9 +54,9 @@ def bound(lr: Rates, steps: Size, gradient_norms: Norms = None, distance: Positi
     `lr(t - 1)`. Rates of 0 at the end are left out, as if the run ended before them; other rates of 0 change nothing.
 
     It holds for convex losses and gradient descent, stochastic or not. It is loose: for linear decay over 100 updates
-    it is twice the worst case. For networks it is not a bound, but it ranks schedules that differ much in the order of
-    their final losses. Do not use it to choose between long cooldowns: the bound is least for a cooldown over the whole
-    run, while in published runs a cooldown over 60 % of the run ended lowest.
+    it is twice the worst case. For networks it is not a bound, but if schedules differ much, it ranks them in the
+    order of their final losses. Do not use it to choose between long cooldowns: the bound is least for a cooldown over
+    the whole run, while in published runs a cooldown over 60 % of the run ended lowest.
 
     **Arguments:** `lr`: a schedule, or an array of the rates; `gradient_norms`: an array of $G_t$, where $G_t^2$ bounds
     the expected square of the norm, 1 by default; `distance`: D, the distance from the first parameters to the optimum.
@@ -264,8 +264,8 @@ def transfer(lr: ScheduleLike, from_steps: Size, to_steps: Size) -> Transfer:
 
     $$\gamma^\star(\text{extended run}) = \gamma^\star(\text{original run})$$
 
-    - `factor`: multiply all rates from the start of the original cooldown on by it. The new cooldown takes the same
-      share of the new run as the old cooldown of the old run.
+    - `factor`: from the start of the original cooldown on, multiply all rates by it. The new cooldown takes the same
+      share of the new run as the old cooldown took of the old run.
     - `cooldown_steps`: keep the rate, and make the cooldown this long.
 
     If the peak is not too high for the longer run, as with a step decay, the factor is 1 and the cooldown takes the
@@ -280,7 +280,7 @@ def transfer(lr: ScheduleLike, from_steps: Size, to_steps: Size) -> Transfer:
 
     **Returns:** a `Transfer`. Both of its schedules are for the whole run, and equal `lr` before its cooldown.
 
-    **Raises:** `ValueError` if the schedule does not end lower than it was, if `stretch` cannot make its cooldown
+    **Raises:** `ValueError` if the schedule does not end below an earlier rate, if `stretch` cannot make its cooldown
     longer (because it is a table or a function), if a rate is negative or not finite, or if `to_steps` is not above
     `from_steps`.
 

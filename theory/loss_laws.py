@@ -64,8 +64,9 @@ class LossLaw:
     def predict(self, lr: Rates, steps: Updates) -> Array:
         """The loss after `steps` updates at the rates of `lr`.
 
-        It is accurate to 1e-6. `jax.grad` differentiates it once, with respect to the numbers of a schedule, an array
-        of rates and the law. Under tracing, each of `steps` takes time in proportion to its size.
+        It is accurate to 1e-6. It has first derivatives (`jax.grad`), but no second ones, with respect to the numbers
+        of a schedule, an array of rates and the law. Under tracing, the time for each of `steps` is proportional to
+        that number of updates.
 
         If you choose a schedule by it, keep the warm-up and the peak of the fitted curves. The laws do not know at
         which rate training diverges. And the first rate does not count as a rise from 0, so that without a warm-up a

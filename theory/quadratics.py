@@ -82,9 +82,9 @@ class Quadratic(NamedTuple):
           \mathbb{E} f(x) = \tfrac12 \sum_i h_i\, \mathbb{E}[x_i^2]$$
 
         It is exact up to rounding. In float32 it is accurate to about six digits, however long the run, because the
-        moments that change slowly also keep their rounding errors. Once compiled, 10,000 updates in 100 directions take
-        some tens of milliseconds on a CPU core. You can use `jax.jit`, `jax.grad` and `jax.vmap` on it; a gradient
-        stores nine floats for each update and direction.
+        rounding errors of moments that change slowly are stored and added again. Once compiled, 10,000 updates in 100
+        directions take some tens of milliseconds on a CPU core. You can use `jax.jit`, `jax.grad` and `jax.vmap` on it;
+        a gradient stores nine floats for each update and direction.
 
         **Arguments:** `lr`: a schedule, or an array with the rate of each update; `momentum` and `beta`: numbers or
         schedules; `coefficient`: c, a schedule or a stateful coefficient such as `weighted(lr)`; if None, x is z; `at`:

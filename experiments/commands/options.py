@@ -59,7 +59,9 @@ class Sampling:
     """Options of every command that draws batches."""
 
     task: str = of_tasks(sampled_tasks)
-    seeds: int | None = of_task("Number of seeds. Each gives every arm another initialization and other batches.")
+    seeds: int | None = of_task(
+        "Number of seeds. Each gives every arm a different initialization and different batches."
+    )
     first_seed: int = 0
     """The first seed. `report` merges runs with different seeds."""
     batch_size: int | None = of_task("Batch size, in images.")
@@ -79,7 +81,7 @@ class Running(Sampling):
     steps: int | None = of_task("Number of updates. Schedules and averaging windows scale with it.")
     learning_rate: float | None = of_task("The peak rate.")
     precision: Precision = "float32"
-    """Precision of matrix products: tf32 needs a device that has it; bfloat16 adds in float32. Weights are float32."""
+    """Precision of matrix products: tf32 needs a device that has it; bfloat16 sums in float32. Weights are float32."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints. One more is written at the end."""
     early_stopping: int | None = None

@@ -14,7 +14,8 @@ from experiments.studies.sweep import FACTORS, SWEEP, grid
 class Sweep(Running):
     """Train each schedule at several peak rates, all in one program, and plot loss against peak rate.
 
-    The rate of a policy is --learning-rate times a factor times the scale of the policy (10 for SGD, 1 for Adam).
+    A policy is a schedule or an average, with its optimizer. Its rate is --learning-rate times a factor times the scale
+    of the policy (10 for SGD, 1 for Adam).
     """
 
     schedules: tuple[str, ...] = ("constant", "step", "linear", "cosine", "wsd-linear", "schedule-free-ema")
