@@ -10,7 +10,7 @@ import numpy as np
 
 from schedules.arguments import built_as, checked
 from schedules.core import Nested, Schedule, ScheduleLike
-from schedules.inspection import MOST_CHANGES, _changes, _ends, _sampled, _values, _with_plain_numbers
+from schedules.inspection import MOST_CHANGES, changes_of, has_end, sampled, values_at, with_plain_numbers
 from schedules.kinds import Size
 from schedules.numerics import MAX_STEPS
 from schedules.sentences import shortened
@@ -53,7 +53,7 @@ def plot(
     for i, (label, schedule) in enumerate(labelled):
         style, colour = STYLES[(i + i // len(COLOURS)) % len(STYLES)], COLOURS[i % len(COLOURS)]
         for member in members(schedule):
-            at, values = _sampled(member, steps, most=2000)
+            at, values = sampled(member, steps, most=2000)
             ax.plot(at, values, label=label, linestyle=style, color=colour, linewidth=1.8)
             label = "_nolegend_"
     ax.set(xlabel="step", ylabel="value", xlim=(0, steps))
@@ -215,9 +215,9 @@ def _horizon(schedule: Schedule) -> int:
     That number is twice the step after which the value stays within a third of its range from its limit (about 4 n for
     1 / (1 + t / n)). It covers at least the first six boundaries, and at least 100 steps.
     """
-    schedule = _with_plain_numbers(schedule)
-    ends = _ends(schedule)
-    found = itertools.islice(_changes(schedule, MAX_STEPS), MOST_CHANGES if ends else 64)
+    schedule = with_plain_numbers(schedule)
+    ends = has_end(schedule)
+    found = itertools.islice(changes_of(schedule, MAX_STEPS), MOST_CHANGES if ends else 64)
     changes = sorted({*found} - {0})
     if ends and changes:
         return min(changes[-1], MAX_STEPS)
@@ -230,7 +230,7 @@ def _horizon(schedule: Schedule) -> int:
 
 def _places(schedule: Schedule, end: int, most: int) -> np.ndarray:
     """Steps from 0 to a little after `end`, including both sides of the first boundaries."""
-    near = itertools.islice(_changes(_with_plain_numbers(schedule), end), most // 4)
+    near = itertools.islice(changes_of(with_plain_numbers(schedule), end), most // 4)
     sides = {side for b in near for side in (b - 1, b) if 0 <= side <= end}
     last = min(end + max(end // 16, 1), MAX_STEPS)
     return np.unique([*np.linspace(0, last, min(most, POINTS) - len(sides)).astype(int), *sides])
@@ -238,7 +238,7 @@ def _places(schedule: Schedule, end: int, most: int) -> np.ndarray:
 
 def _read(schedule: Schedule, at: np.ndarray) -> np.ndarray:
     """The values at up to `POINTS` steps, padded so that one compiled program serves all."""
-    return _values(schedule, np.pad(at, (0, POINTS - len(at)), mode="edge"))[: len(at)]
+    return values_at(schedule, np.pad(at, (0, POINTS - len(at)), mode="edge"))[: len(at)]
 
 
 def _between(values: np.ndarray) -> str:

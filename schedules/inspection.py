@@ -92,9 +92,9 @@ def describe(schedule: ScheduleLike, steps: Size) -> Description:
     **Raises:** `ValueError` if `steps` is not a whole number, 1 or more.
     """
     schedule = as_schedule(schedule)
-    at, values = _sampled(schedule, steps)
+    at, values = sampled(schedule, steps)
     joints = [0, *boundaries(schedule, steps), steps]
-    ends = _values(schedule, np.array([[a, b - 1] for a, b in itertools.pairwise(joints)]))
+    ends = values_at(schedule, np.array([[a, b - 1] for a, b in itertools.pairwise(joints)]))
     phases = tuple(Phase(a, b, *map(float, e)) for (a, b), e in zip(itertools.pairwise(joints), ends, strict=True))
     peak = int(np.argmax(values))
     area = float(np.sum(values)) if len(at) == steps else float(np.trapezoid(values, at)) + float(values[-1])
@@ -107,11 +107,11 @@ def describe(schedule: ScheduleLike, steps: Size) -> Description:
 @checked
 def boundaries(schedule: ScheduleLike, steps: Size) -> list[int]:
     """The steps from 1 to `steps - 1` at which a schedule changes its form, in order; at most ten thousand of them."""
-    changes = itertools.islice(_changes(_with_plain_numbers(as_schedule(schedule)), steps), MOST_CHANGES)
+    changes = itertools.islice(changes_of(with_plain_numbers(as_schedule(schedule)), steps), MOST_CHANGES)
     return sorted({int(step) for step in changes if 0 < step < steps})
 
 
-def _with_plain_numbers(schedule: Schedule) -> Schedule:
+def with_plain_numbers(schedule: Schedule) -> Schedule:
     """`schedule` with Python numbers instead of arrays."""
     if not any(isinstance(leaf, Array | np.ndarray) for leaf in jax.tree.leaves(schedule)):
         return schedule
@@ -119,17 +119,17 @@ def _with_plain_numbers(schedule: Schedule) -> Schedule:
     return jax.tree.map(lambda leaf: _plain(np.asarray(leaf).tolist()), schedule)
 
 
-def _changes(schedule: Schedule, steps: int) -> Iterator[int]:
+def changes_of(schedule: Schedule, steps: int) -> Iterator[int]:
     """The steps at which a schedule changes its form, up to and including `steps`, in any order."""
     schedule = schedule.expand()
     for start, stop, piece in _pieces(schedule, steps):
         yield start
         until = min(steps, stop - 1) - start
-        yield from (start + t for t in _changes(piece, until) if 0 < t <= until)
+        yield from (start + t for t in changes_of(piece, until) if 0 < t <= until)
     if schedule.formula.pieces is None:
         yield from itertools.takewhile(lambda step: step <= steps, schedule.formula.changes(**schedule.arguments))
         for inner, clock in _read(schedule, steps):
-            yield from _times(clock, _changes(inner, clock.last), steps)
+            yield from _times(clock, changes_of(inner, clock.last), steps)
 
 
 def _pieces(schedule: Schedule, steps: int) -> Iterator[tuple[int, int, Schedule]]:
@@ -261,21 +261,21 @@ def _plain(value: Any) -> Any:
     return tuple(map(_plain, value)) if isinstance(value, list) else value
 
 
-def _values(schedule: Schedule, steps: np.ndarray) -> np.ndarray:
+def values_at(schedule: Schedule, steps: np.ndarray) -> np.ndarray:
     """The values at `steps`, padded to one of a few lengths: each length compiles a program, which is slow."""
     padding = max(64, 1 << (steps.size - 1).bit_length()) - steps.size
     values = schedule(np.pad(steps.ravel(), (0, padding), mode="edge"))
     return np.asarray(values, float)[: steps.size].reshape(steps.shape)
 
 
-def _sampled(schedule: Schedule, steps: int, most: int = MOST_SAMPLES) -> tuple[np.ndarray, np.ndarray]:
+def sampled(schedule: Schedule, steps: int, most: int = MOST_SAMPLES) -> tuple[np.ndarray, np.ndarray]:
     """All steps of a run, or about `most` of them and both sides of every boundary; and the values there."""
     if steps <= most:
         at = np.arange(steps)
     else:
         near = [t for b in boundaries(schedule, steps) for t in (b - 1, b)]
         at = np.unique(np.concatenate([np.linspace(0, steps - 1, most).astype(int), near])).astype(int)
-    return at, _values(schedule, at)
+    return at, values_at(schedule, at)
 
 
 WIDTH = 64  # of a sketch, in characters
@@ -292,7 +292,7 @@ def _sketch(at: np.ndarray, values: np.ndarray, height: int = 8) -> str:
 
 def sketch_together(schedules: Mapping[str, Schedule], steps: int, height: int = 12) -> str:
     """Several curves, each drawn with its key, a letter, and `+` where curves meet."""
-    columns, low, high = _columns([_sampled(schedule, steps) for schedule in schedules.values()])
+    columns, low, high = _columns([sampled(schedule, steps) for schedule in schedules.values()])
     rows = [[" "] * WIDTH for _ in range(height)]
     for letter, column in zip(schedules, columns, strict=True):
         for across, up in enumerate(np.round(column * (height - 1)).astype(int)):
@@ -335,13 +335,13 @@ def check(schedule: ScheduleLike, steps: Size, *, after: ScheduleLike | None = N
     **Raises:** `ValueError` if `steps` is not a whole number, 1 or more; if `at` is not a whole number below `steps`;
     or if only one of `after` and `at` is given.
     """
-    schedule = _with_plain_numbers(as_schedule(schedule))
+    schedule = with_plain_numbers(as_schedule(schedule))
     before = None if after is None else as_schedule(after)
     if (after is None) != (at == 0) or at >= steps:
         raise ValueError(
             f"check: `at` must be a step from 1 to {steps - 1} if `after` is given, and 0 if not, got {at!r}"
         )
-    places, values = _sampled(schedule, steps)
+    places, values = sampled(schedule, steps)
     places, values = places[places >= at], values[places >= at]
     if not np.isfinite(values).all():
         return [f"It is not finite at step {places[~np.isfinite(values)][0]:,}."]
@@ -384,7 +384,7 @@ def _zero(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) ->
 
 
 def _end(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
-    changes = itertools.islice(_changes(schedule, MAX_STEPS), MOST_CHANGES) if _ends(schedule) else ()
+    changes = itertools.islice(changes_of(schedule, MAX_STEPS), MOST_CHANGES) if has_end(schedule) else ()
     ahead = [step for step in changes if steps < step < MAX_STEPS]
     if ahead and np.argmax(values) == len(at) - 1 and values[0] < values[-1]:
         yield f"It still rises when the run ends: its warm-up lasts until step {min(ahead):,}."
@@ -394,8 +394,8 @@ def _end(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> 
 
 def _after(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
     del at, values
-    now, later = _values(schedule, np.array([steps, min(2 * steps, MAX_STEPS)]))
-    if not _ends(schedule) and now != later:
+    now, later = values_at(schedule, np.array([steps, min(2 * steps, MAX_STEPS)]))
+    if not has_end(schedule) and now != later:
         yield f"It has no end: at twice the length of the run it {'rises' if later > now else 'falls'} to {later:.6g}."
 
 
@@ -411,23 +411,23 @@ def _tail(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) ->
 def _early(schedule: Schedule, steps: int, at: np.ndarray, values: np.ndarray) -> Iterator[str]:
     del at
     peak, last = np.max(values), values[-1]
-    if not (0.01 * peak <= last < 0.99 * peak and _ends(schedule)):
+    if not (0.01 * peak <= last < 0.99 * peak and has_end(schedule)):
         return
-    over = max(itertools.islice(_changes(schedule, MAX_STEPS), MOST_CHANGES), default=0)
+    over = max(itertools.islice(changes_of(schedule, MAX_STEPS), MOST_CHANGES), default=0)
     if over < 0.1 * steps:
         rest = f"for the last {100 * (steps - over) / steps:.3g}% of the run"
         yield f"It stays at {last:.6g} from step {over:,} on, {rest}: are its lengths epochs instead of updates?"
 
 
-def _ends(schedule: Schedule) -> bool:
+def has_end(schedule: Schedule) -> bool:
     """Whether a schedule stops changing its form at some step, and so do the schedules in it."""
     schedule = schedule.expand()
     if not schedule.formula.ends:
         return False
     if schedule.formula.pieces:
         *_, (_, _, last) = _pieces(schedule, MAX_STEPS)
-        return _ends(last)
-    return all(clock.forwards for _, clock in _read(schedule, MAX_STEPS)) and all(map(_ends, _nested(schedule)))
+        return has_end(last)
+    return all(clock.forwards for _, clock in _read(schedule, MAX_STEPS)) and all(map(has_end, _nested(schedule)))
 
 
 def _is_joined(schedule: Schedule) -> bool:
