@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 try:
     import tyro
 
+    from experiments.commands.answer import Bench, Evidence, bench, evidence
     from experiments.commands.answering import answered
-    from experiments.commands.bench import Bench, bench
     from experiments.commands.compare import Compare, compare
-    from experiments.commands.evidence import Show, show
     from experiments.commands.range_test import Range, find_range
     from experiments.commands.report import Report, report
     from experiments.commands.sweep import Sweep, sweep
@@ -36,7 +35,7 @@ COMMANDS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "sweep": (Sweep, sweep),
     "range-test": (Range, find_range),
     "report": (Report, report),
-    "evidence": (Show, show),
+    "evidence": (Evidence, evidence),
     "bench": (Bench, bench),
 }
 

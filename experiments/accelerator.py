@@ -22,10 +22,11 @@ from typing import Any, NamedTuple, get_args
 import jax
 import numpy as np
 
+from experiments.bench.measurement import HEAD, Measurement
+from experiments.bench.optimizers import large_updates
+from experiments.bench.throughput import one_program, published_style, race, row_name, sustained
 from experiments.commands.answering import answered
-from experiments.commands.bench import HEAD, Measurement, large_updates
 from experiments.commands.options import Running, of_each_task, require, to_train
-from experiments.commands.throughput import one_program, published_style, race, row_name, sustained
 from experiments.engine.devices import require_cache, require_devices, use_all_cores
 from experiments.engine.folder import CONFIG, HISTORY, METRICS, Folder
 from experiments.engine.machine import machine

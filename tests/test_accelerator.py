@@ -23,10 +23,10 @@ from PIL import Image
 
 from experiments import accelerator
 from experiments.accelerator import ARMS, Block, Suite, main
-from experiments.commands import bench, throughput
-from experiments.commands.bench import Measurement
+from experiments.bench import optimizers, throughput
+from experiments.bench.measurement import Measurement
+from experiments.bench.throughput import Trainee, one_program, paced, race, row_name
 from experiments.commands.options import Running, to_train
-from experiments.commands.throughput import Trainee, one_program, paced, race, row_name
 from experiments.engine.plan import Plan
 from experiments.engine.program import Program
 from experiments.errors import UserError
@@ -66,7 +66,7 @@ BLOCK_SIZE = Suite.block_size
 def small():
     """Everything as quick as it can be; a seed after the other, as on one device."""
     tasks.PUBLISHED = dataclasses.replace(tasks.PUBLISHED, model=Small())
-    throughput.SECONDS, throughput.ROUNDS, accelerator.STYLE_SECONDS, bench.ARRAYS = 1e-4, 1, 1e-4, 2
+    throughput.SECONDS, throughput.ROUNDS, accelerator.STYLE_SECONDS, optimizers.ARRAYS = 1e-4, 1, 1e-4, 2
     Suite.block_size = lambda suite, first: 1
     studies.PUBLISHED = QUICKLY_TOLD
     accelerator.one_program = counted
@@ -90,7 +90,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         for module, name in (
             (tasks, "PUBLISHED"),
-            (throughput, "SECONDS"), (throughput, "ROUNDS"), (accelerator, "STYLE_SECONDS"), (bench, "ARRAYS"),
+            (throughput, "SECONDS"), (throughput, "ROUNDS"), (accelerator, "STYLE_SECONDS"), (optimizers, "ARRAYS"),
             (Suite, "block_size"), (studies, "PUBLISHED"), (accelerator, "one_program"),
         ):  # fmt: skip
             patch.setattr(module, name, getattr(module, name))
@@ -365,7 +365,7 @@ def test_what_a_device_cannot_do_is_recorded_and_the_rest_goes_on(settings, tmp_
 
 
 def test_optimizers_are_timed_against_others_and_a_copy():
-    rows = [*bench.large_updates(1000, calls=2)]
+    rows = [*optimizers.large_updates(1000, calls=2)]
     assert [row.what for row in rows[:2]] == ["Adam, 0.001 M parameters, per byte moved", "Adam, 0.001 M parameters"]
     assert [row.unit for row in rows] == ["s/GB", "s"] * 4
     assert {row.against for row in rows[1::2]} == {"reading and writing as many bytes"}

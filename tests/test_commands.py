@@ -18,7 +18,9 @@ import pytest
 import test_experiments
 
 from experiments.__main__ import COMMANDS, main
-from experiments.commands import bench, compare
+from experiments.bench import schedules
+from experiments.bench.measurement import compared, in_turn, table
+from experiments.commands import compare
 from experiments.engine.program import LAST_SEED, Program
 from experiments.reports.results import Results
 from experiments.studies.policies import POLICIES, policies
@@ -480,20 +482,16 @@ def test_no_pickle_is_ever_loaded():
 # The bench ----------------------------------------------------------------------------------------------
 
 
-def test_the_bench_writes_what_it_measured(tmp_path, monkeypatch, capsys):
-    measured = [bench.Measurement("one", 1.0, "other", 4.0, "µs", "at most 1/2"), bench.traces()]
-    monkeypatch.setattr(bench, "measurements", lambda: iter(measured))
-    for _ in range(2):  # what is there is replaced
-        capsys.readouterr()
-        assert main(["bench", "--out", str(tmp_path / "bench")]) == 0
-    record = json.loads((tmp_path / "bench" / "bench.json").read_text())
-    assert [row["ratio"] for row in record["rows"]] == [0.25, 0.1]
-    assert "| one | 1 µs | other | 4 µs | 0.250 | at most 1/2 |" in capsys.readouterr().out
-    assert (tmp_path / "bench" / "bench.md").read_text().count("\n") == 4
+def test_a_bench_is_a_table_of_ratios_with_their_spread():
+    two = compared("one", np.array([1.0, 1.0, 2.0]), "other", np.array([4.0, 2.0, 2.0]), "µs", "at most 1/2")
+    answer = table([two, schedules.traces()])
+    assert [row["ratio"] for row in answer.numbers["rows"]] == [0.5, 0.1]
+    assert "| one | 1 µs | other | 2 µs | 0.500 (0.375 to 0.750) | at most 1/2 |" in answer.text
 
 
 def test_times_are_taken_in_turn():
     calls = []
-    first, second = bench.in_turn(lambda: calls.append("a"), lambda: calls.append("b"), rounds=3, calls=2)
+    seconds = in_turn(lambda: calls.append("a"), lambda: calls.append("b"), rounds=3, calls=2)
     assert "".join(calls) == "ab" + "aabb" * 3
-    assert min(first, second) > 0
+    assert seconds.shape == (2, 3)
+    assert seconds.min() > 0

@@ -1,6 +1,7 @@
 """The command that compares theory with runs, and that what it published is what the pages say."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.__main__ import main
-from experiments.evidence import every_evidence
-from experiments.evidence.evidence import Answer, Evidence
+from experiments.declared import declared
+from experiments.reports.question import Answer, Question
 from experiments.reports.results import Results
 from experiments.reports.text import spread
 from schedules import cosine, linear, wsd
@@ -17,12 +18,12 @@ from theory import compare, transfer
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results"
-TINY = Evidence("tiny", "Is it so?", lambda: Answer("Yes.", {"n": 1}, {"figure.png": Figure()}))
+TINY = Question("tiny", "Is it so?", lambda: Answer("Yes.", {"n": 1}, {"figure.png": Figure()}))
 
 
 @pytest.fixture
 def tiny(monkeypatch):
-    monkeypatch.setattr("experiments.commands.evidence.every_evidence", lambda: {"tiny": TINY})
+    monkeypatch.setattr("experiments.commands.answer.declared", lambda package, kind: {"tiny": TINY})
 
 
 def test_a_question_gets_a_folder_with_its_answer(tiny, tmp_path, capsys):
@@ -48,12 +49,20 @@ def test_a_folder_of_something_else_is_left_alone(tiny, tmp_path, capsys):
     assert [path.name for path in (tmp_path / "tiny").iterdir()] == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("name", every_evidence())
-def test_every_question_has_a_published_answer(name):
-    report = (RESULTS / "evidence" / name / "report.md").read_text()
-    assert report.startswith(f"# {every_evidence()[name].question}\n")
-    assert json.loads((RESULTS / "evidence" / name / "numbers.json").read_text())
-    assert (RESULTS / "evidence" / name / "figure.png").exists()
+QUESTIONS = [
+    (package, name, question)
+    for package in ("evidence", "bench")
+    for name, question in declared(f"experiments.{package}", Question).items()
+]
+
+
+@pytest.mark.parametrize(("package", "name", "question"), QUESTIONS, ids=[name for _, name, _ in QUESTIONS])
+def test_every_question_has_a_published_answer(package, name, question):
+    folder = RESULTS / package / name
+    report = (folder / "report.md").read_text()
+    assert report.startswith(f"# {question.asks}\n")
+    assert json.loads((folder / "numbers.json").read_text())
+    assert all((folder / figure).exists() for figure in re.findall(r"!\[[^]]*\]\(([^)]+)\)", report))
 
 
 # What pages say ------------------------------------------------------------------------------------------

@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from scipy.stats import pearsonr, spearmanr
 
-from experiments.evidence.evidence import Answer, Evidence
 from experiments.reports.figure import STYLE, titled
 from experiments.reports.labels import label_lines
+from experiments.reports.question import Answer, Question
 from experiments.reports.results import Loss, Results
 from experiments.reports.text import markdown
 from experiments.studies.policies import SCHEDULES
@@ -338,4 +338,4 @@ def _marker(p: Point) -> str:
     return next(marker for kind, marker in MARKERS.items() if p.name.startswith(kind))
 
 
-LAST_ITERATE = Evidence("last-iterate", "Does the convex bound rank schedules by their final losses?", measure)
+LAST_ITERATE = Question("last-iterate", "Does the convex bound rank schedules by their final losses?", measure)

@@ -10,8 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.evidence.evidence import Answer, Evidence
 from experiments.reports.figure import DASHES, STYLE
+from experiments.reports.question import Answer, Question
 from experiments.reports.results import Results
 from experiments.reports.text import markdown
 from experiments.studies import study_of
@@ -308,4 +308,4 @@ def _draw_curve(above: Any, below: Any, curve: Curve, fits: dict[str, Fit]) -> N
     above.tick_params(labelbottom=False)
 
 
-LOSS_LAWS = Evidence("loss-laws", "Do laws fitted to a few loss curves predict those of other schedules?", measure)
+LOSS_LAWS = Question("loss-laws", "Do laws fitted to a few loss curves predict those of other schedules?", measure)

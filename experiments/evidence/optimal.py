@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from experiments.evidence.evidence import Answer, Evidence
 from experiments.evidence.loss_laws import FLOOR, PEAK, published_curves
 from experiments.reports.figure import DASHES, DOTS, STYLE, Look, titled
 from experiments.reports.labels import label_lines
+from experiments.reports.question import Answer, Question
 from experiments.reports.text import markdown
 from experiments.studies.published import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILION
 from schedules import (
@@ -309,4 +309,4 @@ def _lengths(ax: Axes, floor: Mapping[str, Any]) -> None:
     ax.set_title("Cooldowns by that law")
 
 
-OPTIMAL = Evidence("optimal", "Which schedule is best?", measure)
+OPTIMAL = Question("optimal", "Which schedule is best?", measure)

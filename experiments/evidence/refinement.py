@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from experiments.engine.plan import Plan
 from experiments.engine.program import Program
 from experiments.engine.train import beginning, train
-from experiments.evidence.evidence import Answer, Evidence
 from experiments.reports.figure import DASHES, LONG_DASHES, STYLE, Look, moving_average
+from experiments.reports.question import Answer, Question
 from experiments.reports.results import Loss, Results
 from experiments.reports.text import markdown, spread, standard_error
 from experiments.studies.published import BLACK, BLUE, GREEN, GREY, VERMILION, decayed_adam
@@ -250,4 +250,4 @@ def _peaks(ax: Axes, second: Results) -> None:
     ax.set_title("At other peaks", loc="left", fontweight="bold")
 
 
-REFINEMENT = Evidence("refinement", "Is a schedule refined by gradient norms better than cosine?", measure)
+REFINEMENT = Question("refinement", "Is a schedule refined by gradient norms better than cosine?", measure)

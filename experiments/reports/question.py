@@ -1,4 +1,4 @@
-"""Declares what evidence is: a question, and a function that measures the answer."""
+"""A question that the project answers with a measurement: its report, numbers and figures."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """`question`: the heading of the report; `measure`: computes the answer from data in this repository."""
+class Question:
+    """`asks`: the question in words, which is the heading of the report; `measure`: finds the answer."""
 
     name: str
-    question: str
+    asks: str
     measure: Callable[[], Answer]

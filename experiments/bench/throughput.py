@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.commands.bench import Measurement, in_turn
+from experiments.bench.measurement import Measurement, compared, in_turn
 from experiments.engine.plan import Plan, Precision
 from experiments.engine.program import MATMULS, Program, as_floats, batch_loss, draw
 
@@ -33,7 +33,7 @@ def race(ours: Trainee, theirs: Trainee) -> Measurement:
     calls = [functools.partial(each.advance, count) for each, count in zip(pair, counts, strict=True)]
     seconds = in_turn(*calls, rounds=ROUNDS)
     rates = [each.arm_updates * count / s for each, count, s in zip(pair, counts, seconds, strict=True)]
-    return Measurement(ours.name, rates[0], theirs.name, rates[1], "arm-updates/s")
+    return compared(ours.name, rates[0], theirs.name, rates[1], "arm-updates/s")
 
 
 def sustained(trainee: Trainee, seconds: float) -> float:

@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.engine.machine import machine
-from experiments.evidence.evidence import Answer, Evidence
 from experiments.reports.figure import titled
+from experiments.reports.question import Answer, Question
 from experiments.reports.text import markdown
 from experiments.studies.published import BLUE, SKY
 from optim import average_of, decay_of, effective_window, half_life, merge, polyak
@@ -97,4 +97,4 @@ def measure() -> Answer:
     return Answer(text, {"steps": STEPS, "seconds": seconds, **machine()}, {"figure.png": drawn(seconds)})
 
 
-TIMINGS = Evidence("timings", "How long does each function take?", measure)
+THEORY = Question("theory", "How long does each function of `theory` take?", measure)

@@ -1,0 +1,139 @@
+"""What schedules cost, relative to optax and to simpler schedules."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.bench.measurement import Measurement, compared, in_turn, table
+from experiments.reports.question import Question
+from optim import adam
+from schedules import Schedule, constant, cosine, exponential_decay, join, linear, polynomial, warmup
+
+
+def measurements() -> Iterator[Measurement]:
+    yield eager_call()
+    yield host_values()
+    yield traces()
+    yield adam_step()
+    yield joined("trace", _traced)
+    yield joined("trace and compile", _compiled, goal="")
+    yield joined("evaluate 1,000,000 steps", _evaluated)
+    yield imports()
+
+
+def eager_call() -> Measurement:
+    ours = warmup(cosine(3e-4, 0.0, 9000), 1000)
+    theirs = optax.warmup_cosine_decay_schedule(0.0, 3e-4, 1000, 10_000)
+    times = in_turn(lambda: ours(500), lambda: theirs(500), rounds=30, calls=100)
+    return compared("one eager call", times[0] * 1e6, "optax, the same schedule", times[1] * 1e6, "µs", "at most 1/5")
+
+
+def host_values() -> Measurement:
+    ours = warmup(cosine(3e-4, 0.0, 9000), 1000)
+    theirs = optax.warmup_cosine_decay_schedule(0.0, 3e-4, 1000, 10_000)
+
+    def every(value: Callable[[int], float], steps: int) -> Callable[[], None]:
+        def loop() -> None:
+            for step in range(steps):
+                value(step)
+
+        return loop
+
+    at, called = in_turn(every(ours.at, 10_000), every(lambda step: float(theirs(step)), 100), rounds=9)
+    return compared(
+        "one value as a Python float, in a loop over steps", at / 10_000 * 1e6, "float() of optax's, the same schedule",
+        called / 100 * 1e6, "µs", "at most 1 µs",
+    )  # fmt: skip
+
+
+def traces() -> Measurement:
+    def count(make: Callable[[int], Any], passed: bool) -> int:
+        traced = 0
+
+        def step(params: jax.Array, lr: Any) -> jax.Array:
+            nonlocal traced
+            traced += 1
+            optimizer = optax.sgd(lr)
+            return optimizer.update(params, optimizer.init(params))[0]
+
+        # A closure cannot be an argument of a jitted function: it is compiled in, and so is every number in it.
+        jitted = jax.jit(step) if passed else jax.jit(step, static_argnums=1)
+        for n in range(10):
+            jitted(jnp.ones(3), make(n))
+        return traced
+
+    ours = count(lambda n: warmup(cosine(3e-4 * (n + 1), 0.0, 9000 + n), 1000 - n), passed=True)
+    theirs = count(lambda n: optax.warmup_cosine_decay_schedule(0.0, 3e-4 * (n + 1), 1000 - n, 9000), passed=False)
+    return Measurement("traces of a train step, 10 sets of numbers", ours, "optax", theirs, "", "1 against 10")
+
+
+def five_pieces() -> Schedule:
+    up, down = linear(0.0, 1e-3, 100), cosine(1e-3, 5e-4, 500)
+    return join([up, 1e-3, down, exponential_decay(5e-4, 0.5, 300), polynomial(1e-4, 0.0, 300)], [100, 300, 800, 1200])
+
+
+def adam_step() -> Measurement:
+    five, one = in_turn(_adam_loop(five_pieces()), _adam_loop(constant(1e-3)), rounds=60)
+    what = "20 jitted Adam steps, 1 M parameters, five pieces"
+    return compared(what, five * 1e3, "with a constant", one * 1e3, "ms", "at most 1.02")
+
+
+def _adam_loop(lr: Schedule) -> Callable[[], Any]:
+    optimizer = adam(lr)
+    params = jnp.ones(1_000_000)
+
+    def step(_: int, carry: Any) -> Any:
+        params, state = carry
+        updates, state = optimizer.update(params, state, params)
+        return optax.apply_updates(params, updates), state
+
+    loop = jax.jit(lambda carry: jax.lax.fori_loop(0, 20, step, carry))
+    carry = params, optimizer.init(params)
+    return lambda: loop(carry)[0]
+
+
+def _many(pieces: int) -> Schedule:
+    return join([linear(n, n + 1.0, 10) for n in range(pieces)], [10 * n for n in range(1, pieces)])
+
+
+def _traced(pieces: int) -> Callable[[], Any]:
+    schedule = _many(pieces)
+
+    def trace() -> Any:
+        jax.clear_caches()
+        return jax.jit(lambda s, t: s(t)).trace(schedule, 0)
+
+    return trace
+
+
+def _compiled(pieces: int) -> Callable[[], Any]:
+    trace = _traced(pieces)
+    return lambda: trace().lower().compile()
+
+
+def _evaluated(pieces: int) -> Callable[[], Any]:
+    schedule, steps = _many(pieces), jnp.arange(1_000_000) % (10 * pieces)
+    evaluate = jax.jit(lambda t: schedule(t)).lower(steps).compile()
+    return lambda: evaluate(steps)
+
+
+def joined(what: str, make: Callable[[int], Callable[[], Any]], goal: str = "at most 4") -> Measurement:
+    long, short = in_turn(make(1000), make(250), rounds=9)
+    return compared(f"{what}, a join of 1,000 pieces", long, "a join of 250", short, "s", goal)
+
+
+def imports() -> Measurement:
+    code = "import time; a = time.perf_counter(); import jax; b = time.perf_counter(); import schedules"
+    code += "; print(b - a, time.perf_counter() - b)"
+    runs = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True) for _ in range(9)]
+    alone, more = np.array([[float(seconds) for seconds in run.stdout.split()] for run in runs]).T
+    return compared("`import schedules` after jax", more * 1e3, "`import jax`", alone * 1e3, "ms", "at most 100 ms")
+
+
+SCHEDULES = Question("schedules", "What do schedules cost?", lambda: table(measurements()))
