@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from engine import Small, compiled, plan, same
 
+from experiments.engine.loops import one_by_one
 from experiments.engine.plan import stalled, validated_after
 from experiments.engine.program import LAST_SEED, Program, as_floats, as_seeds, batch_loss, draw
 from experiments.engine.run import run
@@ -23,7 +24,7 @@ from experiments.studies.study import Arm
 from experiments.tasks.cifar10 import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, cifar10
 from experiments.tasks.digits import digits
 from experiments.tasks.task import DataError, Dataset
-from experiments.tasks.vision_transformer import TinyViT, positions, split_into_patches
+from experiments.tasks.vision_transformer import Block, TinyViT, positions, split_into_patches
 from optim import adam
 from schedules import linear, tabulate
 
@@ -107,7 +108,7 @@ def test_positions_are_sines_and_cosines_of_column_and_row():
 
 
 def test_the_readout_is_the_first_patch():
-    """As published: what the last block leaves at the other tokens changes nothing."""
+    """As published: the last block computes only this token."""
     model = TinyViT(patch_size=2, features=8, layers=1, heads=2)
     images = jax.random.uniform(jax.random.key(1), (3, 8, 8, 1))
 
@@ -119,8 +120,42 @@ def test_the_readout_is_the_first_patch():
     variables, logits, inner = results()
     tokens = inner["intermediates"]["Block_0"]["__call__"][0]
     readout = variables["params"]["classify"]
-    assert tokens.shape == (3, 17, 8)
+    assert tokens.shape == (3, 1, 8)
     np.testing.assert_allclose(logits, tokens[:, 0] @ readout["kernel"] + readout["bias"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_token_does_not_depend_on_how_many_are_wanted():
+    block = Block(features=8, heads=2, dropout=0.3, deterministic=False)
+    tokens, keys = jax.random.normal(jax.random.key(1), (3, 17, 8)), {"dropout": jax.random.key(2)}
+    variables = jax.jit(functools.partial(block.init, wanted=17))({"params": jax.random.key(0), **keys}, tokens)
+
+    @jax.jit
+    def both():
+        return [block.apply(variables, tokens, wanted, rngs=keys) for wanted in (1, 17)]
+
+    one, every = both()
+    np.testing.assert_allclose(one, every[:, :1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_loop_computes_once_what_all_runs_share():
+    key, many = jax.random.key(0), jnp.arange(12.0).reshape(3, 4)
+
+    def loss(weights, images, scale=2.0):
+        mask = jax.random.bernoulli(key, 0.5, images.shape)
+        return jax.nn.gelu(jnp.where(mask, images * scale, jnp.zeros(4)) * weights["w"]).sum(), jnp.cos(images)
+
+    def mapped(over):
+        return lambda images: over(jax.grad(functools.partial(loss, images=images), has_aux=True))({"w": many})
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6),
+        *[jax.jit(mapped(f))(many[0]) for f in (one_by_one, jax.vmap)],
+    )
+    (loop,) = [each for each in jax.make_jaxpr(mapped(one_by_one))(many[0]).eqns if each.primitive.name == "scan"]
+    inside = str(loop.params["jaxpr"])
+    assert "tanh" in inside
+    assert "random" not in inside
+    assert "cos" not in inside
 
 
 # The arms -------------------------------------------------------------------------------------------------

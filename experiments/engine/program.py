@@ -20,6 +20,7 @@ import optax
 from flax import linen as nn
 from jax import Array
 
+from experiments.engine.loops import one_by_one
 from experiments.engine.placing import BY_ARM, BY_BATCH, BY_RUN, BY_SEED, BY_STEP_AND_RUN, REPLICATED, Placing
 from experiments.engine.plan import Norm, Plan, Precision
 from experiments.reports.results import record_length
@@ -98,11 +99,6 @@ def update(
     size = jax.vmap(functools.partial(optax.tree.norm, ord=ORDERS[norm])) if norm else lambda _: None
     measured = [Measured(value, size(each)) for value, each in zip(values, grads, strict=True)]
     return [step(*group) for step, *group in zip(steps, numbers, runs, grads, strict=True)], measured
-
-
-def one_by_one(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Like `jax.vmap`, but in a loop."""
-    return functools.partial(jax.lax.map, function)
 
 
 def _step(optimizer: Optimizer, numbers: Numbers, run: Run, grads: Any) -> Run:

@@ -10,7 +10,8 @@ class TinyViT(nn.Module):
     """A pre-norm vision transformer with fixed 2D sine-cosine positions; 556,042 parameters by default.
 
     As in the published model, the class token is the last token, but the classifier reads the first one, a patch. So
-    the class token acts only through attention.
+    the class token acts only through attention, and the last block computes only its first token. That saves a sixth of
+    the work at the default size.
 
     **Shapes:** images (batch, height, width, channels) in [0, 1] -> logits (batch, classes).
     """
@@ -31,13 +32,17 @@ class TinyViT(nn.Module):
         tokens = tokens + positions(self.features, patches.shape[1])
         class_token = nn.Embed(1, self.features, name="class_token")(jnp.zeros((len(images), 1), jnp.int32))
         tokens = jnp.concatenate([tokens, class_token], axis=1)
-        for _ in range(self.layers):
-            tokens = Block(self.features, self.heads, self.dropout, deterministic)(tokens)
+        for layer in range(self.layers):
+            wanted = tokens.shape[1] if layer < self.layers - 1 else 1
+            tokens = Block(self.features, self.heads, self.dropout, deterministic)(tokens, wanted)
         return nn.Dense(self.classes, name="classify")(tokens[:, 0])
 
 
 class Block(nn.Module):
-    """Attention, then a two-layer perceptron of twice the width, each on normalized tokens and added."""
+    """Attention, then a two-layer perceptron of twice the width, each on normalized tokens and added.
+
+    **Shapes:** tokens (batch, tokens, features) -> the first `wanted` of them, (batch, wanted, features).
+    """
 
     features: int
     heads: int
@@ -45,14 +50,20 @@ class Block(nn.Module):
     deterministic: bool
 
     @nn.compact
-    def __call__(self, tokens: Array) -> Array:
+    def __call__(self, tokens: Array, wanted: int) -> Array:
         attend = nn.MultiHeadDotProductAttention(
             self.heads, dropout_rate=self.dropout, deterministic=self.deterministic
         )
-        drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
-        tokens = tokens + attend(nn.LayerNorm()(tokens))
-        hidden = nn.gelu(nn.Dense(2 * self.features)(nn.LayerNorm()(tokens)))
-        return tokens + drop(nn.Dense(self.features)(drop(hidden)))
+        mask = nn.Dropout(self.dropout, deterministic=self.deterministic)
+
+        def drop(some: Array) -> Array:
+            # The mask of a token does not depend on how many are wanted.
+            return some * mask(jnp.ones((*tokens.shape[:2], some.shape[-1])))[:, :wanted]
+
+        normalized = nn.LayerNorm()(tokens)
+        some = tokens[:, :wanted] + attend(normalized[:, :wanted], normalized)
+        hidden = nn.gelu(nn.Dense(2 * self.features)(nn.LayerNorm()(some)))
+        return some + drop(nn.Dense(self.features)(drop(hidden)))
 
 
 def split_into_patches(images: Array, size: int) -> Array:
