@@ -72,15 +72,14 @@ def _cycle(step: Array, period: Period, growth: Growth) -> tuple[Array, Array, S
     # First find the block of sixteen cycles, then the cycle in it: compiles faster than a bisection, and runs nearly as
     # fast. The last starts in the table were cut to MAX_STEPS, which `now` never reaches.
     now, blocks = jnp.minimum(step, MAX_STEPS - 1), starts.reshape(16, CYCLES // 16)
-    block = jnp.sum(blocks[:, -1] <= now, dtype=int)
-    number = 16 * block + jnp.sum(blocks[block] <= now, dtype=int)
-    grown = jax.tree.map(lambda f: f[jnp.minimum(number, CYCLES - 1)], factors)
-    before = jnp.where(number > 0, starts[number - 1], 0)
+    block = jnp.sum(blocks[:, 0] <= now, dtype=int) - 1
+    number = 16 * block + jnp.sum(blocks[block] <= now, dtype=int) - 1
+    grown, start = jax.tree.map(lambda each: each[number], (factors, starts))
     same = (rate.hi == 1) & (rate.lo == 0)  # maybe more cycles than the table holds, but a division finds them
     even, elapsed = divided(step, period)
     return (
         jnp.where(same, even, number.astype(step.dtype)),
-        jnp.where(same, step - elapsed, before),
+        jnp.where(same, step - elapsed, start),
         Split(jnp.where(same, 1.0, grown.hi), jnp.where(same, 0.0, grown.lo)),
     )
 
@@ -89,19 +88,21 @@ def _powers(growth: Split, clock: jnp.dtype) -> Split:
     """growth^i for every cycle, exact where `growth` is an integer: float32 alone is not, beyond 2^24."""
     number = jnp.arange(CYCLES, dtype=float)
     real = growth.hi**number * jnp.exp(number * (growth.lo / growth.hi))
-    root = jnp.round(growth.hi ** jnp.floor(number / 2)).astype(clock)  # below 2^21, so that it is exact
-    whole = root * root * jnp.where(number % 2 == 1, growth.hi.astype(clock), 1)
+    half = jnp.floor(number / 2)
+    root = jnp.round(growth.hi**half).astype(clock)  # below 2^16, so that it is exact
+    whole = root * root * jnp.where(number > 2 * half, growth.hi.astype(clock), 1)
     is_whole = (growth.hi == jnp.floor(growth.hi)) & (growth.lo == 0) & (real < MAX_STEPS)
     exact = count(whole)
     return Split(jnp.where(is_whole, exact.hi, real), jnp.where(is_whole, exact.lo, 0.0))
 
 
 def _sums(lengths: Array) -> Array:
-    """The sums of the first 1, 2, ... lengths, at most MAX_STEPS: where each cycle ends and the next one starts.
+    """The sums of the first 0, 1, 2, ... lengths, at most MAX_STEPS: where each cycle starts.
 
     Where the integers wrap around, the first sum is negative; later ones are recognized by the same sum in floats.
     """
-    sums, real = jnp.cumsum(lengths), jnp.cumsum(jnp.asarray(lengths, float))
+    floats = jnp.asarray(lengths, float)
+    sums, real = jnp.cumsum(lengths) - lengths, jnp.cumsum(floats) - floats
     beyond = (sums < 0) | (real > 1.5 * MAX_STEPS)
     return jnp.where(beyond, jnp.asarray(MAX_STEPS, lengths.dtype), sums)
 

@@ -82,8 +82,8 @@ def divided(number: Array, by: ArrayLike) -> tuple[Array, Array]:
 
 def timescales(step: Array, timescale: ArrayLike) -> Split:
     """1 + step / timescale, with twice the digits."""
-    whole, rest = divided(step, timescale)
-    whole, part = count(whole), fraction(rest, timescale)
+    times, rest = divided(step, timescale)
+    whole, part = count(times), fraction(rest, timescale)
     beyond = 1 + part.hi  # exact, as the fraction has 12 bits
     below_2 = beyond + part.lo
     hi = whole.hi + below_2
@@ -105,11 +105,12 @@ def power(base: Split | ArrayLike, exponent: Split | ArrayLike, scale: ArrayLike
     rest = small * (1 - small / 2)  # log(1 + small): more terms would not change a digit
     # Limits the exponent where the result would overflow, or for exponents above 1 its derivatives would.
     largest = np.log(float(jnp.finfo(hi.dtype).max)) * (1 - 1e-6)
-    room = jnp.where(jnp.abs(exponent.hi) > 1, 5 + jnp.log(jnp.clip(jnp.abs(exponent.hi), 1, MAX_STEPS)), 0.0)
+    size, slope = jnp.abs(exponent.hi), log + rest
+    room = jnp.where(size > 1, 5 + jnp.log(jnp.clip(size, 1.0, float(MAX_STEPS))), 0.0)
     taken = 0.0 if scale is None else jnp.clip(jnp.log(jnp.abs(scale)), -largest, 0.5 * largest)
-    most = jnp.where((log + rest) * exponent.hi > 0, largest - room - taken, 5 * largest)
-    most = jax.lax.stop_gradient(most / jnp.abs(log + rest))
-    e, d = jnp.clip(exponent.hi, -most, most), jnp.where(jnp.abs(exponent.hi) < most, exponent.lo, 0.0)
+    most = jnp.where(slope * exponent.hi > 0, largest - room - taken, 5 * largest)
+    most = jax.lax.stop_gradient(most / jnp.abs(slope))
+    e, d = jnp.clip(exponent.hi, -most, most), jnp.where(size < most, exponent.lo, 0.0)
     # Multiply in two halves, since h^e alone may be out of range where its product with the scale is not.
     half = hi ** (e / 2)
     rest = jnp.exp(d * log + (e + d) * rest)

@@ -37,10 +37,10 @@ def join(step: Array, schedules: Schedules, boundaries: Boundaries) -> Array:
     groups = alike([*map(as_schedule, schedules)])
     if len(groups) == 1:
         return picked(now, groups[0][1])(elapsed)
-    group, slot = np.zeros((2, len(schedules)), np.int32)
+    tables = np.zeros((2, len(schedules)), np.int32)
     for number, (places, pieces) in enumerate(groups):
-        group[places], slot[places] = number, range(len(pieces))
-    group, slot = entry(group, now), entry(slot, now)
+        tables[:, places] = [number] * len(pieces), range(len(pieces))
+    group, slot = (entry(table, now) for table in tables)
     # Out of its turn, a piece is evaluated at its step 0: a value that is not finite would make the gradient NaN.
     steps = [jnp.where(group == number, elapsed, 0) for number in range(len(groups))]
     slots = [jnp.where(group == number, slot, 0) for number in range(len(groups))]
