@@ -14,7 +14,7 @@ from typing_extensions import TypeAliasType
 from schedules import numerics
 from schedules.core import Nested, Schedule, ScheduleLike, as_schedule, schedule, stretched
 from schedules.kinds import Count, Period, Precise, Steps
-from schedules.numerics import MAX_STEPS, lengthen
+from schedules.numerics import MAX_STEPS, divided, lengthen
 
 __all__ = ["delay", "advance", "extend", "stretch", "per_epoch", "per_update"]
 
@@ -91,7 +91,7 @@ def per_epoch(step: Array, schedule: ScheduleInEpochs, steps_per_epoch: Period) 
 
     Example: `per_epoch(cosine(0.1, 0, 10), steps_per_epoch=10)` over 120 steps.
     """
-    return as_schedule(schedule)(step // steps_per_epoch)
+    return as_schedule(schedule)(divided(step, steps_per_epoch)[0])
 
 
 @schedule

@@ -65,22 +65,18 @@ class Recipe(Formula[P, Schedule]):
         return parameters
 
     def value(self, step: Any, arguments: Mapping[str, Any]) -> Any:
-        return self._composed(arguments)(step)
+        return self.apply(arguments)(step)
 
     def expand(self, arguments: Mapping[str, Any]) -> Schedule:
-        composed = self._composed(arguments)
+        composed = self.apply(arguments)
         if not isinstance(composed, Schedule):
             raise TypeError(f"{self}: a recipe must return a schedule, got {shown(composed)}")
         return composed
 
-    def _composed(self, arguments: Mapping[str, Any]) -> Schedule:
-        bound = self.bind(arguments)
-        return self.function(*bound.args, **bound.kwargs)
-
     def made(self, built: Mapping[str, Any]) -> Schedule:
         """Composes it once, so that mistakes raise where the recipe is called."""
         given = Schedule(self, built)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(built)):
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in given._flat[1]):
             return given
         try:
             self._try(given)
@@ -100,18 +96,17 @@ class Recipe(Formula[P, Schedule]):
 
         def compose(given: Schedule, value: Array) -> None:
             def stand_in(_: Schedule) -> Schedule:
-                return StandIn(lambda step: jnp.full(jnp.shape(step), value))
+                return StandIn(lambda step: jnp.full(jnp.shape(step), value, float))
 
             substituted(given, stand_in).expand()
 
-        value, structure = jax.ShapeDtypeStruct((), jnp.result_type(float)), jax.tree.structure(given)
         if any(kind.nests for kind in self.kinds.values()):
-            jax.eval_shape(functools.partial(compose, given), value)
+            jax.eval_shape(functools.partial(compose, given), 0.0)
         else:
             given.expand()
-        if structure not in self._traceable:
+        if (structure := given._flat[0]) not in self._traceable:
             try:
-                jax.eval_shape(compose, given, value)
+                jax.eval_shape(compose, given, 0.0)
             except TypeError as error:  # such as of `[peak] * steps`, which works with Python numbers only
                 raise self._needs_numbers() from error
             self._traceable.add(structure)

@@ -34,7 +34,7 @@ from typing_extensions import TypeAliasType
 
 from schedules import numerics
 from schedules.arguments import built_as
-from schedules.evaluate import BLOCK, block_of, compiled, computed, require_in_range, require_numbers
+from schedules.evaluate import BLOCK, block_of, compiled, computed, on_device, require_in_range, require_numbers
 from schedules.formula import Formula
 from schedules.grouping import folded, stacked
 from schedules.kinds import Kind, Precise, Steps, Value, hashable, require
@@ -73,6 +73,7 @@ class Schedule:
     arguments: Mapping[str, Any]
     __kind__: ClassVar[Kind]  # how a schedule is checked as an argument of another formula
     _block: tuple[int | None, list[float]] = (None, [])  # the values that `at` computed last
+    _on_device: tuple[bool | None, list[Array]] = (None, [])  # its numbers, and whether x64 was enabled for them
 
     # NumPy must leave `array * schedule` to us instead of making an array of objects.
     __array_ufunc__ = None
@@ -94,11 +95,12 @@ class Schedule:
         **Raises:** `TypeError` if `step` is not a number, `OverflowError` for a whole number beyond 2^31 - 1,
         `ValueError` for infinity or NaN. JAX arrays and lists are not checked for these values.
         """
-        if isinstance(step, jax.core.Tracer) and self._is_traced():
-            return computed(self, step)  # inside another schedule, or as an argument of a jitted function
+        if isinstance(step, jax.core.Tracer):
+            # Traced numbers: inside another schedule, or as an argument of a jitted function.
+            return computed(self, step) if self._is_traced() else compiled(*self._flat, step)
         require_in_range(self.formula, step)
         try:
-            return compiled(self, step)
+            return compiled(self._flat[0], self._numbers(), step)
         except (TypeError, ValueError, OverflowError):
             require_numbers(self.formula, step)
             raise
@@ -127,6 +129,14 @@ class Schedule:
             values = block_of(self, number)
             object.__setattr__(self, "_block", (number, values))
         return values[place]
+
+    def _numbers(self) -> list[Array]:
+        """Its numbers as arrays on the device. Transferring them would take most of the time of a call."""
+        wide, numbers = self._on_device
+        if wide != jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+            wide, numbers = jax.config.jax_enable_x64, on_device(self._flat[1])  # type: ignore[attr-defined]
+            object.__setattr__(self, "_on_device", (wide, numbers))
+        return numbers
 
     def _is_traced(self) -> bool:
         """Whether all its own numbers are traced, not counting those of the schedules in it."""
@@ -208,8 +218,14 @@ class Schedule:
                 printed.append(kind.text(value) if position == 0 and kind.nests else f"{name}={kind.text(value)}")
         return printed
 
-    def _key(self) -> tuple[Any, ...]:
+    @functools.cached_property
+    def _flat(self) -> tuple[Any, list[Any]]:
+        """Its pytree structure and its leaves."""
         leaves, structure = jax.tree.flatten(self)
+        return structure, leaves
+
+    def _key(self) -> tuple[Any, ...]:
+        structure, leaves = self._flat
         return structure, *map(hashable, leaves)
 
     def __eq__(self, other: object) -> bool:
@@ -221,11 +237,14 @@ class Schedule:
     def __reduce__(self) -> tuple[Any, ...]:
         return Schedule, (self.formula, dict(self.arguments))
 
+    def tree_flatten(self) -> tuple[list[Any], tuple[Any, ...]]:
+        arguments, formula = self.arguments, self.formula
+        leaves = [kind.flatten(arguments[name]) for name, kind in formula.leaves.items()]
+        return leaves, (formula, tuple([arguments[name] for name in formula.static]))
+
     def tree_flatten_with_keys(self) -> tuple[list[tuple[GetAttrKey, Any]], tuple[Any, ...]]:
-        kinds = self.formula.kinds
-        leaves = [(GetAttrKey(n), kinds[n].flatten(v)) for n, v in self.arguments.items() if kinds[n].is_leaf]
-        static = tuple(v for n, v in self.arguments.items() if not kinds[n].is_leaf)
-        return leaves, (self.formula, static)
+        leaves, structure = self.tree_flatten()
+        return [*zip(map(GetAttrKey, self.formula.leaves), leaves, strict=True)], structure
 
     @classmethod
     def tree_unflatten(cls, structure: tuple[Any, ...], leaves: Sequence[Any]) -> "Schedule":
@@ -360,8 +379,7 @@ class RampShape(Kind):
 
     def build(self, value: Any) -> Any:
         require(value, isinstance(value, Formula) and [*value.kinds][:3] == ["start", "end", "steps"])
-        optional = list(value.__signature__.parameters.values())[3:]
-        return require(value, all(p.default is not p.empty for p in optional))
+        return require(value, value.defaults.keys() >= {*[*value.kinds][3:]})
 
 
 class Function(Kind):

@@ -13,7 +13,7 @@ from schedules.composed import recipe
 from schedules.core import Schedule, ScheduleLike, as_schedule, schedule
 from schedules.decays import exponential_decay
 from schedules.kinds import Period, Precise, PreciseNumber, Steps, Value, require
-from schedules.numerics import MAX_STEPS, Split, count, lengthen, pair, power
+from schedules.numerics import MAX_STEPS, Split, count, divided, lengthen, pair, power
 from schedules.ramps import linear
 from schedules.sequences import join
 
@@ -72,38 +72,37 @@ def _cycle(step: Array, period: Period, growth: Growth) -> tuple[Array, Array, S
     # First find the block of sixteen cycles, then the cycle in it: compiles faster than a bisection, and runs nearly as
     # fast. The last starts in the table were cut to MAX_STEPS, which `now` never reaches.
     now, blocks = jnp.minimum(step, MAX_STEPS - 1), starts.reshape(16, CYCLES // 16)
-    block = jnp.sum(blocks[:, -1] <= now, dtype=int)
-    number = 16 * block + jnp.sum(blocks[block] <= now, dtype=int)
-    grown = jax.tree.map(lambda f: f[jnp.minimum(number, CYCLES - 1)], factors)
-    before = jnp.where(number > 0, starts[number - 1], 0)
+    block = jnp.sum(blocks[:, 0] <= now, dtype=int) - 1
+    number = 16 * block + jnp.sum(blocks[block] <= now, dtype=int) - 1
+    grown, start = jax.tree.map(lambda each: each[number], (factors, starts))
     same = (rate.hi == 1) & (rate.lo == 0)  # maybe more cycles than the table holds, but a division finds them
-    even = step // period
+    even, elapsed = divided(step, period)
     return (
         jnp.where(same, even, number.astype(step.dtype)),
-        jnp.where(same, even * period, before),
+        jnp.where(same, step - elapsed, start),
         Split(jnp.where(same, 1.0, grown.hi), jnp.where(same, 0.0, grown.lo)),
     )
 
 
 def _powers(growth: Split, clock: jnp.dtype) -> Split:
     """growth^i for every cycle, exact where `growth` is an integer: float32 alone is not, beyond 2^24."""
-    number = jnp.arange(CYCLES)
-    real = power(growth, number.astype(growth.hi.dtype))
-    whole, square = jnp.ones(CYCLES, clock), growth.hi.astype(clock)
-    for bit in range(5):  # the 31st power of 2 is already beyond the last step
-        whole = jnp.where(number >> bit & 1, whole * square, whole)
-        square = square * square
+    number = jnp.arange(CYCLES, dtype=float)
+    real = growth.hi**number * jnp.exp(number * (growth.lo / growth.hi))
+    half = jnp.floor(number / 2)
+    root = jnp.round(growth.hi**half).astype(clock)  # below 2^16, so that it is exact
+    whole = root * root * jnp.where(number > 2 * half, growth.hi.astype(clock), 1)
     is_whole = (growth.hi == jnp.floor(growth.hi)) & (growth.lo == 0) & (real < MAX_STEPS)
     exact = count(whole)
     return Split(jnp.where(is_whole, exact.hi, real), jnp.where(is_whole, exact.lo, 0.0))
 
 
 def _sums(lengths: Array) -> Array:
-    """The sums of the first 1, 2, ... lengths, at most MAX_STEPS: where each cycle ends and the next one starts.
+    """The sums of the first 0, 1, 2, ... lengths, at most MAX_STEPS: where each cycle starts.
 
     Where the integers wrap around, the first sum is negative; later ones are recognized by the same sum in floats.
     """
-    sums, real = jnp.cumsum(lengths), jnp.cumsum(jnp.asarray(lengths, float))
+    floats = jnp.asarray(lengths, float)
+    sums, real = jnp.cumsum(lengths) - lengths, jnp.cumsum(floats) - floats
     beyond = (sums < 0) | (real > 1.5 * MAX_STEPS)
     return jnp.where(beyond, jnp.asarray(MAX_STEPS, lengths.dtype), sums)
 

@@ -14,7 +14,7 @@ from jax import Array
 
 from schedules.core import Shape, schedule
 from schedules.kinds import Boundaries, Index, Period, Positive, Precise, Value, Values, one_more
-from schedules.numerics import Split, count, fraction, pair, passed, power, timescales
+from schedules.numerics import Split, count, divided, fraction, pair, passed, power, timescales
 from schedules.ramps import linear
 
 __all__ = [
@@ -70,8 +70,9 @@ def exponential_decay(step: Array, value: Value, factor: Precise, steps: Period,
 
     Example: `exponential_decay(0.1, factor=0.5, steps=30)` over 120 steps.
     """
-    stairs = power(factor, count(step // steps), value)
-    return stairs if staircase else stairs * power(factor, fraction(step % steps, steps))
+    whole, rest = divided(step, steps)
+    stairs = power(factor, count(whole), value)
+    return stairs if staircase else stairs * power(factor, fraction(rest, steps))
 
 
 @schedule(changes=_stairs, ends=False)
@@ -85,7 +86,7 @@ def inverse_time(step: Array, value: Value, rate: Positive, steps: Period = 1, s
 
     Example: `inverse_time(0.1, rate=1, steps=30)` over 120 steps.
     """
-    return value / (1 + rate * (jnp.asarray(step // steps, float) if staircase else step / steps))
+    return value / (1 + rate * (jnp.asarray(divided(step, steps)[0], float) if staircase else step / steps))
 
 
 @schedule(ends=False)
@@ -117,7 +118,7 @@ def table(step: Array, values: Values, every: Period = 1) -> Array:
     Example: `table([0.1, 0.06, 0.08, 0.03, 0.01], every=20)` over 120 steps.
     """
     values = jnp.asarray(values)
-    return values[jnp.clip(step // every, 0, len(values) - 1).astype(int)]
+    return values[jnp.minimum(divided(step, every)[0], len(values) - 1).astype(int)]
 
 
 def _points(values: Any, boundaries: Any, shape: Any) -> str | None:
@@ -163,5 +164,5 @@ def noise(step: Array, scale: Value, seed: Index, every: Period = 1) -> Array:
 
     Example: `0.1 * (1 + noise(0.1, seed=0, every=3))` over 120 steps.
     """
-    number = jnp.asarray(step // every, jnp.uint32)
+    number = jnp.asarray(divided(step, every)[0], jnp.uint32)
     return scale * jax.random.normal(jax.random.fold_in(jax.random.key(seed), number), (), jnp.float32).astype(float)

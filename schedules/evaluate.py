@@ -1,5 +1,7 @@
 """Evaluates a formula, which is written for one step, at any array of steps."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -51,9 +53,25 @@ def computed(schedule: Any, step: ArrayLike) -> Array:
     return jnp.vectorize(at)(step) if step.ndim else at(step)
 
 
-# A schedule's numbers are arguments of the jitted function, so that changing them compiles nothing. Schedules inside
-# others are not jitted themselves: nested jitted functions would be inlined into each other again and again.
-compiled = jax.jit(computed)
+@functools.partial(jax.jit, static_argnums=0)
+def compiled(structure: Any, leaves: Sequence[Any], step: ArrayLike) -> Array:
+    """The values of the schedule with this pytree structure and these leaves.
+
+    Its numbers are arguments of the jitted function, so that changing them compiles nothing. It gets them flat, since
+    flattening a schedule takes longer than the call. Schedules inside others are not jitted themselves: nested jitted
+    functions would be inlined into each other again and again.
+    """
+    return computed(jax.tree.unflatten(structure, leaves), step)
+
+
+def on_device(leaves: Sequence[Any]) -> list[Any]:
+    """Arrays for the Python numbers among `leaves`."""
+    with jax.ensure_compile_time_eval():  # so that it also works while something else is being traced
+        return [transferred(leaf) if isinstance(leaf, int | float) else leaf for leaf in leaves]
+
+
+# Compiled once for floats and once for integers, and several times as fast as `jnp.asarray`.
+transferred = jax.jit(lambda number: number)
 
 
 BLOCK = 4096
@@ -64,7 +82,7 @@ def block_of(schedule: Any, number: int) -> list[float]:
     formula, steps = schedule.formula, np.minimum(number * BLOCK + np.arange(BLOCK), MAX_STEPS)
     try:
         with jax.ensure_compile_time_eval():  # so that it also works while something else is being traced
-            return np.asarray(compiled(schedule, steps)).tolist()
+            return np.asarray(schedule(steps)).tolist()
     except NEEDS_NUMBERS as error:
         raise TypeError(
             f"{formula}.at: the schedule must not be traced: in jitted code, call the schedule itself"
@@ -72,6 +90,8 @@ def block_of(schedule: Any, number: int) -> list[float]:
 
 
 def require_in_range(formula: object, step: Any) -> None:
+    if type(step) is int and step <= MAX_STEPS:  # the usual case, told in a tenth of the time
+        return
     last = np.max(step, initial=0) if isinstance(step, np.ndarray) and step.dtype.kind in "iuf" else step
     if not isinstance(last, int | float | np.integer | np.floating) or last <= MAX_STEPS:
         return

@@ -54,6 +54,10 @@ class Formula(Generic[P, V]):
         self.pieces, self.ends = pieces, ends
         parameters = self._arguments([*signature.parameters.values()])
         self.kinds = {p.name: self._kind(p) for p in parameters}
+        self.leaves = {name: kind for name, kind in self.kinds.items() if kind.is_leaf}
+        self.static = [name for name in self.kinds if name not in self.leaves]
+        self.positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         self.variadic = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         parameters = [p.replace(annotation=without_kind(p.annotation)) for p in parameters]
         self.__signature__ = signature.replace(parameters=parameters, return_annotation=makes)
@@ -65,13 +69,7 @@ class Formula(Generic[P, V]):
         **Raises:** `TypeError` for a missing or unknown argument, `ValueError` for an argument that is not what
         its kind expects. Traced values are not checked.
         """
-        try:
-            bound = self.__signature__.bind(*args, **kwargs)
-        except TypeError as error:
-            self.require_known(kwargs)
-            raise TypeError(f"{self.usage}: {error}") from None
-        bound.apply_defaults()
-        return self.build(bound.arguments)
+        return self.build(self._named(args, kwargs))
 
     # Otherwise IPython shows (*args, **kwargs) below the signature of the formula.
     __call__.__signature__ = NotImplemented  # type: ignore[attr-defined]
@@ -83,6 +81,21 @@ class Formula(Generic[P, V]):
     @property
     def usage(self) -> str:
         return usage(self)
+
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any]:
+        """All arguments by name, in order."""
+        given = dict(zip(self.positional, args, strict=False))
+        named = {**self.defaults, **given, **kwargs}
+        everything = len(args) <= len(self.positional) and named.keys() == self.kinds.keys()
+        if everything and given.keys().isdisjoint(kwargs) and self.variadic is None:
+            return {name: named[name] for name in self.kinds}
+        try:  # slower, for what is left: * arguments, and mistakes
+            bound = self.__signature__.bind(*args, **kwargs)
+        except TypeError as error:
+            self.require_known(kwargs)
+            raise TypeError(f"{self.usage}: {error}") from None
+        bound.apply_defaults()
+        return bound.arguments
 
     def build(self, arguments: Mapping[str, Any]) -> V:
         """Builds the value from all of its arguments, which are checked one by one and together."""
@@ -106,11 +119,14 @@ class Formula(Generic[P, V]):
 
     def value(self, step: Any, arguments: Mapping[str, Any]) -> Any:
         """The value at one step, from arguments after `cast`."""
-        bound = self.bind(arguments)
-        return self.function(step, *bound.args, **bound.kwargs)
+        return self.apply(arguments, step)
 
-    def bind(self, arguments: Mapping[str, Any]) -> inspect.BoundArguments:
-        return inspect.BoundArguments(self.__signature__, dict(arguments))
+    def apply(self, arguments: Mapping[str, Any], /, *first: Any) -> Any:
+        """Calls the decorated function with the arguments `first` and then these."""
+        keywords = dict(arguments)
+        positional = [keywords.pop(name) for name in self.positional]
+        several = keywords.pop(self.variadic) if self.variadic else ()
+        return self.function(*first, *positional, *several, **keywords)
 
     def cast(self, arguments: Mapping[str, Any], clock: Any) -> dict[str, Any]:
         cast = {}

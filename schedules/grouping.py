@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from schedules.numerics import FEW
+
 S = TypeVar("S", bound=Callable[[Any], Array])  # pytrees that are called with a step
 
 
@@ -27,6 +29,20 @@ def _folded_alike(combine: Any, pieces: Sequence[S], step: Array) -> Array:
 
 def stacked(alike: Sequence[S]) -> S:
     return jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *alike)
+
+
+def picked(which: Array, alike: Sequence[Any]) -> Any:
+    """`alike[which]` of numbers, or of pytrees that differ only in their numbers."""
+    if len(alike) == 1:
+        return alike[0]
+    if len(alike) > FEW:
+        return jax.tree.map(lambda leaves: leaves[which], stacked(alike))
+    return jax.tree.map(lambda *leaves: jax.lax.select_n(which, *_of_one_type(leaves)), *alike)
+
+
+def _of_one_type(leaves: Sequence[Any]) -> list[Array]:
+    dtype = jnp.result_type(*leaves)
+    return [jnp.asarray(leaf, dtype) for leaf in leaves]
 
 
 def alike(pieces: Sequence[S]) -> list[tuple[list[int], list[S]]]:

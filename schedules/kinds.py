@@ -124,6 +124,8 @@ class Number(Kind):
         return f"finite {noun}"
 
     def build(self, value: Any) -> Any:
+        if type(value) in (int, float):  # first, since it is the usual case and quick to tell
+            return self._in_range(value)
         if is_traced(value):
             # Any real dtype: inside a formula that composes schedules, durations have the steps' dtype, maybe float.
             return require(value, value.ndim == 0 and _is_real(value))
@@ -137,10 +139,9 @@ class Number(Kind):
         return self._in_range(value)
 
     def _in_range(self, value: float) -> float:
-        require(value, max(self.least, -self.largest) <= value <= min(self.most, self.largest))
-        require(value, self.above < value and (value < self.below or self.below == math.inf))
-        require(value, self.type(value) == value)
-        return self.type(value)
+        fits = self.least <= value <= self.most and self.above < value and abs(value) <= self.largest
+        fits = fits and (value < self.below or self.below == math.inf)
+        return require(self.type(value), fits and self.type(value) == value)
 
     @property
     def dtypes(self) -> Any:

@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 MAX_STEPS = 2**31 - 1  # steps are counted in int32, as optax counts updates
+FEW = 32  # up to so many numbers are compared or selected all at once: processors look up one after another
 
 
 class Split(NamedTuple):
@@ -69,16 +70,27 @@ def fraction(step: Array, steps: ArrayLike) -> Split:
     return Split(jnp.where(steps > 0, coarse / 4096, 1.0), rest / 4096)
 
 
+def divided(number: Array, by: ArrayLike) -> tuple[Array, Array]:
+    """`number // by` and `number % by` of numbers that are not negative, in a third of the operations of `divmod`,
+    which takes care of their signs."""
+    number, by = jnp.broadcast_arrays(number, jnp.asarray(by, number.dtype))
+    rest = jax.lax.rem(number, by)
+    if jnp.issubdtype(number.dtype, jnp.integer):
+        return jax.lax.div(number, by), rest
+    return jnp.round((number - rest) / by), rest
+
+
 def timescales(step: Array, timescale: ArrayLike) -> Split:
     """1 + step / timescale, with twice the digits."""
-    whole, part = count(step // timescale), fraction(step % timescale, timescale)
+    times, rest = divided(step, timescale)
+    whole, part = count(times), fraction(rest, timescale)
     beyond = 1 + part.hi  # exact, as the fraction has 12 bits
     below_2 = beyond + part.lo
     hi = whole.hi + below_2
     return Split(hi, (below_2 - (hi - whole.hi)) + (part.lo - (below_2 - beyond)) + whole.lo)
 
 
-def power(base: Split | ArrayLike, exponent: Split | ArrayLike, scale: ArrayLike = 1.0) -> Array:
+def power(base: Split | ArrayLike, exponent: Split | ArrayLike, scale: ArrayLike | None = None) -> Array:
     r"""scale * base ** exponent for a base that is not negative; 0 where the base is 0.
 
     $$(h + l)^{e + d} = h^e \exp\big(d \log h + (e + d) \log(1 + l / h)\big)$$
@@ -93,14 +105,16 @@ def power(base: Split | ArrayLike, exponent: Split | ArrayLike, scale: ArrayLike
     rest = small * (1 - small / 2)  # log(1 + small): more terms would not change a digit
     # Limits the exponent where the result would overflow, or for exponents above 1 its derivatives would.
     largest = np.log(float(jnp.finfo(hi.dtype).max)) * (1 - 1e-6)
-    room = jnp.where(jnp.abs(exponent.hi) > 1, 5 + jnp.log(jnp.clip(jnp.abs(exponent.hi), 1, MAX_STEPS)), 0.0)
-    taken = jnp.clip(jnp.log(jnp.abs(scale)), -largest, 0.5 * largest)
-    most = jnp.where((log + rest) * exponent.hi > 0, largest - room - taken, 5 * largest)
-    most = jax.lax.stop_gradient(most / jnp.abs(log + rest))
-    e, d = jnp.clip(exponent.hi, -most, most), jnp.where(jnp.abs(exponent.hi) < most, exponent.lo, 0.0)
+    size, slope = jnp.abs(exponent.hi), log + rest
+    room = jnp.where(size > 1, 5 + jnp.log(jnp.clip(size, 1.0, float(MAX_STEPS))), 0.0)
+    taken = 0.0 if scale is None else jnp.clip(jnp.log(jnp.abs(scale)), -largest, 0.5 * largest)
+    most = jnp.where(slope * exponent.hi > 0, largest - room - taken, 5 * largest)
+    most = jax.lax.stop_gradient(most / jnp.abs(slope))
+    e, d = jnp.clip(exponent.hi, -most, most), jnp.where(size < most, exponent.lo, 0.0)
     # Multiply in two halves, since h^e alone may be out of range where its product with the scale is not.
     half = hi ** (e / 2)
-    return jnp.where(positive, half * (scale * jnp.exp(d * log + (e + d) * rest)) * half, 0.0)
+    rest = jnp.exp(d * log + (e + d) * rest)
+    return jnp.where(positive, half * (rest if scale is None else scale * rest) * half, 0.0)
 
 
 def geometric(start: ArrayLike, end: ArrayLike, step: Array, steps: ArrayLike) -> Array:
@@ -122,7 +136,7 @@ def lengthen(steps: Array, factor: Split | ArrayLike) -> Array:
     part = 4096 * (factor.hi - whole)
     coarse = jnp.floor(part)
     fine = (part - coarse) + 4096 * factor.lo
-    many, few = steps // 4096, steps % 4096
+    many, few = divided(steps, 4096)
     rest = jnp.asarray(many, float) * fine + jnp.asarray(few, float) * ((coarse + fine) / 4096)
     product = (
         steps * whole.astype(steps.dtype) + many * coarse.astype(steps.dtype) + jnp.round(rest).astype(steps.dtype)
@@ -158,5 +172,14 @@ def passed(step: Array, boundaries: Any) -> Array:
     their number and which, unlike a loop, never makes an accelerator wait for the host.
     """
     boundaries = jnp.asarray(boundaries)
-    few = boundaries.shape[0] <= 32
-    return jnp.searchsorted(boundaries, step, side="right", method="compare_all" if few else "scan_unrolled")
+    if boundaries.shape[0] <= FEW:
+        return jnp.sum(boundaries <= step, dtype=jnp.int32)
+    return jnp.searchsorted(boundaries, step, side="right", method="scan_unrolled")
+
+
+def entry(table: ArrayLike, place: Array) -> Array:
+    """`table[place]` of whole numbers."""
+    table = jnp.asarray(table)
+    if table.shape[0] > FEW:
+        return table[place]
+    return jax.lax.select_n(place, *table)

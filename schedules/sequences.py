@@ -1,18 +1,15 @@
 """Schedules one after another. Each begins at its own step 0."""
 
 import functools
-import operator
-from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from schedules.core import Schedule, ScheduleLike, Schedules, Shape, as_schedule, schedule
-from schedules.grouping import alike, stacked
+from schedules.core import ScheduleLike, Schedules, Shape, as_schedule, schedule
+from schedules.grouping import alike, picked
 from schedules.kinds import Boundaries, Precise, Steps, Value, one_more
-from schedules.numerics import passed
+from schedules.numerics import entry, passed
 from schedules.ramps import linear, polynomial
 
 __all__ = ["join", "warmup", "cooldown", "power_cooldown"]
@@ -35,31 +32,19 @@ def join(step: Array, schedules: Schedules, boundaries: Boundaries) -> Array:
     Example: `join([linear(0.02, 0.1, 30), 0.05, cosine(0.08, 0, 40)], [30, 60])` over 120 steps.
     """
     boundaries = jnp.asarray(boundaries)
-    starts = jnp.concatenate([jnp.zeros(1, boundaries.dtype), boundaries])
     now = passed(step, boundaries)
+    elapsed = step - entry(jnp.concatenate([jnp.zeros(1, boundaries.dtype), boundaries]), now)
     groups = alike([*map(as_schedule, schedules)])
-    values = []
-    for places, pieces in groups:
-        slot = _lookup(len(starts), places, range(len(places)))[now]
-        # Before its turn, a piece is evaluated at its step 0: a value that is not finite would make the gradient NaN.
-        values.append(_pick(pieces, slot)(jnp.maximum(step - starts[np.array(places)][slot], 0)))
-    if len(values) == 1:
-        return values[0]
-    group = functools.reduce(operator.add, (_lookup(len(starts), p, [i] * len(p)) for i, (p, _) in enumerate(groups)))
-    return jnp.stack(values)[group[now]]
-
-
-def _pick(pieces: Sequence[Schedule], slot: Array) -> Schedule:
-    """`pieces[slot]` of schedules that differ only in their numbers."""
-    if len(pieces) == 1:
-        return pieces[0]
-    return jax.tree.map(lambda leaves: leaves[slot], stacked(pieces))
-
-
-def _lookup(length: int, places: Sequence[int], entries: Sequence[int]) -> Array:
-    table = np.zeros(length, np.int32)
-    table[list(places)] = entries
-    return jnp.asarray(table)
+    if len(groups) == 1:
+        return picked(now, groups[0][1])(elapsed)
+    tables = np.zeros((2, len(schedules)), np.int32)
+    for number, (places, pieces) in enumerate(groups):
+        tables[:, places] = [number] * len(pieces), range(len(pieces))
+    group, slot = (entry(table, now) for table in tables)
+    # Out of its turn, a piece is evaluated at its step 0: a value that is not finite would make the gradient NaN.
+    steps = [jnp.where(group == number, elapsed, 0) for number in range(len(groups))]
+    slots = [jnp.where(group == number, slot, 0) for number in range(len(groups))]
+    return picked(group, [picked(k, pieces)(t) for t, k, (_, pieces) in zip(steps, slots, groups, strict=True)])
 
 
 @schedule(check=lambda init, steps, shape, **_: _misfit(shape, init, 1.0, steps))

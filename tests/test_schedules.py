@@ -189,6 +189,31 @@ def test_a_schedule_is_a_static_or_a_traced_argument():
     assert {lr: "a key"}[cosine(1.0, 0.0, 9)] == "a key"
 
 
+def test_a_call_follows_x64_and_survives_cleared_caches_and_traces():
+    lr = 0.1 * warmup(cosine(1.0, 0.0, 9000), 1000)
+    exact = 0.1 * np.sin(np.pi / 2 * (9000 - 1234) / 9000) ** 2
+    assert jax.jit(lambda x: x * lr(0))(2.0) == 0.0  # first called while something else is traced
+    for _ in range(2):
+        assert lr(2234).dtype == jnp.float32
+        np.testing.assert_allclose(lr(2234), exact, rtol=1e-6)
+        with jax.enable_x64(True):
+            assert lr(2234).dtype == jnp.float64
+            np.testing.assert_allclose(lr(2234), exact, rtol=1e-14)
+        jax.clear_caches()
+
+
+def test_a_join_of_few_pieces_gathers_nothing():
+    ramps = join([linear(n, n + 1.0, 10) for n in range(10)], [10 * n for n in range(1, 10)])
+    waves = restarts(join([linear(0.0, 1.0, 4), 0.5, linear(1.0, 0.0, 4)], [4, 8]), 12)
+    alone = restarts(linear(0.0, 1.0, 12), 12)
+
+    def gathers(lr):
+        return str(jax.make_jaxpr(lambda lr, t: lr(t))(lr, jnp.arange(100))).count(" gather[")
+
+    assert gathers(ramps) == 0
+    assert gathers(waves) == gathers(alone)
+
+
 def test_steps_beyond_float32_integers_are_told_apart():
     lr = piecewise_constant([0.0, 1.0], [2**24 + 1])
     np.testing.assert_array_equal(lr(np.array([2**24, 2**24 + 1])), [0.0, 1.0])

@@ -1,5 +1,6 @@
 """What schedules cost, relative to optax and to simpler schedules."""
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,13 +14,30 @@ import optax
 from experiments.bench.measurement import Measurement, compared, in_turn, table
 from experiments.reports.question import Question
 from optim import adam
-from schedules import Schedule, constant, cosine, exponential_decay, join, linear, polynomial, warmup
+from schedules import (
+    Schedule,
+    constant,
+    cosine,
+    exponential_decay,
+    join,
+    linear,
+    one_cycle,
+    polynomial,
+    restarts,
+    sgdr,
+    warmup,
+    wsd,
+)
 
 
 def measurements() -> Iterator[Measurement]:
     yield eager_call()
+    yield from dispatch()
+    yield from built()
     yield host_values()
     yield traces()
+    yield from traced()
+    yield from evaluated()
     yield adam_step()
     yield joined("trace", _traced)
     yield joined("trace and compile", _compiled, goal="")
@@ -32,6 +50,33 @@ def eager_call() -> Measurement:
     theirs = optax.warmup_cosine_decay_schedule(0.0, 3e-4, 1000, 10_000)
     times = in_turn(lambda: ours(500), lambda: theirs(500), rounds=30, calls=100)
     return compared("one eager call", times[0] * 1e6, "optax, the same schedule", times[1] * 1e6, "µs", "at most 1/5")
+
+
+def dispatch() -> Iterator[Measurement]:
+    """An eager call against what JAX needs to call anything."""
+    lr = warmup(cosine(3e-4, 0.0, 9000), 1000)
+    numbers = jax.tree.map(jnp.asarray, tuple(jax.tree.leaves(lr)))
+    empty = jax.jit(lambda step: step)
+    given = jax.jit(lambda numbers, step: step, keep_unused=True)
+    ours, alone, with_numbers = in_turn(
+        lambda: lr(500), lambda: empty(500), lambda: given(numbers, 500), rounds=30, calls=100
+    )
+    what = "one eager call"
+    yield compared(what, ours * 1e6, "an empty jitted function", alone * 1e6, "µs", "at most 1.4")
+    against = "an empty jitted function that gets the same numbers, as arrays"
+    yield compared(what, ours * 1e6, against, with_numbers * 1e6, "µs", "at most 1.4")
+
+
+def built() -> Iterator[Measurement]:
+    """Building a schedule against an empty eager call."""
+    empty = jax.jit(lambda step: step)
+    makes = {
+        "building `warmup(cosine(...), 1000)`": lambda: warmup(cosine(3e-4, 0.0, 9000), 1000),
+        "building `wsd(...)`": lambda: wsd(3e-4, 500, 7500, 2000),
+    }
+    for what, make in makes.items():
+        ours, theirs = in_turn(make, lambda: empty(500), rounds=30, calls=100)
+        yield compared(what, ours * 1e6, "an empty jitted function, called", theirs * 1e6, "µs", "at most 11")
 
 
 def host_values() -> Measurement:
@@ -73,6 +118,48 @@ def traces() -> Measurement:
     return Measurement("traces of a train step, 10 sets of numbers", ours, "optax", theirs, "", "1 against 10")
 
 
+def traced() -> Iterator[Measurement]:
+    """Tracing against optax's equivalents. Its schedule with restarts has as many branches as cycles; ours has a table
+    of all cycles within 2^31 steps."""
+    cycles = [{"init_value": 0.1, "peak_value": 0.1, "warmup_steps": 0, "decay_steps": 30 * 2**i} for i in range(10)]
+    ramps, ends = [(n, n + 1.0, 10) for n in range(10)], [10 * n for n in range(1, 10)]
+    pairs = {
+        "`sgdr`": (sgdr(0.1, 30, growth=2), "`sgdr_schedule` of 10 cycles", optax.sgdr_schedule(cycles)),
+        "`one_cycle`": (one_cycle(0.1, 30, 70), "`cosine_onecycle_schedule`", optax.cosine_onecycle_schedule(100, 0.1)),
+        "a `join` of 10 ramps": (
+            join([linear(*ramp) for ramp in ramps], ends),
+            "`join_schedules`",
+            optax.join_schedules([optax.linear_schedule(*ramp) for ramp in ramps], ends),
+        ),
+    }
+    for what, (ours, against, theirs) in pairs.items():
+        times = in_turn(_tracing(lambda s, t: s(t), ours, 0), _tracing(theirs, 0), rounds=15)
+        yield compared(f"tracing {what}", times[0] * 1e3, f"optax, {against}", times[1] * 1e3, "ms", "at most 2")
+
+
+def _tracing(function: Callable[..., Any], *arguments: Any) -> Callable[[], Any]:
+    def trace() -> Any:
+        jax.clear_caches()
+        return jax.jit(function).trace(*arguments)
+
+    return trace
+
+
+def evaluated() -> Iterator[Measurement]:
+    """A compiled schedule at 1,000,000 steps against a cosine of each."""
+    steps = jnp.arange(1_000_000)
+    wave = jax.jit(lambda t: jnp.cos(t * 1e-3)).lower(steps).compile()
+    several = {
+        "`warmup(cosine)`": (warmup(cosine(3e-4, 0.0, 900_000), 100_000), "at most 2"),
+        "`one_cycle`": (one_cycle(0.1, 300_000, 700_000), "at most 2"),
+        "`restarts(linear)`": (restarts(linear(0.1, 0.0, 1000), 1000, growth=2), "at most 5"),
+    }
+    for what, (schedule, goal) in several.items():
+        curve = jax.jit(lambda s, t: s(t)).lower(schedule, steps).compile()
+        ours, theirs = in_turn(functools.partial(curve, schedule, steps), lambda: wave(steps), rounds=30)
+        yield compared(f"1,000,000 steps of {what}", ours * 1e3, "`jnp.cos` of each", theirs * 1e3, "ms", goal)
+
+
 def five_pieces() -> Schedule:
     up, down = linear(0.0, 1e-3, 100), cosine(1e-3, 5e-4, 500)
     return join([up, 1e-3, down, exponential_decay(5e-4, 0.5, 300), polynomial(1e-4, 0.0, 300)], [100, 300, 800, 1200])
@@ -103,13 +190,7 @@ def _many(pieces: int) -> Schedule:
 
 
 def _traced(pieces: int) -> Callable[[], Any]:
-    schedule = _many(pieces)
-
-    def trace() -> Any:
-        jax.clear_caches()
-        return jax.jit(lambda s, t: s(t)).trace(schedule, 0)
-
-    return trace
+    return _tracing(lambda s, t: s(t), _many(pieces), 0)
 
 
 def _compiled(pieces: int) -> Callable[[], Any]:
