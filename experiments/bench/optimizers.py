@@ -126,7 +126,8 @@ def bytes_needed(optimizer: optax.GradientTransformation) -> float:
 
 def bytes_moved(optimizer: optax.GradientTransformation) -> float:
     """What the kernels of the compiled step read and write for each float32 parameter, as XLA counts it."""
-    return round(compiled_step(optimizer).cost_analysis()["bytes accessed"] / SIZE, 2)
+    counted: Any = compiled_step(optimizer).cost_analysis()
+    return round(counted["bytes accessed"] / SIZE, 2)
 
 
 def compiled_step(optimizer: optax.GradientTransformation) -> jax.stages.Compiled:
