@@ -100,9 +100,8 @@ def average(
       these, to keep several averages.
     - `beta`: a number or a schedule. Schedules are read at the number of updates already applied.
     - `decay_at`: which parameters are passed to the base, "y" or "z". Its weight decay is computed from them.
-    - `lean`: do not store x, but recover it from y and z as $(y - (1 - \beta) z) / \beta$. This saves a third of the
-      memory, and adds a rounding error in the last digit at every update. It needs float32 parameters and a beta of 0.5
-      or more.
+    - `lean`: do not store x, but recover it from y and z as $(y - (1 - \beta) z) / \beta$. This saves 4 bytes per
+      parameter, and the average is about as exact. It needs float32 parameters and a beta of 0.5 or more.
 
     x and z are stored in float32 or wider, and the base computes in float32 or wider if beta is not 0, so the average
     of bfloat16 parameters loses no digits. Put everything that changes updates inside, such as clipping or
@@ -173,12 +172,13 @@ def _follow(settings: _Settings, state: AverageState, params: Any, updates: Any)
 def _interpolate(settings: _Settings, state: AverageState, y: Any, steps: Any) -> tuple[Any, AverageState]:
     c, memory = _coefficient(settings, state.count, state.memory)
     beta = settings.beta(state.count)
-    x = jax.tree.map(functools.partial(_recovered, state.used["beta"]), state.z, y) if state.x is None else state.x
     z = jax.tree.map(lambda z, s: z + s, state.z, steps)
-    updates, x = interpolated(x, z, y, c, beta)
-    used = {"coefficient": c, "beta": beta}
-    stored, count = None if state.x is None else x, optax.safe_increment(state.count)
-    return updates, state._replace(count=count, x=stored, z=z, memory=memory, used=used)
+    if state.x is None:
+        updates, x = _lean_updates(steps, z, y, c, beta, state.used["beta"]), None
+    else:
+        updates, x = interpolated(state.x, z, y, c, beta)
+    used, count = {"coefficient": c, "beta": beta}, optax.safe_increment(state.count)
+    return updates, state._replace(count=count, x=x, z=z, memory=memory, used=used)
 
 
 def interpolated(x: Any, z: Any, y: Any, c: Array, beta: Array) -> tuple[Any, Any]:
@@ -187,11 +187,28 @@ def interpolated(x: Any, z: Any, y: Any, c: Array, beta: Array) -> tuple[Any, An
     return jax.tree.map(lambda z, x, y: lerp(z, x, beta) - y, z, x, y), x
 
 
+def _lean_updates(steps: Any, z: Any, y: Any, c: Array, beta: Array, last: Array) -> Any:
+    r"""The updates of y in the lean form, from the steps s, and z after s was added to it.
+
+    $$(1 - c)(1 - \beta - d)\, s + (c + (1 - c)\, d)(z - y), \qquad d = 1 - \beta / \beta_\mathrm{last}$$
+
+    This is what `interpolated` gives for the x that was recovered from the old z. The old z does not occur in it, so
+    the new one can overwrite it: XLA would copy what is read after it was overwritten.
+    """
+    d = (last - beta) * _inverse(last)
+    along, across = (1 - c) * (1 - beta - d), c + (1 - c) * d
+    return jax.tree.map(lambda s, z, y: along.astype(z.dtype) * s + across.astype(z.dtype) * (z - y), steps, z, y)
+
+
 def _recovered(beta: Any, z: Array, y: Any) -> Array:
     """x in the lean form, recovered from the parameters that the caller holds; z where a scheduled beta is 0."""
+    return z + _inverse(beta).astype(z.dtype) * (jnp.asarray(y, z.dtype) - z)
+
+
+def _inverse(beta: Any) -> Array:
+    """1 / beta; 0 for a beta of 0, where x cannot be recovered."""
     beta = jnp.asarray(beta)  # nnx.Optimizer wraps it
-    outward = jnp.where(beta > 0, 1 / jnp.where(beta > 0, beta, 1.0), 0.0)
-    return z + outward.astype(z.dtype) * (jnp.asarray(y, z.dtype) - z)
+    return jnp.where(beta > 0, 1 / jnp.where(beta > 0, beta, 1.0), 0.0)
 
 
 def _each(function: Callable[..., Any], of: Any, *others: Any) -> Any:

@@ -320,6 +320,23 @@ def test_optimizers_take_the_memory_that_is_said(names, size):
         assert bytes_per_parameter(optimizer) == float(size)
 
 
+MOVED = re.findall(r"^\| (`.*`) \| (\d+) \| (\d+) \| (\d+) \|$", OPTIMIZERS, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("names", "state", "needed", "moved"), MOVED, ids=[names for names, *_ in MOVED])
+def test_updates_move_the_bytes_that_are_said(names, state, needed, moved):
+    import optax
+
+    import optim
+    from experiments.bench.optimizers import bytes_moved, bytes_needed, bytes_per_parameter
+
+    for expression in re.findall("`([^`]+)`", names):
+        optimizer = eval(expression, {**vars(optim), "optax": optax})
+        assert bytes_per_parameter(optimizer) == float(state)
+        assert bytes_needed(optimizer) == float(needed)
+        assert bytes_needed(optimizer) <= bytes_moved(optimizer) <= float(moved) + 0.1
+
+
 def test_every_public_optimizer_is_documented():
     import inspect
 
