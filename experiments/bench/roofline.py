@@ -195,7 +195,7 @@ Memory traffic is the limit: the products do {intensity["products"]:.0f} FLOP fo
 
 - **{KEPT.capitalize()}**: both passes are one kernel. It writes and reads {numbers["kept MB per arm"]:.0f} MB per arm,
   what the forward pass keeps for the backward pass; all else stays on the chip. Optimizers read and write their arrays.
-  An update in float32 that computes nothing twice can hardly be faster.
+  An update in float32 that computes nothing twice cannot be much faster.
 - The other rows assume that each kernel reads from memory. The cache of 50 MB holds one or two of the larger arrays, so
   a kernel may find there what the last one wrote.
 - **Like XLA**: XLA ends a kernel at a sum over an axis too, such as the mean in a layer norm.
@@ -215,8 +215,8 @@ Fused like XLA, with {100 * REACHED:.0f} % of nominal speed and {IDLE * 1e6:.1f}
 
 - The goal is {GOAL:.0f} s. Expected to reach it as it is: {within(expected)}. With only what must be kept:
   {within(ways[KEPT]["seconds"])}.
-- The host needs {launches[0]:.0f} to {launches[1]:.0f} s for the launches, one by one at {LAUNCH[0] * 1e6:.0f} to
-  {LAUNCH[1] * 1e6:.0f} µs, so CUDA graphs must save them.
+- Launches one by one, {LAUNCH[0] * 1e6:.0f} to {LAUNCH[1] * 1e6:.0f} µs each, take the host {launches[0]:.0f} to
+  {launches[1]:.0f} s while the device computes. CUDA graphs (XLA's command buffers) save most of them.
 - The device waits for the host once in a round of updates and once for each block of losses: {host["waits"]:.1f} s in
   total, at {WAIT * 1e6:.0f} µs.
 - {validations["count"]} validations are {100 * validations["share"]:.1f} % of the work.

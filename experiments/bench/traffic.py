@@ -6,7 +6,7 @@ Nothing is compiled or run. The equations of the update are grouped into kernels
 import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -110,11 +110,11 @@ def _value(aval: Any, shared: bool) -> Value:
 
 def _count(eqn: JaxprEqn) -> float:
     """A multiplication and an addition for each term of a product, and otherwise an operation for each number."""
-    name, shapes = eqn.primitive.name, [np.shape(v.aval) for v in (*eqn.invars, *eqn.outvars)]
-    sizes = [*map(math.prod, shapes)]
+    name, avals = eqn.primitive.name, [cast(Any, v.aval) for v in (*eqn.invars, *eqn.outvars)]
+    sizes = [math.prod(aval.shape) for aval in avals]
     if name == PRODUCT:
         (contracted, _), _ = eqn.params["dimension_numbers"]
-        return 2.0 * sizes[-1] * math.prod(shapes[0][axis] for axis in contracted)
+        return 2.0 * sizes[-1] * math.prod(avals[0].shape[axis] for axis in contracted)
     if name == RANDOM:
         return float(THREEFRY * sizes[-1])
     return 0.0 if name in RESHAPED | SLICED else float(max(sizes) if name in REDUCED else sizes[-1])
