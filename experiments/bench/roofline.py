@@ -173,7 +173,7 @@ def report(numbers: Mapping[str, Any]) -> str:
         return " and ".join(name for name, each in times.items() if each <= GOAL) or "neither"
 
     return f"""\
-Nothing here was measured. The operations of one update of all {numbers["arms"]} arms are counted from the program and
+Nothing here was measured. The operations of one update of all {numbers["arms"]} arms are counted from the program, and
 grouped into kernels. A kernel takes as long as its arithmetic or its memory traffic, whichever takes longer, at
 nominal speed, and kernels run one after the other. Kernels, GFLOP (of products) and GB are of one update, seconds of
 {numbers["steps"]:,}.
@@ -186,8 +186,8 @@ A matrix product is a kernel, and what lies between two products is another one:
 
 {table({**numbers["terms"], "together": ways[FUSED]})}
 
-Memory traffic is the limit: the products do {intensity["products"]:.0f} FLOP for each byte, and only above
-{intensity["H100"]:.0f} on an H100, or {intensity["H200"]:.0f} on an H200, would arithmetic take longer.
+Memory traffic is the limit. The products do {intensity["products"]:.0f} FLOP for each byte they move. Arithmetic would
+take longer only above {" or ".join(f"{intensity[name]:.0f} on an {name}" for name in DEVICES)}.
 
 ## By what is fused
 
@@ -204,14 +204,13 @@ Memory traffic is the limit: the products do {intensity["products"]:.0f} FLOP fo
 
 {table(numbers["changes"])}
 
-Random numbers take {random["once"]:.0f} s if the masks are drawn once for all arms, and {random["for each arm"]:.0f} s
-if they are computed again for each arm.
+So the first thing to change is how many bytes an activation takes. Random numbers take {random["once"]:.0f} s if the
+masks are drawn once for all arms, and {random["for each arm"]:.0f} s if they are drawn again for each arm.
 
 ## What to expect
 
-Fused like XLA, with {100 * REACHED:.0f} % of nominal speed and {IDLE * 1e6:.1f} µs between two kernels
-({host["idle"]:.0f} s in total), the run takes
-{" and ".join(f"**{each:.0f} s on an {name}**" for name, each in expected.items())}.
+{" and ".join(f"**{each:.0f} s on an {name}**" for name, each in expected.items())}, if fused like XLA, with
+{100 * REACHED:.0f} % of nominal speed and {IDLE * 1e6:.1f} µs between two kernels ({host["idle"]:.0f} s in total).
 
 - The goal is {GOAL:.0f} s. Expected to reach it as it is: {within(expected)}. With only what must be kept:
   {within(ways[KEPT]["seconds"])}.
@@ -221,11 +220,10 @@ Fused like XLA, with {100 * REACHED:.0f} % of nominal speed and {IDLE * 1e6:.1f}
   total, at {WAIT * 1e6:.0f} µs.
 - {validations["count"]} validations are {100 * validations["share"]:.1f} % of the work.
 
-Nominal speeds are from NVIDIA's data sheets of the H100 SXM and H200 SXM and its paper on the architecture, without
-sparsity. Memory:
-{" and ".join(f"{device.bandwidth / 1e12:.2f} TB/s" for device in DEVICES.values())}. Products on both:
+Nominal speeds, without sparsity, are from NVIDIA's data sheets of the H100 SXM and H200 SXM and its paper on their
+architecture: {" and ".join(f"{device.bandwidth / 1e12:.2f} TB/s" for device in DEVICES.values())}, and for products
 {HOPPER["tf32"] / 1e12:.0f} TFLOP/s in tf32, {HOPPER["bfloat16"] / 1e12:.0f} in bfloat16 and
-{HOPPER["float32"] / 1e12:.0f} in float32. What share of them is reached, and the times of launches and waits, are
+{HOPPER["float32"] / 1e12:.0f} in float32. The shares of them that are reached, and the times of launches and waits, are
 assumptions."""
 
 
