@@ -393,8 +393,10 @@ def assert_multiplied(lowered, how, least):
 
 def test_the_published_size_lowers_for_gpus_and_costs_what_is_said(monkeypatch):
     lowered = lowered_for_gpus(TinyViT(), published(1e-3, 100_000), "tf32", monkeypatch)
-    said = re.search(r"an update of 13 arms takes (\d+) GFLOP", (ROOT / "docs" / "accelerator.md").read_text())
-    assert lowered[1].cost_analysis()["flops"] / 1e9 == pytest.approx(float(said[1]), abs=1)
+    counted = json.loads((ROOT / "experiments/results/bench/roofline/numbers.json").read_text())
+    products = sum(term["GFLOP"] for term in counted["terms"].values())
+    # XLA counts what lies between the products too.
+    assert products < lowered[1].cost_analysis()["flops"] / 1e9 < 1.05 * products
     assert_multiplied(lowered, "precision = [HIGH, HIGH]", least=30)
 
 

@@ -1,0 +1,105 @@
+"""The roofline: arithmetic and bytes of an update, against counts by hand, and what the page says of them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from flax import linen as nn
+
+from experiments.bench.roofline import DEVICES, FUSED, KEPT, LIKE_XLA, UNFUSED, Device, counted, program, seconds
+from experiments.bench.traffic import OPTIMIZERS, Kernel, fused, operations, terms
+
+ROOT = Path(__file__).parent.parent
+NUMBERS = json.loads((ROOT / "experiments/results/bench/roofline/numbers.json").read_text())
+INPUTS, HIDDEN, CLASSES, BATCH = 32 * 32 * 3, 8, 10, 4
+ARMS, AVERAGED = 13, 5
+
+
+class TwoLayers(nn.Module):
+    @nn.compact
+    def __call__(self, images, deterministic):
+        hidden = nn.relu(nn.Dense(HIDDEN, use_bias=False)(images.reshape(len(images), -1)))
+        hidden = nn.Dropout(0.5, deterministic=deterministic)(hidden)
+        return nn.Dense(CLASSES, use_bias=False)(hidden)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return program(TwoLayers(), BATCH, steps=100)
+
+
+@pytest.fixture(scope="module")
+def kernels(small):
+    found, runs, losses = operations(small)
+    return fused(found, [*runs, *losses], terms(found, runs))
+
+
+def test_products_are_those_counted_by_hand(kernels):
+    first, second = 2 * BATCH * INPUTS * HIDDEN, 2 * BATCH * HIDDEN * CLASSES
+    # Forward; gradients of both weights and of the hidden layer, but not of the images; and forward at the averages.
+    by_hand = ARMS * (first + second) + ARMS * (first + 2 * second) + AVERAGED * (first + second)
+    products = [kernel for kernel in kernels if kernel.counts["product"]]
+    assert sum(kernel.counts["product"] for kernel in products) == by_hand
+    assert len(products) == 2 + 3 + 2
+    # Each reads both operands and writes its result; the images are the same for all arms.
+    images, weights, hidden = BATCH * INPUTS, INPUTS * HIDDEN, BATCH * HIDDEN
+    others, logits = HIDDEN * CLASSES, BATCH * CLASSES
+    of_an_arm = 2 * (weights + hidden) + 3 * (hidden + others + logits)
+    at_an_average = weights + hidden + hidden + others + logits
+    expected = 4 * (3 * images + ARMS * of_an_arm + AVERAGED * at_an_average)
+    assert sum(kernel.bytes for kernel in products) == expected
+
+
+def test_optimizers_read_and_write_each_of_their_arrays_once(kernels, small):
+    moved = sum(kernel.bytes for kernel in kernels if kernel.term == OPTIMIZERS)
+    parameters = 4 * HIDDEN * (INPUTS + CLASSES)
+    # Adam reads parameters, gradient and two moments, and writes all but the gradient. The three arms with an average
+    # of Adam read and write that too, as do the two schedule-free arms, which have no first moment. The parameters of
+    # all groups are joined for the passes: read and written once more.
+    assert moved == pytest.approx(parameters * (8 * 7 + 3 * 9 + 2 * 7 + 2 * ARMS), rel=0.1)
+
+
+def test_the_more_is_fused_the_fewer_bytes_move(small):
+    ways = counted(small)["ways"]
+    sizes = [ways[way]["GB"] for way in (KEPT, FUSED, LIKE_XLA, UNFUSED)]
+    assert sizes == sorted(sizes)
+    for way in (FUSED, LIKE_XLA):
+        parts = [each["H100"] for each in ways[way]["terms"].values()]
+        assert sum(parts) == pytest.approx(ways[way]["seconds"]["H100"])
+
+
+def test_a_kernel_takes_as_long_as_its_arithmetic_or_its_traffic():
+    device = Device(100.0, {"tf32": 10.0, "float32": 1.0, "other": 5.0, "random": 2.0})
+    reads, multiplies = Kernel("", 300.0, {"product": 10.0, "other": 5.0}), Kernel("", 100.0, {"product": 40.0})
+    assert seconds([reads, multiplies], device) == 3 + 4
+    assert seconds([reads, multiplies], device, "float32") == 10 + 40
+    assert seconds([reads], device, reached=0.5) == 6
+
+
+def test_the_page_says_what_was_counted():
+    page = " ".join((ROOT / "docs/accelerator.md").read_text().split())
+    ways, host, random = NUMBERS["ways"], NUMBERS["host"], NUMBERS["random numbers"]
+    fewest, most, intensity = ways[FUSED], ways[LIKE_XLA], NUMBERS["FLOP per byte"]
+
+    def both(times):
+        return " or ".join(f"{times[name]:.0f} s" for name in DEVICES)
+
+    ranges = [f"{fewest['seconds'][name]:.0f} to {NUMBERS['expected'][name]:.0f} s" for name in DEVICES]
+    for sentence in (
+        f"| 100,000 updates of 13 arms | {' | '.join(ranges)} |",
+        f"| another seed, already compiled | {' | '.join(ranges)} |",
+        f"An update of 13 arms moves {fewest['GB']:.1f} GB if everything between two matrix products is one kernel, and "
+        f"{most['GB']:.1f} GB as XLA fuses.",
+        f"The {NUMBERS['products']} matrix products take {fewest['GFLOP']:.0f} GFLOP, {intensity['products']:.0f} for "
+        f"each byte they move, and arithmetic is the limit only above {intensity['H200']:.0f} (H200) or "
+        f"{intensity['H100']:.0f} (H100).",
+        f"it cannot be much faster than {both(ways[KEPT]['seconds'])}.** The forward pass keeps "
+        f"{NUMBERS['kept MB per arm']:.0f} MB per arm",
+        f"That alone is {ways[KEPT]['GB']:.1f} GB.",
+        f"to {both(NUMBERS['changes']['activations in bfloat16']['seconds'])} at nominal bandwidth.",
+        f"those of about {most['kernels']} kernels per update would take the host {host['launches'][0]:.0f} to "
+        f"{host['launches'][1]:.0f} s",
+        f"take {random['once']:.0f} s of a run if they are drawn once for all arms, and "
+        f"{random['for each arm']:.0f} s if",
+    ):
+        assert sentence in page
