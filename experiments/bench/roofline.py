@@ -5,6 +5,7 @@ Architectures", 2009: a kernel takes as long as its arithmetic or its memory tra
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -13,16 +14,15 @@ from flax import linen as nn
 from matplotlib.figure import Figure
 
 from experiments.bench import traffic
+from experiments.bench.plans import little
 from experiments.bench.traffic import Kernel, fused, kept, operations, terms, unfused
 from experiments.engine.machine import machine
-from experiments.engine.plan import Plan
 from experiments.engine.program import Program
 from experiments.reports.figure import titled
 from experiments.reports.question import Answer, Question
 from experiments.reports.text import markdown
-from experiments.studies.published import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION, published
+from experiments.studies.published import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from experiments.tasks.cifar10 import PUBLISHED
-from experiments.tasks.task import Dataset
 
 
 class Device(NamedTuple):
@@ -53,12 +53,9 @@ KEPT, FUSED, LIKE_XLA, UNFUSED = (
 )  # fmt: skip
 
 
-def program(model: nn.Module, batch_size: int, steps: int) -> Program:
-    """The program of the 13 arms, with hardly any data: the cost of an update does not depend on how much there is."""
-    images, labels = np.zeros((16, 32, 32, 3), np.uint8), np.zeros(16, np.int32)
-    data = Dataset(images, labels, images, labels)
-    arms = published(PUBLISHED.learning_rate, steps)
-    return Program(Plan("", model, data, (0,), batch_size, arms=arms, steps=steps, precision="tf32"), jax.devices()[:1])
+def program(model: nn.Module, batch_size: int, steps: int = PUBLISHED.steps) -> Program:
+    """The program of the 13 arms for one device."""
+    return Program(replace(little(model, batch_size, steps), precision="tf32"), jax.devices()[:1])
 
 
 def seconds(kernels: Sequence[Kernel], device: Device, precision: str = "tf32", reached: float = 1.0) -> float:
@@ -228,7 +225,7 @@ assumptions."""
 
 
 def measure() -> Answer:
-    numbers = counted(program(PUBLISHED.model, PUBLISHED.batch_size, PUBLISHED.steps))
+    numbers = counted(program(PUBLISHED.model, PUBLISHED.batch_size))
     return Answer(report(numbers), {**numbers, **machine()}, {"roofline.png": drawn(numbers)})
 
 

@@ -22,18 +22,18 @@ class Trainee(NamedTuple):
     """Arms in training: `advance` makes so many more rounds of updates, and has their losses when it returns."""
 
     name: str
-    arm_updates: int  # in a round
+    work: float  # in a round: arm-updates, unless a race says otherwise
     advance: Callable[[int], Any]
 
 
-def race(ours: Trainee, theirs: Trainee) -> Measurement:
-    """Arm-updates per second of both, timed in turn."""
+def race(ours: Trainee, theirs: Trainee, unit: str = "arm-updates/s", goal: str = "") -> Measurement:
+    """The work of both per second, timed in turn."""
     pair = (ours, theirs)
     counts = [paced(each.advance) for each in pair]
     calls = [functools.partial(each.advance, count) for each, count in zip(pair, counts, strict=True)]
     seconds = in_turn(*calls, rounds=ROUNDS)
-    rates = [each.arm_updates * count / s for each, count, s in zip(pair, counts, seconds, strict=True)]
-    return compared(ours.name, rates[0], theirs.name, rates[1], "arm-updates/s")
+    rates = [each.work * count / s for each, count, s in zip(pair, counts, seconds, strict=True)]
+    return compared(ours.name, rates[0], theirs.name, rates[1], unit, goal)
 
 
 def sustained(trainee: Trainee, seconds: float) -> float:
@@ -43,7 +43,7 @@ def sustained(trainee: Trainee, seconds: float) -> float:
     while (spent := time.perf_counter() - begun) < seconds or not calls:
         trainee.advance(count)
         calls += 1
-    return trainee.arm_updates * count * calls / spent
+    return trainee.work * count * calls / spent
 
 
 def paced(advance: Callable[[int], Any]) -> int:

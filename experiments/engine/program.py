@@ -147,7 +147,7 @@ def as_floats(images: Array) -> Array:
 # All of them ----------------------------------------------------------------------------------------
 
 # Bytes, about the cache of a CPU for one core. Runs that store more for their backward pass are computed one after the
-# other, which takes 0.8 of the time of all at once. Smaller runs are faster all at once.
+# other, which takes 0.7 to 0.9 of the time of all at once. Smaller runs are faster all at once.
 CACHE = 4 * 2**20
 
 

@@ -1,0 +1,1 @@
+"""What training is measured against, with packages that may not be installed."""
