@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from experiments.bench.elsewhere import alone
 from experiments.bench.measurement import short
@@ -137,9 +138,11 @@ def drawn(grown: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
         values, rates = [*map(int, measured)], [each["rate"] for each in measured.values()]
         ax.plot(values, rates, "o-", color=BLUE)
         ax.plot(BASE[axis], measured[str(BASE[axis])]["rate"], "o", color=BLUE, markersize=11, fillstyle="none")
-        ax.set(xscale="log", yscale="log", xlabel=f"{axis}")
-        ax.set_xticks(values, [*measured], minor=False)
+        ax.set(xscale="log", yscale="log", xlabel=axis)
+        ax.set_xticks(values, [*measured])
         ax.set_xticks([], minor=True)
+        ax.yaxis.set_major_formatter("{x:,.0f}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
         ax.grid(axis="y", color="#e5e5e5")
         ax.spines[["top", "right"]].set_visible(False)
     return figure
@@ -167,16 +170,16 @@ def report(numbers: Mapping[str, Any]) -> str:
     left = (numbers["memory of the machine"] - many["memory"]) / per_arm
     return f"""\
 Arms with Adam, which differ in their rates, on a vision transformer like that of `cifar10-small`: 13 arms, one seed,
-width 64 and batches of 64 images, except for what a row says. Each row was measured in a process of its own. Compilation happens once in a run, and not
-again if JAX keeps compiled programs (`JAX_COMPILATION_CACHE_DIR`).
+width 64 and batches of 64 images, except for what a row says. Each row was measured in a process of its own. A run
+compiles once, and not again if JAX keeps compiled programs (`JAX_COMPILATION_CACHE_DIR`).
 
 ![Arm-updates per second over arms, seeds, width and batch; a ring marks the settings of the other panels](growth.png)
 
 {markdown(rows)}
 
 **Where it ends:** time is the limit on this machine, and not memory. With 52 arms, {STEPS:,} updates take
-{STEPS * 52 / many["rate"] / 3600:.1f} hours. Each further arm takes {per_arm:.1f} MB, so {left + 52:,.0f} arms would fill the
-{numbers["memory of the machine"] / 1e3:.0f} GB of memory.
+{STEPS * 52 / many["rate"] / 3600:.1f} hours. Each further arm takes {per_arm:.1f} MB, so {left + 52:,.0f} arms would
+fill the {numbers["memory of the machine"] / 1e3:.0f} GB of memory.
 
 ## What is added to the updates
 

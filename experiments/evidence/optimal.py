@@ -183,7 +183,7 @@ named schedule, and {whole(supported) - supported["found"]:.3f} below linear dec
 ## The convex bound
 
 {OF_BOUND:,} updates, gradients of norm 1, a distance of 1, each schedule at its best peak. `optimize` started from a
-constant rate of 1, which is 100 times too large, and from `polynomial(1.0, 0.1, {OF_BOUND}, 3.0)`.
+constant rate of 1, which is 100 times the best peak of linear decay, and from `polynomial(1.0, 0.1, {OF_BOUND}, 3.0)`.
 
 {markdown(rows)}
 
