@@ -24,15 +24,15 @@ class Measurement:
     theirs: float
     unit: str
     goal: str = ""
-    spread: tuple[float, float] | None = None  # the quartiles of the ratio over the rounds of the run
+    quartiles: tuple[float, float, float] | None = None  # of the ratio over the rounds of the run
 
     @property
     def ratio(self) -> float:
-        return self.ours / self.theirs
+        return self.quartiles[1] if self.quartiles else self.ours / self.theirs
 
     def row(self) -> str:
         ours, theirs = (f"{short(number)} {self.unit}".strip() for number in (self.ours, self.theirs))
-        spread = " ({:.3f} to {:.3f})".format(*self.spread) if self.spread else ""
+        spread = f" ({self.quartiles[0]:.3f} to {self.quartiles[2]:.3f})" if self.quartiles else ""
         return f"| {self.what} | {ours} | {self.against} | {theirs} | {self.ratio:.3f}{spread} | {self.goal} |"
 
 
@@ -45,8 +45,8 @@ def short(number: float) -> str:
 
 def compared(what: str, ours: np.ndarray, against: str, theirs: np.ndarray, unit: str, goal: str = "") -> Measurement:
     """The medians of what was measured in each round, and the quartiles of their ratio."""
-    low, high = np.quantile(ours / theirs, [0.25, 0.75]).tolist()
-    return Measurement(what, float(np.median(ours)), against, float(np.median(theirs)), unit, goal, (low, high))
+    low, middle, high = np.quantile(ours / theirs, [0.25, 0.5, 0.75]).tolist()
+    return Measurement(what, float(np.median(ours)), against, float(np.median(theirs)), unit, goal, (low, middle, high))
 
 
 def in_turn(*functions: Callable[[], Any], rounds: int, calls: int = 1) -> np.ndarray:
@@ -74,5 +74,5 @@ def table(rows: Iterable[Measurement]) -> Answer:
     """An answer that is a table of ratios."""
     measured = [*tqdm(rows, unit=" rows", leave=False, disable=None)]
     numbers = {**machine(), "rows": [{**asdict(row), "ratio": row.ratio} for row in measured]}
-    told = "A ratio is of medians; in brackets, the quartiles of the ratio over the rounds of the run."
+    told = "Medians over the rounds of one run; in brackets, the quartiles of the ratio."
     return Answer("\n".join([told, "", HEAD, *(row.row() for row in measured)]), numbers)
