@@ -144,7 +144,7 @@ def drawn(numbers: Mapping[str, Any]) -> Figure:
             width = numbers["ways"][way]["terms"][term][name]
             ax.barh(place, width, 0.75, left, color=colour, label=term if place == 0 else None)
             left += width
-        ax.text(left + 3, place, f"{left:.0f}", va="center")
+        ax.text(left + 3, place, f"{left:.0f}", va="center", bbox={"color": "white", "pad": 1})
     ax.axvline(GOAL, color="black", linestyle=":")
     ax.text(GOAL + 3, 0, f"goal: {GOAL:.0f}", va="center")
     ax.set(xlabel="seconds", ylim=(places[-1] + 0.6, -0.6))
