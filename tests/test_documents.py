@@ -303,6 +303,29 @@ def test_what_an_average_costs_is_what_was_measured():
     assert f"{row['ours'] / row['theirs']:.2f}" == said[1]
 
 
+def test_what_training_costs_is_what_was_measured():
+    page = " ".join((ROOT / "docs/experiments.md").read_text().split())
+    bench = ROOT / "experiments/results/bench"
+    growth, engine = (json.loads((bench / name / "numbers.json").read_text()) for name in ("growth", "engine"))
+    rate = {axis: {value: each["rate"] for value, each in rows.items()} for axis, rows in growth["grown"].items()}
+    memory = [each["memory"] / 1e3 for rows in growth["grown"].values() for each in rows.values()]
+    updates = 200 * growth["added"]["updates"]
+    ratio = {row["against"]: row["ratio"] for row in engine["rows"] if row["what"].startswith("published")}
+    for sentence in (
+        f"At width 128 it costs {rate['width']['64'] / rate['width']['128']:.1f} times as much as at width 64, and with "
+        f"batches of 128 images {rate['batch']['64'] / rate['batch']['128']:.1f} times as much as with 64.",
+        f"takes {min(memory):.1f} to {max(memory):.1f} GB of memory",
+        f"20 validations add {20 * growth['added']['validation'] / updates:.0%}".replace("%", " %"),
+        f"a checkpoint every minute adds {growth['added']['checkpoint'] / 60:.0%}".replace("%", " %"),
+        f"one arm makes {ratio['one arm in eager PyTorch']:.1f} times as many updates",
+        f"and {ratio['one arm in the published style, float32']:.1f} times as many as in a plain JAX loop",
+        f"run at {ratio['a large matrix product']:.2f} of the speed of a large product",
+    ):
+        assert sentence in page
+    assert 0.6 < rate["arms"]["1"] / rate["arms"]["52"] < 1.2
+    assert 1 < ratio["1 arm, float32"] < 1.1
+
+
 OPTIMIZERS = (ROOT / "docs" / "optimizers.md").read_text()
 BYTES = re.findall(r"^\| (`.*`) \| (\d+) \|$", OPTIMIZERS, re.MULTILINE)
 

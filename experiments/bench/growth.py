@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments.bench.elsewhere import alone
 from experiments.bench.measurement import short
@@ -141,8 +141,9 @@ def drawn(grown: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
         ax.set(xscale="log", yscale="log", xlabel=axis)
         ax.set_xticks(values, [*measured])
         ax.set_xticks([], minor=True)
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:,.0f}")
-        ax.yaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_minor_locator(NullLocator())
         ax.grid(axis="y", color="#e5e5e5")
         ax.spines[["top", "right"]].set_visible(False)
     return figure
@@ -178,8 +179,8 @@ compiles once, and not again if JAX keeps compiled programs (`JAX_COMPILATION_CA
 {markdown(rows)}
 
 **Where it ends:** time is the limit on this machine, and not memory. With 52 arms, {STEPS:,} updates take
-{STEPS * 52 / many["rate"] / 3600:.1f} hours. Each further arm takes {per_arm:.1f} MB, so {left + 52:,.0f} arms would
-fill the {numbers["memory of the machine"] / 1e3:.0f} GB of memory.
+{STEPS * 52 / many["rate"] / 3600:.1f} hours. Each further arm takes {per_arm:.1f} MB, so about {left + 52:,.0f} arms
+would fill the {numbers["memory of the machine"] / 1e3:.0f} GB of memory.
 
 ## What is added to the updates
 
