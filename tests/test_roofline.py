@@ -115,8 +115,18 @@ def test_kernels_of_a_compiled_program_read_and_write_what_its_text_says():
     ]
 
 
+PAGE = " ".join((ROOT / "docs/accelerator.md").read_text().split())
+
+
+def test_the_page_says_what_was_compiled():
+    together = json.loads((ROOT / "experiments/results/bench/cuda/numbers.json").read_text())["together"]
+    said = (
+        f"makes {together['kernels']} kernels of an update of 13 arms, and they read and write {together['GB']:.1f} GB."
+    )
+    assert said in PAGE
+
+
 def test_the_page_says_what_was_counted():
-    page = " ".join((ROOT / "docs/accelerator.md").read_text().split())
     ways, host, random = NUMBERS["ways"], NUMBERS["host"], NUMBERS["random numbers"]
     fewest, most, intensity = ways[FUSED], ways[LIKE_XLA], NUMBERS["FLOP per byte"]
 
@@ -141,4 +151,4 @@ def test_the_page_says_what_was_counted():
         f"take {random['once']:.0f} s of a run if they are drawn once for all arms, and "
         f"{random['for each arm']:.0f} s if",
     ):
-        assert sentence in page
+        assert sentence in PAGE

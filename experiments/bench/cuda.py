@@ -140,8 +140,8 @@ The [roofline](../roofline/report.md) groups the operations of the program into 
 
 {table({"compiled": together, **{f"estimated, {way}": each for way, each in estimated.items()}})}
 
-- At nominal bandwidth, {numbers["steps"]:,} updates take
-  {" and ".join(f"{each:.0f} s on an {name}" for name, each in seconds.items())} for {together["GB"]:.1f} GB each.
+- At nominal bandwidth, {numbers["steps"]:,} updates of {together["GB"]:.1f} GB take
+  {" and ".join(f"{each:.0f} s on an {name}" for name, each in seconds.items())}.
 - The program has {numbers["estimated products"]} matrix products. XLA joins some that have an operand in common.
 - A kernel counts all that it reads, and of a slice only the slice. Some of it may be in the cache.
 
