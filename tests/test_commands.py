@@ -292,7 +292,7 @@ def test_a_range_test_suggests_rates_over_seeds(tmp_path, capsys, tiny, trained)
         (["--arms", "policies", "cosine"], "--arms must be names of arms, or policies alone, got policies cosine"),
         (["report"], "report needs the folder of one run or more"),
         (["report", "a", "b"], "--out must be a folder for the report of several runs, got none"),
-        (["bench", "--out", "/proc/nowhere"], "--out must be a folder that can be written, got /proc/nowhere (No such file or directory)"),
+        (["bench", "theory", "--out", "/proc/nowhere"], "--out must be a folder that can be written, got /proc/nowhere/theory (No such file or directory)"),
         (["sweep", "--factors", "1", "inf"], "--factors must be numbers from 1e-6 to 1e+6, no two equal to six digits, got 1.0 inf"),
         (["--data", "/nowhere"], "--data is for the task cifar10: digits come with scikit-learn, got /nowhere"),
         (["--out", "/proc/nowhere"], "/proc/nowhere must be a folder that can be written (No such file or directory)"),

@@ -41,6 +41,17 @@ def test_a_wrong_name_lists_the_right_ones(tiny, tmp_path, capsys):
     assert not [*tmp_path.iterdir()]
 
 
+def test_a_question_without_its_package_is_skipped_unless_it_is_named(tmp_path, monkeypatch, capsys):
+    larger = Question("larger", "Does it work?", TINY.measure, needs="no-such-package")
+    monkeypatch.setattr("experiments.commands.answer.declared", lambda *_: {"larger": larger, "tiny": TINY})
+    lacks = "larger needs a package that is not installed: pip install no-such-package\n"
+    assert main(["evidence", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith(f"Skipped: {lacks}# Is it so?\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+    assert main(["evidence", "tiny", "larger", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"python -m experiments: {lacks}"
+
+
 def test_a_folder_of_something_else_is_left_alone(tiny, tmp_path, capsys):
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny/thesis.tex").touch()

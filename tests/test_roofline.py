@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from flax import linen as nn
 
+from experiments.bench import compiled
 from experiments.bench.roofline import DEVICES, FUSED, KEPT, LIKE_XLA, UNFUSED, Device, counted, program, seconds
 from experiments.bench.traffic import OPTIMIZERS, Kernel, fused, operations, terms
 
@@ -76,8 +77,56 @@ def test_a_kernel_takes_as_long_as_its_arithmetic_or_its_traffic():
     assert seconds([reads], device, reached=0.5) == 6
 
 
+COMPILED = """\
+HloModule jit_one, is_scheduled=true
+
+%fused_slice (parameter_0: f32[8,100], parameter_1: pred[10]) -> f32[10] {
+  %parameter_0 = f32[8,100]{1,0} parameter(0)
+  %bitcast.1 = f32[800]{0} bitcast(%parameter_0)
+  %slice.1 = f32[10]{0} slice(%bitcast.1), slice={[0:10]}
+  %parameter_1 = pred[10]{0} parameter(1)
+  ROOT %select.1 = f32[10]{0} select(%parameter_1, %slice.1, %slice.1)
+}
+
+%gemm_fusion_dot (parameter_0.1: bf16[4,10], parameter_1.1: f32[10]) -> (f32[4], f32[]) {
+  %parameter_0.1 = bf16[4,10]{1,0} parameter(0)
+  %parameter_1.1 = f32[10]{0} parameter(1)
+  %dot.1 = f32[4]{0} dot(%parameter_0.1, %parameter_1.1), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %tuple.1 = (f32[4]{0}, f32[]) tuple(%dot.1, %dot.1)
+}
+
+ENTRY %main (x.1: f32[8,100], mask.1: pred[10], weights.1: bf16[4,10]) -> f32[4] {
+  %x.1 = f32[8,100]{1,0} parameter(0)
+  %mask.1 = pred[10]{0} parameter(1)
+  %weights.1 = bf16[4,10]{1,0} parameter(2)
+  %fusion.1 = f32[10]{0} fusion(%x.1, %mask.1), kind=kLoop, calls=%fused_slice, metadata={op_name="jit(one)"}
+  %fusion.2 = (f32[4]{0}, f32[]) fusion(%weights.1, %fusion.1), kind=kCustom, calls=%gemm_fusion_dot
+  %get-tuple-element.1 = f32[4]{0} get-tuple-element(%fusion.2), index=0
+  ROOT %copy.1 = f32[4]{0} copy(%get-tuple-element.1)
+}
+"""
+
+
+def test_kernels_of_a_compiled_program_read_and_write_what_its_text_says():
+    assert compiled.kernels(COMPILED) == [
+        (compiled.LOOPS, 40 + 10 + 40),  # of the first array only the slice
+        (compiled.TRITON, 80 + 40 + 16 + 4),
+        (compiled.COPIES, 16 + 16),
+    ]
+
+
+PAGE = " ".join((ROOT / "docs/accelerator.md").read_text().split())
+
+
+def test_the_page_says_what_was_compiled():
+    together = json.loads((ROOT / "experiments/results/bench/cuda/numbers.json").read_text())["together"]
+    said = (
+        f"makes {together['kernels']} kernels of an update of 13 arms, and they read and write {together['GB']:.1f} GB."
+    )
+    assert said in PAGE
+
+
 def test_the_page_says_what_was_counted():
-    page = " ".join((ROOT / "docs/accelerator.md").read_text().split())
     ways, host, random = NUMBERS["ways"], NUMBERS["host"], NUMBERS["random numbers"]
     fewest, most, intensity = ways[FUSED], ways[LIKE_XLA], NUMBERS["FLOP per byte"]
 
@@ -102,4 +151,4 @@ def test_the_page_says_what_was_counted():
         f"take {random['once']:.0f} s of a run if they are drawn once for all arms, and "
         f"{random['for each arm']:.0f} s if",
     ):
-        assert sentence in page
+        assert sentence in PAGE

@@ -62,7 +62,7 @@ def large_updates(parameters: int = 50_000_000, calls: int = 1) -> Iterator[Meas
         yield compared(name, times[0], "reading and writing as many bytes", copy, "s", goal)
 
 
-def _step(optimizer: optax.GradientTransformation) -> Any:
+def one_step(optimizer: optax.GradientTransformation) -> Any:
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
         updates, state = optimizer.update(grads, state, params)
@@ -72,7 +72,7 @@ def _step(optimizer: optax.GradientTransformation) -> Any:
 
 
 def _large_step(optimizer: optax.GradientTransformation, size: int) -> Callable[[], Any]:
-    step = _step(optimizer)
+    step = one_step(optimizer)
     params = [jnp.full(size, 0.1) for _ in range(ARRAYS)]
     grads = [jnp.full(size, 0.01) for _ in range(ARRAYS)]
     state = optimizer.init(params)
@@ -133,7 +133,7 @@ def bytes_moved(optimizer: optax.GradientTransformation) -> float:
 def compiled_step(optimizer: optax.GradientTransformation) -> jax.stages.Compiled:
     """A step on one array of `SIZE` float32 parameters, where parameters and state are donated."""
     params = jax.ShapeDtypeStruct((SIZE,), jnp.float32)
-    return _step(optimizer).lower(params, jax.eval_shape(optimizer.init, params), params).compile()
+    return one_step(optimizer).lower(params, jax.eval_shape(optimizer.init, params), params).compile()
 
 
 OPTIMIZERS = Question("optimizers", "What does an update of an optimizer cost?", lambda: table(measurements()))

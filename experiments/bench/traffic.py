@@ -4,7 +4,7 @@ Nothing is compiled or run. The equations of the update are grouped into kernels
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -62,17 +62,24 @@ class Operation:
     attends: bool
 
 
-def operations(program: Program) -> tuple[list[Operation], list[Value], list[Value]]:
-    """One update of one seed, all arms at once, as on a GPU: its operations, and the new runs and losses."""
+def one_update(program: Program) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """One update of one seed, all arms at once, as on a GPU: a function, and the shapes of its arguments."""
 
     def one(runs: Any, numbers: Any, data: Any, seed: Any, step: Any) -> Any:
         return update(program.optimizers, numbers, program._loss(data, seed, step), jax.vmap, None, runs)
 
     started = jax.eval_shape(program._start, program.numbers, program.data, program.seeds)
     runs = jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape[1:], array.dtype), started)
+    given = runs, program.numbers, program.data, program.seeds[0], np.int32(0)
+    return one, jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), given)
+
+
+def operations(program: Program) -> tuple[list[Operation], list[Value], list[Value]]:
+    """The operations of `one_update`, and the new runs and losses."""
+    one, arguments = one_update(program)
     with jax.set_mesh(program.placing.mesh):
-        traced = jax.make_jaxpr(one)(runs, program.numbers, program.data, program.seeds[0], np.int32(0)).jaxpr
-    held, found = len(jax.tree.leaves(runs)), list[Operation]()
+        traced = jax.make_jaxpr(one)(*arguments).jaxpr
+    held, found = len(jax.tree.leaves(arguments[0])), list[Operation]()
     given = [_value(v.aval, shared=i >= held) for i, v in enumerate(traced.invars)]
     results = _inlined(traced, given, "", found)
     return found, results[:held], results[held:]

@@ -10,6 +10,7 @@ from matplotlib import style
 
 from experiments.declared import declared
 from experiments.engine.devices import require_cache, require_devices
+from experiments.engine.machine import installed
 from experiments.errors import UsageError
 from experiments.files import write_text
 from experiments.reports.output import new_report, save_figure
@@ -36,7 +37,7 @@ class Bench:
     """Measure what schedules, optimizers and training cost, as ratios within one run.
 
     Writes a report and its numbers to a folder for each question. Use a machine that does nothing else: a minute or two
-    for each question, a quarter of an hour for `growth`.
+    for each question, ten for `engine`, and twenty for `growth`.
     """
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -58,11 +59,19 @@ def bench(options: Bench) -> int:
 
 
 def answer(package: str, names: Sequence[str], out: Path) -> int:
-    """Answers the questions that the files of a package declare, all of them or those with `names`."""
+    """Answers the questions that the files of a package declare: those with `names`, or all of them that can be
+    answered with what is installed."""
     every = declared(f"experiments.{package}", Question)
     if unknown := [name for name in names if name not in every]:
         raise UsageError(f"{package} must be of {', '.join(every)}, got {unknown[0]}")
+    lacking = {name: found.needs for name, found in every.items() if found.needs and not installed(found.needs)}
     for name in names or every:
+        if name in lacking:
+            install = f"{name} needs a package that is not installed: pip install {lacking[name]}"
+            if names:
+                raise UsageError(install)
+            print(f"Skipped: {install}")
+            continue
         folder = out / name
         new_report(folder, NUMBERS)
         with style.context("default"):

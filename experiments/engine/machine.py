@@ -11,11 +11,12 @@ PACKAGES = ("pure-schedules", "jax", "jaxlib", "numpy", "optax", "flax", "orbax-
 
 def machine() -> dict[str, Any]:
     """The devices, and the versions of the packages that are installed."""
-    versions = {"python": sys.version.split()[0], **{name: found for name in PACKAGES if (found := _version(name))}}
+    versions = {"python": sys.version.split()[0], **{name: found for name in PACKAGES if (found := installed(name))}}
     return {"device": jax.devices()[0].device_kind, "devices": jax.device_count(), "versions": versions}
 
 
-def _version(package: str) -> str | None:
+def installed(package: str) -> str | None:
+    """The version of a package, by its name on PyPI, if it is installed."""
     try:
         return version(package)
     except PackageNotFoundError:  # run from a checkout that was not installed

@@ -18,8 +18,10 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """`asks`: the question in words, which is the heading of the report; `measure`: finds the answer."""
+    """`asks`: the question in words, which is the heading of the report; `measure`: finds the answer; `needs`: a
+    package to install for it, by its name on PyPI, if the project does not depend on it."""
 
     name: str
     asks: str
     measure: Callable[[], Answer]
+    needs: str = ""
