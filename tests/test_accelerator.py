@@ -327,7 +327,7 @@ def test_some_arms_with_some_seeds_are_one_program(settings, monkeypatch):
     monkeypatch.setattr(throughput, "Program", lambda plan: made.append(Program(plan)) or made[-1])
     names = ["ema-long", "sf-ema"]
     trainee = one_program(settings, names, 2, "bfloat16", "averaged arm")
-    assert (trainee.name, trainee.arm_updates) == ("4 averaged arms, bfloat16", 4 * made[0].inner)
+    assert (trainee.name, trainee.work) == ("4 averaged arms, bfloat16", 4 * made[0].inner)
     assert ([arm.name for arm in made[0].plan.arms], made[0].plan.seeds) == (names, (0, 1))
     assert made[0].plan.precision == "bfloat16"
     for count in (1, 2):  # and go on from there

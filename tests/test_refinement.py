@@ -206,7 +206,7 @@ def test_reports_say_what_their_numbers_say():
 
     for module, about in ((optimal, optimal.OPTIMAL), (refinement, refinement.REFINEMENT)):
         report = (ROOT / "experiments/results/evidence" / about.name / "report.md").read_text()
-        assert report == f"# {about.question}\n\n{module.text(published(about.name)).rstrip()}\n"
+        assert report == f"# {about.asks}\n\n{module.text(published(about.name)).rstrip()}\n"
 
 
 def test_the_best_schedules_are_below_the_named_ones():
