@@ -25,9 +25,9 @@ from experiments import accelerator
 from experiments.accelerator import ARMS, Block, Suite, main
 from experiments.bench import optimizers, throughput
 from experiments.bench.measurement import Measurement
+from experiments.bench.plans import little
 from experiments.bench.throughput import Trainee, one_program, paced, race, row_name
 from experiments.commands.options import Running, to_train
-from experiments.engine.plan import Plan
 from experiments.engine.program import Program
 from experiments.errors import UserError
 from experiments.reports.results import Results
@@ -35,7 +35,7 @@ from experiments.studies import published as studies
 from experiments.studies.published import PUBLISHED, published
 from experiments.tasks import cifar10 as tasks
 from experiments.tasks.cifar10 import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, cifar10
-from experiments.tasks.task import DataError, Dataset
+from experiments.tasks.task import DataError
 from experiments.tasks.vision_transformer import TinyViT
 
 pytestmark = pytest.mark.slow
@@ -375,9 +375,7 @@ def test_optimizers_are_timed_against_others_and_a_copy():
 def lowered_for_gpus(model, arms, precision, monkeypatch):
     """The programs to start, to advance and to validate a run of 100,000 updates."""
     monkeypatch.setattr("experiments.engine.program.CACHE", np.inf)  # as where the devices are none of a CPU
-    images, labels = np.zeros((16, 32, 32, 3), np.uint8), np.zeros(16, np.int32)
-    data = Dataset(images, labels, images, labels)
-    plan = Plan("CIFAR-10", model, data, (0,), 128, arms=arms, steps=100_000, precision=precision)
+    plan = dataclasses.replace(little(model, 128, arms=arms), precision=precision)
     return Program(plan, jax.devices()[:1]).lowered("cuda")
 
 

@@ -7,7 +7,7 @@ from multiprocessing import get_context
 from typing import Any, TypeVar
 
 from experiments.bench.throughput import Trainee
-from experiments.engine.devices import use_all_cores
+from experiments.engine.devices import ONE_THREAD, use_all_cores
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ def alone(function: Callable[[], T]) -> T:
 
 
 def _begin(every_core_a_device: bool) -> None:
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "").replace("--xla_cpu_multi_thread_eigen=false", "")
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "").replace(ONE_THREAD, "")
     if every_core_a_device:
         use_all_cores()
 

@@ -22,15 +22,11 @@ SIDE = 2048  # of the large matrix product
 
 
 def measurements() -> Iterator[Measurement]:
-    assert isinstance(PUBLISHED.model, TinyViT)
-    assert isinstance(SMALL.model, TinyViT)
-    published, small = (PUBLISHED.model, PUBLISHED.batch_size), (SMALL.model, SMALL.batch_size)
     product = elsewhere(large_product)
-    for model, (all_arms, one_arm) in (
-        ("published", [elsewhere(functools.partial(trained, *published, count)) for count in (13, 1)]),
-        ("small", [elsewhere(functools.partial(trained, *small, count)) for count in (13, 1)]),
-    ):
-        size = published if model == "published" else small
+    for model, task in (("published", PUBLISHED), ("small", SMALL)):
+        assert isinstance(task.model, TinyViT)
+        size = task.model, task.batch_size
+        all_arms, one_arm = (elsewhere(functools.partial(trained, *size, count)) for count in (13, 1))
         plain = elsewhere(functools.partial(one_by_hand, *size), every_core_a_device=False)
         gigaflops = all_arms._replace(work=products_of(*size) * all_arms.work)
         yield named(model, race(gigaflops, product, "GFLOP/s"))

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from experiments.bench.elsewhere import alone
-from experiments.bench.measurement import short
+from experiments.bench.measurement import in_turn, short
 from experiments.bench.plans import little
 from experiments.bench.throughput import Trainee, one_program, took
 from experiments.engine.folder import Folder
@@ -103,14 +103,7 @@ def additions() -> dict[str, float]:
 
 def seconds(function: Callable[[], object]) -> float:
     """The median, after a call that compiles."""
-
-    def once() -> float:
-        before = time.perf_counter()
-        function()
-        return time.perf_counter() - before
-
-    once()
-    return float(np.median([once() for _ in range(ROUNDS)]))
+    return float(np.median(in_turn(function, rounds=ROUNDS)))
 
 
 def measurements() -> dict[str, Any]:

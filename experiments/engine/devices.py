@@ -8,6 +8,8 @@ import jax
 from experiments.errors import UserError, reason
 from experiments.files import require_writable
 
+ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"  # for each device
+
 
 def use_all_cores() -> None:
     """Makes one JAX device with one thread for each CPU core, so that runs train side by side.
@@ -19,8 +21,7 @@ def use_all_cores() -> None:
     """
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", min(cores(), 8))
-        one_thread = "--xla_cpu_multi_thread_eigen=false"
-        os.environ["XLA_FLAGS"] = f"{one_thread} {os.environ.get('XLA_FLAGS', '')}".strip()
+        os.environ["XLA_FLAGS"] = f"{ONE_THREAD} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 
 def require_devices() -> None:
