@@ -22,8 +22,9 @@ from typing import Any, NamedTuple, get_args
 import jax
 import numpy as np
 
-from experiments.bench.measurement import HEAD, Measurement
+from experiments.bench.measurement import HEAD, Measurement, in_turn
 from experiments.bench.optimizers import large_updates
+from experiments.bench.profiler import Kernels, profiled
 from experiments.bench.throughput import one_program, published_style, race, row_name, sustained
 from experiments.commands.answering import answered
 from experiments.commands.options import Running, of_each_task, require, to_train
@@ -49,12 +50,13 @@ AVERAGED = ("polyak", "ema-long", "ema-short", "sf-polyak", "sf-ema")
 MEASURED = "measured.json"
 Part = Callable[[], Iterable[Measurement]]
 Measured = dict[str, list[Measurement] | str]  # by the name of the part: its rows, or why there are none
-CORRECTNESS, IN_FLOAT32 = "correctness", "correctness, float32"
+CORRECTNESS, IN_FLOAT32, KERNELS = "correctness", "correctness, float32", "kernels"
 UPDATES = 20
 # Of training losses. Sums in another order differ by 1e-6, and Adam divides by what may be small: in 20 updates float32
 # comes to about 1e-5. Rounding the factors of products on a CPU as tf32 and bfloat16 do took it to 2.3e-3 and 2.4e-2.
 TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 5e-2}
 STYLE_SECONDS = 60.0
+LONGEST, MOST_LETTERS = 20, 80  # how many kernels are listed, and how much of a name
 MOST_PARAMETERS = 10_000_000_000
 SLACK = 1.1  # for validation and checkpoints
 
@@ -163,13 +165,13 @@ class Suite:
         report(blocks_in(self.work), self.out)
         yield from self.measure({CORRECTNESS: functools.partial(self.correctness, self.precision)})
         yield from self.train(lambda block: block.first == 0)
-        yield from self.measure({self.comparison: self.compared})
+        yield from self.measure({self.comparison: self.compared, KERNELS: self.kernels})
         yield from self.train(lambda block: self.seconds() <= self.left())
         yield from self.measure(self.parts())
         yield from self.train(lambda block: True)
 
     def unfinished(self) -> bool:
-        wanted = {CORRECTNESS, self.comparison, *self.parts()}
+        wanted = {CORRECTNESS, self.comparison, KERNELS, *self.parts()}
         return self.following() is not None or not wanted <= measured_in(self.work).keys()
 
     def left(self) -> float:
@@ -190,7 +192,7 @@ class Suite:
         for name in [name for name in parts if name not in measured]:
             try:
                 measured[name] = [*parts[name]()]
-            except jax.errors.JaxRuntimeError as error:  # too little memory, say: what needs less goes on
+            except RuntimeError as error:  # JAX's too: too little memory, say. What needs less goes on
                 measured[name] = str(error).splitlines()[0]
             print("\n".join(lines(name, measured[name])), flush=True)
             for folder in (self.work, self.out):
@@ -236,6 +238,26 @@ class Suite:
             Measurement(self.comparison, rate, self.baseline().name, style, "arm-updates/s", "at least 8"),
             Measurement(whole, ran.seconds, "the updates alone", steps / ran.updates_per_second, "s"),
         ]
+
+    def kernels(self) -> list[Measurement]:
+        """Which kernels an update of the comparison spends its time in, by a profile that stays in `work`."""
+        program = self.program(self.first.size)
+        runs = program.start()
+
+        def advance() -> None:
+            nonlocal runs
+            runs, _ = program.advance(runs, 0, UPDATES)
+
+        update = float(np.median(in_turn(advance, rounds=3))) / UPDATES
+        found = profiled(advance, self.work / "profile")
+        together = Kernels("all kernels", sum(each.times for each in found), sum(each.seconds for each in found))
+        profiles = UPDATES * jax.device_count()  # of one update on one device
+
+        def row(kernels: Kernels) -> Measurement:
+            what = f"{self.comparison}, in an update: {kernels.times / profiles:.4g} x {kernels.name[:MOST_LETTERS]}"
+            return Measurement(what, 1e3 * kernels.seconds / profiles, "the update", 1e3 * update, "ms")
+
+        return [row(kernels) for kernels in (together, *found[:LONGEST])]
 
     def parts(self) -> dict[str, Part]:
         """What may be measured when the comparison is there, by name, in their order."""

@@ -44,8 +44,8 @@ FILES = {
     "validation.png",
 }  # fmt: skip
 PARTS = [
-    "correctness", "13 arms, tf32", "1 arm, tf32", "4 arms, tf32", "26 arms, tf32", "52 arms, tf32", "13 arms, float32",
-    "13 arms, bfloat16", "correctness, float32", "averages", "optimizers",
+    "correctness", "13 arms, tf32", "kernels", "1 arm, tf32", "4 arms, tf32", "26 arms, tf32", "52 arms, tf32",
+    "13 arms, float32", "13 arms, bfloat16", "correctness, float32", "averages", "optimizers",
 ]  # fmt: skip
 STEPS = 20
 ROOT = Path(__file__).parent.parent
@@ -154,7 +154,7 @@ def test_everything_is_measured_and_written(whole):
     assert all(f"| {name} |" in text for name in PARTS if "arm" in name)
     assert "| 5 averaged arms, tf32 |" in text
     assert "| one arm in the published style, tf32 |" in text
-    assert len(text.splitlines()) == 4 + 2 + 2 * 2 + 2 + 7 + 8
+    assert len(text.splitlines()) == 4 + 2 + 2 * 2 + 2 + len(found["parts"]["kernels"]) + 7 + 8
     assert (out / "report.md").read_text().startswith("# CIFAR-10: 20 updates, 2 seeds\n")
     plan = json.loads((out / "config.json").read_text())["plan"]
     assert plan["precision"] == "tf32"
@@ -212,9 +212,13 @@ def test_another_seed_is_trained_before_the_rest_is_measured_where_it_fits(data,
     (tmp_path / "work" / "measured.json").unlink()
     more = planned(data, seeds=3)
     met = []
-    for _ in itertools.islice(suite(more, tmp_path), 3):
+    for _ in itertools.islice(suite(more, tmp_path), 4):
         met.append(seen(tmp_path))
-    assert met == [(PARTS[:1], (0, 1), STEPS), (PARTS[:2], (0, 1), STEPS), (PARTS[:2], (0, 1, 2), STEPS)]
+    assert met == [
+        (PARTS[:1], (0, 1), STEPS),
+        *((PARTS[:done], (0, 1), STEPS) for done in (2, 3)),
+        (PARTS[:3], (0, 1, 2), STEPS),
+    ]
 
 
 def test_what_is_under_way_at_the_limit_is_kept(data, whole, tmp_path, capsys, correct):
@@ -362,6 +366,15 @@ def test_what_a_device_cannot_do_is_recorded_and_the_rest_goes_on(settings, tmp_
     assert "| 52 arms, tf32 | failed | RESOURCE_EXHAUSTED: out of memory | | | |" in capsys.readouterr().out
     assert "| one | 12,346 s | other | 2 s |" in (tmp_path / "out" / "measured.md").read_text()
     assert [*suite(settings, tmp_path).measure(parts)] == []
+
+
+def test_the_kernels_of_an_update_take_their_share_of_it(whole):
+    together, *some = measured(whole)["parts"]["kernels"]
+    assert re.fullmatch(r"13 arms, tf32, in an update: [\d.e+]+ x all kernels", together["what"])
+    assert [row["ours"] for row in some] == sorted((row["ours"] for row in some), reverse=True)
+    assert 0 < sum(row["ours"] for row in some) <= together["ours"] * 1.0001
+    assert {(row["against"], row["theirs"], row["unit"]) for row in some} == {("the update", together["theirs"], "ms")}
+    assert [*(whole / "work" / "profile").rglob("*.xplane.pb")]
 
 
 def test_optimizers_are_timed_against_others_and_a_copy():
