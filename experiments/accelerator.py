@@ -52,9 +52,14 @@ Part = Callable[[], Iterable[Measurement]]
 Measured = dict[str, list[Measurement] | str]  # by the name of the part: its rows, or why there are none
 CORRECTNESS, IN_FLOAT32, KERNELS = "correctness", "correctness, float32", "kernels"
 UPDATES = 20
-# Of training losses. Sums in another order differ by 1e-6, and Adam divides by what may be small: in 20 updates float32
-# comes to about 1e-5. Rounding the factors of products on a CPU as tf32 and bfloat16 do took it to 2.3e-3 and 2.4e-2.
-TOLERANCE: dict[Precision, float] = {"float32": 1e-3, "tf32": 5e-3, "bfloat16": 5e-2}
+# Of training losses, before the first update and over all. Sums in another order differ by 1e-6, and Adam divides by
+# what may be small: in 20 updates float32 comes to about 1e-5. On a CPU, factors rounded as in tf32 came to 2.3e-3, and
+# activations in bfloat16 to 1.5e-3 before the first update and 2.4e-2 over all.
+TOLERANCES: dict[Precision, tuple[float, float]] = {
+    "float32": (1e-3, 1e-3),
+    "tf32": (1e-3, 5e-3),
+    "bfloat16": (1e-2, 5e-2),
+}
 STYLE_SECONDS = 60.0
 LONGEST, MOST_LETTERS = 20, 80  # how many kernels are listed, and how much of a name
 MOST_PARAMETERS = 10_000_000_000
@@ -219,11 +224,12 @@ class Suite:
         apart = np.abs(ours - theirs) / np.abs(theirs)
         apart = np.where(np.isfinite(apart), apart, 1.0)  # what is no number agrees with nothing
         what = f"{row_name(len(ARMS) * self.first.size, precision)}, training loss, largest difference from the CPU's"
+        first, over_all = TOLERANCES[precision]
         return [
             Measurement(f"{what}, {when}", float(largest), "tolerance", tolerance, "", "at most 1")
             for when, largest, tolerance in (
-                ("before the first update", apart[..., 0].max(), 1e-3),
-                (f"over {UPDATES} updates", apart.max(), TOLERANCE[precision]),
+                ("before the first update", apart[..., 0].max(), first),
+                (f"over {UPDATES} updates", apart.max(), over_all),
             )
         ]
 
@@ -262,9 +268,9 @@ class Suite:
     def parts(self) -> dict[str, Part]:
         """What may be measured when the comparison is there, by name, in their order."""
         rows: list[tuple[Sequence[str], int, Precision]] = [
+            *((ARMS, 1, precision) for precision in reversed(get_args(Precision)) if precision != self.precision),
             *((PLAIN[:count], 1, self.precision) for count in (1, 4)),
             *((ARMS, seeds, self.precision) for seeds in (1, 2, 4)),
-            *((ARMS, 1, precision) for precision in get_args(Precision) if precision != self.precision),
         ]
 
         def throughput(names: Sequence[str], seeds: int, precision: Precision) -> list[Measurement]:
@@ -359,8 +365,9 @@ def parser() -> argparse.ArgumentParser:
         "--precision",
         choices=get_args(Precision),
         default="tf32",
-        help="of matrix products: float32, factors of 24 bits; tf32, rounded to 11 bits on devices that have it, as is "
-        "usual there; bfloat16, rounded to 8 bits; sums and weights are float32 always [tf32]",
+        help="float32: everything has 24 bits; tf32: factors of matrix products are rounded to 11 bits on devices that "
+        "have it, as is usual there; bfloat16: activations have 8 bits; weights, optimizers and averages are float32 "
+        "always [tf32]",
     )
     made.add_argument("--parameters", type=int, default=100_000_000, help="that the optimizers update [100000000]")
     made.add_argument("--task", choices=[*sampled_tasks()], default="cifar10", help="what to train on [cifar10]")

@@ -21,6 +21,7 @@ from experiments.engine.train import beginning, train
 from experiments.reports.results import History, Results
 from experiments.studies.published import PUBLISHED, decayed_adam, published
 from experiments.studies.study import Arm
+from experiments.tasks import sampled_tasks
 from experiments.tasks.cifar10 import FOLDER, RECORD, TRAIN_FILES, VALID_FILES, cifar10
 from experiments.tasks.digits import digits
 from experiments.tasks.task import DataError, Dataset
@@ -425,13 +426,39 @@ def test_a_plateau_rule_hears_the_validation_loss():
     np.testing.assert_array_equal(runs[0].opt_state, loss)
 
 
-def test_precision_changes_the_products_and_nothing_else():
-    """On a CPU tf32 is exact, and bfloat16 is emulated or not there; the losses are those of float32 up to its digits."""
-    programs = [program("cosine", seeds=1, precision=precision) for precision in ("float32", "tf32", "bfloat16")]
+def dtypes(tree):
+    return [leaf.dtype for leaf in jax.tree.leaves(tree)]
+
+
+def test_precision_rounds_activations_and_products_and_nothing_else():
+    """On a CPU tf32 is exact."""
+    programs = [program("cosine", "ema-long", seeds=1, precision=each) for each in ("float32", "tf32", "bfloat16")]
     begun = programs[0].save(programs[0].start())
-    exact, tf32, bfloat16 = (p.advance(p.load(begun), 0, STEPS)[1].loss for p in programs)
+    ended = [p.advance(p.load(begun), 0, STEPS) for p in programs]
+    exact, tf32, bfloat16 = (measured.loss for _, measured in ended)
     np.testing.assert_array_equal(tf32, exact)
     np.testing.assert_allclose(bfloat16, exact, rtol=0.05)
+    assert np.abs(bfloat16 / exact - 1).max() > 1e-4
+    assert dtypes(ended[2][0]) == dtypes(ended[0][0])
+    (_, exactly, _), (_, rounded, _) = (
+        p.validate(runs) for p, (runs, _) in zip(programs[::2], ended[::2], strict=True)
+    )
+    assert 1e-5 < np.abs(rounded / exactly - 1).max() < 0.05
+
+
+@pytest.mark.parametrize("task", sampled_tasks().values(), ids=sampled_tasks())
+def test_a_model_computes_in_the_dtype_of_its_images_throughout(task):
+    model, images = task.model, jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.bfloat16)
+
+    def traced(images, deterministic):
+        keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+        params = model.init(keys, images, deterministic=True)["params"]
+        halves = {"params": jax.tree.map(lambda p: p.astype(images.dtype), params)}
+        return model.apply(halves, images, deterministic=deterministic, rngs=keys, capture_intermediates=True)
+
+    for deterministic in (True, False):
+        found = jax.eval_shape(functools.partial(traced, deterministic=deterministic), images)
+        assert {*dtypes(found)} == {jnp.dtype(jnp.bfloat16)}
 
 
 # The data -------------------------------------------------------------------------------------------------

@@ -7,7 +7,18 @@ import pytest
 from flax import linen as nn
 
 from experiments.bench import compiled
-from experiments.bench.roofline import DEVICES, FUSED, KEPT, LIKE_XLA, UNFUSED, Device, counted, program, seconds
+from experiments.bench.roofline import (
+    DEVICES,
+    FUSED,
+    KEPT,
+    LIKE_XLA,
+    UNFUSED,
+    Device,
+    counted,
+    in_bfloat16,
+    program,
+    seconds,
+)
 from experiments.bench.traffic import OPTIMIZERS, Kernel, fused, operations, terms
 
 ROOT = Path(__file__).parent.parent
@@ -69,6 +80,17 @@ def test_the_more_is_fused_the_fewer_bytes_move(small):
         assert sum(parts) == pytest.approx(ways[way]["seconds"]["H100"])
 
 
+def test_activations_in_bfloat16_take_half_the_bytes(small):
+    """Of a kernel that is a product: both factors and the result, but not the weights' rounding, which comes before."""
+
+    def products(program):
+        found, runs, losses = operations(program)
+        kernels = fused(found, [*runs, *losses], terms(found, runs))
+        return sum(each.bytes for each in kernels if each.counts["product"])
+
+    assert products(in_bfloat16(small)) == products(small) / 2
+
+
 def test_a_kernel_takes_as_long_as_its_arithmetic_or_its_traffic():
     device = Device(100.0, {"tf32": 10.0, "float32": 1.0, "other": 5.0, "random": 2.0})
     reads, multiplies = Kernel("", 300.0, {"product": 10.0, "other": 5.0}), Kernel("", 100.0, {"product": 40.0})
@@ -119,9 +141,11 @@ PAGE = " ".join((ROOT / "docs/accelerator.md").read_text().split())
 
 
 def test_the_page_says_what_was_compiled():
-    together = json.loads((ROOT / "experiments/results/bench/cuda/numbers.json").read_text())["together"]
+    told = json.loads((ROOT / "experiments/results/bench/cuda/numbers.json").read_text())["precisions"]
+    full, half = (told[name]["together"] for name in ("tf32", "bfloat16"))
     said = (
-        f"makes {together['kernels']} kernels of an update of 13 arms, and they read and write {together['GB']:.1f} GB."
+        f"makes {full['kernels']} kernels of an update of 13 arms, and they read and write {full['GB']:.1f} GB. With "
+        f"`--precision bfloat16`, {half['kernels']} kernels read and write {half['GB']:.1f} GB."
     )
     assert said in PAGE
 
@@ -133,10 +157,16 @@ def test_the_page_says_what_was_counted():
     def both(times):
         return " or ".join(f"{times[name]:.0f} s" for name in DEVICES)
 
-    ranges = [f"{fewest['seconds'][name]:.0f} to {NUMBERS['expected'][name]:.0f} s" for name in DEVICES]
+    expected = {name: told["expected"] for name, told in NUMBERS["precisions"].items()}
+    halved = NUMBERS["changes"]["activations in bfloat16"]
+    ranges, halves = (
+        " | ".join(f"{told['seconds'][name]:.0f} to {expected[precision][name]:.0f} s" for name in DEVICES)
+        for told, precision in ((fewest, "tf32"), (halved, "bfloat16"))
+    )
     for sentence in (
-        f"| 100,000 updates of 13 arms | {' | '.join(ranges)} |",
-        f"| another seed, already compiled | {' | '.join(ranges)} |",
+        f"| 100,000 updates of 13 arms | {ranges} |",
+        f"| the same with `--precision bfloat16` | {halves} |",
+        f"| another seed, already compiled | {ranges} |",
         f"An update of 13 arms moves {fewest['GB']:.1f} GB if everything between two matrix products is one kernel, and "
         f"{most['GB']:.1f} GB as XLA fuses.",
         f"The {NUMBERS['products']} matrix products take {fewest['GFLOP']:.0f} GFLOP, {intensity['products']:.0f} for "
@@ -145,7 +175,7 @@ def test_the_page_says_what_was_counted():
         f"it cannot be much faster than {both(ways[KEPT]['seconds'])}.** The forward pass keeps "
         f"{NUMBERS['kept MB per arm']:.0f} MB per arm",
         f"That alone is {ways[KEPT]['GB']:.1f} GB.",
-        f"to {both(NUMBERS['changes']['activations in bfloat16']['seconds'])} at nominal bandwidth.",
+        f"moves {halved['GB']:.1f} GB instead of {fewest['GB']:.1f}, which takes {both(halved['seconds'])} at nominal",
         f"those of about {most['kernels']} kernels per update would take the host {host['launches'][0]:.0f} to "
         f"{host['launches'][1]:.0f} s",
         f"take {random['once']:.0f} s of a run if they are drawn once for all arms, and "

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from experiments.bench.compiled import KINDS, Kernel, kernels
 from experiments.bench.elsewhere import alone
 from experiments.bench.optimizers import SIZE, bytes_needed, one_step
-from experiments.bench.roofline import DEVICES, FUSED, LIKE_XLA, counted, program
+from experiments.bench.roofline import DEVICES, counted, in_bfloat16, program
 from experiments.bench.traffic import one_update
 from experiments.engine.machine import installed, machine
 from experiments.engine.placing import AXES, REPLICATED
@@ -85,15 +85,18 @@ def numbers() -> dict[str, Any]:
     """The numbers of the report: kernels and GB of one update, and what the roofline estimates."""
     jax.config.update("jax_platforms", "cpu")  # then JAX does not look for a GPU, and the plugin need not find CUDA
     comparison, gpu = program(PUBLISHED.model, PUBLISHED.batch_size), mesh()
-    found, estimated = updated(comparison, gpu), counted(comparison)
-    kinds = {kind: [each for each in found if each.kind == kind] for kind in KINDS}
+    estimated = counted(comparison)
+    precisions = {"tf32": updated(comparison, gpu), "bfloat16": updated(in_bfloat16(comparison), gpu)}
     steps = {name: stepped(optimizer, gpu) for name, optimizer in OPTIMIZERS.items()}
     return {
-        "kinds": {kind: told(part) for kind, part in kinds.items() if part},
-        "together": told(found),
-        "seconds": {name: estimated["steps"] * total(found) / device.bandwidth for name, device in DEVICES.items()},
-        "estimated": {
-            way: {key: estimated["ways"][way][key] for key in ("kernels", "GB")} for way in (FUSED, LIKE_XLA)
+        "precisions": {
+            name: {
+                "kinds": {kind: told([each for each in found if each.kind == kind]) for kind in KINDS},
+                "together": told(found),
+                "estimated": {key: estimated["precisions"][name][key] for key in ("kernels", "GB")},
+                "seconds": {device: estimated["steps"] * total(found) / d.bandwidth for device, d in DEVICES.items()},
+            }
+            for name, found in precisions.items()
         },
         "estimated products": estimated["products"],
         **{key: estimated[key] for key in ("arms", "steps")},
@@ -118,11 +121,24 @@ def total(found: Sequence[Kernel]) -> int:
 
 
 def report(numbers: Mapping[str, Any]) -> str:
-    together, estimated, seconds = numbers["together"], numbers["estimated"], numbers["seconds"]
+    precisions = numbers["precisions"]
 
-    def table(rows: Mapping[str, Any]) -> str:
-        return markdown([["", "kernels", "GB"], *([k, str(v["kernels"]), f"{v['GB']:.2f}"] for k, v in rows.items())])
+    def sizes(*told: Mapping[str, float]) -> list[str]:
+        return [text for each in told for text in (str(each["kernels"]), f"{each['GB']:.2f}")]
 
+    rows = {kind: [each["kinds"][kind] for each in precisions.values()] for kind in KINDS}
+    kinds = [
+        ["", *(f"{what}, {name}" for name in precisions for what in ("kernels", "GB"))],
+        *([kind, *sizes(*told)] for kind, told in rows.items() if any(each["kernels"] for each in told)),
+        ["together", *sizes(*(each["together"] for each in precisions.values()))],
+    ]
+    against = [
+        ["--precision", "kernels", "GB", "kernels, estimated", "GB, estimated", *(f"{name}, s" for name in DEVICES)],
+        *(
+            [name, *sizes(each["together"], each["estimated"]), *(f"{s:.0f}" for s in each["seconds"].values())]
+            for name, each in precisions.items()
+        ),
+    ]
     optimizers = [[k, *(f"{each:.4g}" for each in v.values())] for k, v in numbers["optimizers"].items()]
     head = ["", "kernels per array", "kernels of scalars", "bytes per parameter", "needed"]
     return f"""\
@@ -134,14 +150,13 @@ on a GPU other kernels may compute the products.
 
 The kernels of one update of all {numbers["arms"]} arms, and what they read and write:
 
-{table({**numbers["kinds"], "together": together})}
+{markdown(kinds)}
 
-The [roofline](../roofline/report.md) groups the operations of the program into kernels by a rule:
+The [roofline](../roofline/report.md) groups the operations of the program into kernels by a rule: "estimated". Seconds
+are those of {numbers["steps"]:,} updates at nominal bandwidth, as compiled:
 
-{table({"compiled": together, **{f"estimated, {way}": each for way, each in estimated.items()}})}
+{markdown(against)}
 
-- At nominal bandwidth, {numbers["steps"]:,} updates of {together["GB"]:.1f} GB take
-  {" and ".join(f"{each:.0f} s on an {name}" for name, each in seconds.items())}.
 - The program has {numbers["estimated products"]} matrix products. XLA joins some that have an operand in common.
 - A kernel counts all that it reads, and of a slice only the slice. Some of it may be in the cache.
 

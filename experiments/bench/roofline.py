@@ -4,6 +4,7 @@ S. Williams, A. Waterman and D. Patterson, "Roofline: An Insightful Visual Perfo
 Architectures", 2009: a kernel takes as long as its arithmetic or its memory traffic, whichever takes longer.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from experiments.bench import traffic
 from experiments.bench.plans import little
 from experiments.bench.traffic import Kernel, fused, kept, operations, terms, unfused
 from experiments.engine.machine import machine
+from experiments.engine.plan import Precision
 from experiments.engine.program import Program
 from experiments.reports.figure import titled
 from experiments.reports.question import Answer, Question
@@ -53,12 +55,17 @@ KEPT, FUSED, LIKE_XLA, UNFUSED = (
 )  # fmt: skip
 
 
-def program(model: nn.Module, batch_size: int, steps: int = PUBLISHED.steps) -> Program:
+def program(model: nn.Module, batch_size: int, steps: int = PUBLISHED.steps, precision: Precision = "tf32") -> Program:
     """The program of the 13 arms for one device."""
-    return Program(replace(little(model, batch_size, steps), precision="tf32"), jax.devices()[:1])
+    return Program(replace(little(model, batch_size, steps), precision=precision), jax.devices()[:1])
 
 
-def seconds(kernels: Sequence[Kernel], device: Device, precision: str = "tf32", reached: float = 1.0) -> float:
+def in_bfloat16(program: Program) -> Program:
+    """The same arms, with activations in bfloat16."""
+    return Program(replace(program.plan, precision="bfloat16"), jax.devices()[:1])
+
+
+def seconds(kernels: Sequence[Kernel], device: Device, precision: Precision = "tf32", reached: float = 1.0) -> float:
     """One kernel after the other, each as long as its memory traffic or the slowest of its kinds of arithmetic."""
     peaks = {**device.peaks, "product": device.peaks[precision]}
     times = [max(k.bytes / device.bandwidth, *(n / peaks[kind] for kind, n in k.counts.items())) for k in kernels]
@@ -70,6 +77,9 @@ def counted(program: Program) -> dict[str, Any]:
     found, runs, losses = operations(program)
     term, results, steps, arms = terms(found, runs), [*runs, *losses], program.plan.steps, len(program.plan.arms)
     plain, like_xla = fused(found, results, term), fused(found, results, term, traffic.REDUCED)
+    found_half, runs_half, losses_half = operations(in_bfloat16(program))
+    half = functools.partial(fused, found_half, [*runs_half, *losses_half], terms(found_half, runs_half))
+    of_precision: dict[Precision, list[Kernel]] = {"tf32": like_xla, "bfloat16": half(traffic.REDUCED)}
 
     def part(kernels: Sequence[Kernel], *of: str) -> list[Kernel]:
         return [each for each in kernels if each.term in of]
@@ -77,10 +87,14 @@ def counted(program: Program) -> dict[str, Any]:
     def total(kernels: Sequence[Kernel], kind: str) -> float:
         return sum(each.counts[kind] for each in kernels)
 
-    def told(kernels: Sequence[Kernel], precision: str = "tf32") -> dict[str, Any]:
+    def told(kernels: Sequence[Kernel], precision: Precision = "tf32") -> dict[str, Any]:
         taken = {name: steps * seconds(kernels, device, precision) for name, device in DEVICES.items()}
         size = sum(each.bytes for each in kernels) / 1e9
         return {"kernels": len(kernels), "GFLOP": total(kernels, "product") / 1e9, "GB": size, "seconds": taken}
+
+    def by_term(kernels: Sequence[Kernel], precision: Precision = "tf32") -> dict[str, Any]:
+        parts = {name: told(part(kernels, name), precision)["seconds"] for name in COLOURS}
+        return {**told(kernels, precision), "terms": parts}
 
     optimizers = part(plain, traffic.OPTIMIZERS)
     passes = part(plain, *TERMS.keys() - {traffic.OPTIMIZERS})
@@ -89,6 +103,11 @@ def counted(program: Program) -> dict[str, Any]:
     ways = {KEPT: [least, *optimizers], FUSED: plain, LIKE_XLA: like_xla, UNFUSED: unfused(found, term)}
     waits = steps * (1 / program.inner + 1 / program.longest)
     host = {"idle": steps * IDLE * len(like_xla), "waits": WAIT * waits}
+
+    def expected(kernels: Sequence[Kernel], precision: Precision) -> dict[str, float]:
+        between = steps * IDLE * len(kernels) + host["waits"]
+        return {name: steps * seconds(kernels, each, precision, REACHED) + between for name, each in DEVICES.items()}
+
     random = steps * total(plain, "random") / HOPPER["random"]
     often = len(program.plan.validated_after)
     return {
@@ -101,23 +120,20 @@ def counted(program: Program) -> dict[str, Any]:
         },
         "kept MB per arm": kept(found) / 1e6 / arms,
         "terms": {name: told(part(plain, name)) for name in TERMS},
-        "ways": {
-            way: {**told(kernels), "terms": {name: told(part(kernels, name))["seconds"] for name in COLOURS}}
-            for way, kernels in ways.items()
-        },
+        "ways": {way: by_term(kernels) for way, kernels in ways.items()},
         "changes": {
             "nothing": told(plain),
-            "activations in bfloat16": told([*(each._replace(bytes=each.bytes / 2) for each in passes), *optimizers]),
+            "activations in bfloat16": told(half(), "bfloat16"),
             "attention in one kernel": told(fused(found, results, term, attention=True)),
             "no loss of the averages": told([each for each in plain if each.term != traffic.AVERAGES]),
-            "products in bfloat16": told(plain, "bfloat16"),
+            "only products in bfloat16": told(plain, "bfloat16"),
             "products in float32": told(plain, "float32"),
         },
         "random numbers": {"once": random, "for each arm": random * arms},
         "host": {**host, "launches": [steps * launch * len(like_xla) for launch in LAUNCH]},
-        "expected": {
-            name: steps * seconds(like_xla, device, reached=REACHED) + sum(host.values())
-            for name, device in DEVICES.items()
+        "precisions": {
+            precision: {**by_term(kernels, precision), "expected": expected(kernels, precision)}
+            for precision, kernels in of_precision.items()
         },
         # A forward pass for each image, where an update takes one and twice its work for the backward pass.
         "validations": {"count": often, "share": often * IMAGES / (3 * program.plan.batch_size * steps)},
@@ -132,23 +148,25 @@ def drawn(numbers: Mapping[str, Any]) -> Figure:
     """A bar for each device and way to fuse, its terms one after the other."""
     figure = titled(
         f"Seconds for {numbers['steps']:,} updates of {numbers['arms']} arms at nominal speed",
-        "The less is fused, the more often results are written to memory and read again",
+        "Everything that is not fused is written to memory and read again; bfloat16 halves activations",
     )
-    figure.set_size_inches(8, 4.4)
+    figure.set_size_inches(8, 5)
     ax = figure.subplots()
-    bars = [(name, way) for name in DEVICES for way in (KEPT, FUSED, LIKE_XLA)]
-    places = np.arange(len(bars)) + 0.4 * (np.arange(len(bars)) > 2)
-    for place, (name, way) in zip(places, bars, strict=True):
+    pictured = {way: numbers["ways"][way] for way in (KEPT, FUSED, LIKE_XLA)}
+    pictured["like XLA, activations in bfloat16"] = numbers["precisions"]["bfloat16"]
+    bars = [(name, way, told["terms"]) for name in DEVICES for way, told in pictured.items()]
+    places = np.arange(len(bars)) + 0.4 * (np.arange(len(bars)) >= len(pictured))
+    for place, (name, _, parts) in zip(places, bars, strict=True):
         left = 0.0
         for term, colour in COLOURS.items():
-            width = numbers["ways"][way]["terms"][term][name]
+            width = parts[term][name]
             ax.barh(place, width, 0.75, left, color=colour, label=term if place == 0 else None)
             left += width
         ax.text(left + 3, place, f"{left:.0f}", va="center", bbox={"color": "white", "pad": 1})
     ax.axvline(GOAL, color="black", linestyle=":")
     ax.text(GOAL + 3, 0, f"goal: {GOAL:.0f}", va="center")
     ax.set(xlabel="seconds", ylim=(places[-1] + 0.6, -0.6))
-    ax.set_yticks(places, [f"{name}: {way}" for name, way in bars])
+    ax.set_yticks(places, [f"{name}: {way}" for name, way, _ in bars])
     ax.spines[["top", "right"]].set_visible(False)
     figure.legend(frameon=False, loc="outside lower center", ncols=2, fontsize="small")
     return figure
@@ -163,11 +181,15 @@ def report(numbers: Mapping[str, Any]) -> str:
         head = ["", "kernels", "GFLOP", "GB", *(f"{name}, s" for name in DEVICES)]
         return markdown([head, *(row(*each) for each in rows.items())])
 
-    ways, expected, host, random = (numbers[name] for name in ("ways", "expected", "host", "random numbers"))
+    ways, precisions, host, random = (numbers[name] for name in ("ways", "precisions", "host", "random numbers"))
     intensity, launches, validations = numbers["FLOP per byte"], host["launches"], numbers["validations"]
 
-    def within(times: Mapping[str, float]) -> str:
-        return " and ".join(name for name, each in times.items() if each <= GOAL) or "neither"
+    expectations = [
+        [name, f"{told['GB']:.2f}", *(f"{told['expected'][device]:.0f}" for device in DEVICES)]
+        for name, told in precisions.items()
+    ]
+    reached = [f"{name} on an {d}" for name, told in precisions.items() for d in DEVICES if told["expected"][d] <= GOAL]
+    within = ", ".join(reached) or "neither"
 
     return f"""\
 Nothing here was measured. The operations of one update of all {numbers["arms"]} arms are counted from the program, and
@@ -201,16 +223,18 @@ take longer only above {" or ".join(f"{intensity[name]:.0f} on an {name}" for na
 
 {table(numbers["changes"])}
 
-So the first thing to change is how many bytes an activation takes. Random numbers take {random["once"]:.0f} s if the
-masks are drawn once for all arms, and {random["for each arm"]:.0f} s if they are drawn again for each arm.
+So what helps most is fewer bytes per activation, which `--precision bfloat16` gives. Random numbers take
+{random["once"]:.0f} s if the masks are drawn once for all arms, and {random["for each arm"]:.0f} s if they are drawn
+again for each arm.
 
 ## What to expect
 
-{" and ".join(f"**{each:.0f} s on an {name}**" for name, each in expected.items())}, if fused like XLA, with
-{100 * REACHED:.0f} % of nominal speed and {IDLE * 1e6:.1f} µs between two kernels ({host["idle"]:.0f} s in total).
+Seconds, if fused like XLA, with {100 * REACHED:.0f} % of nominal speed and {IDLE * 1e6:.1f} µs between two kernels
+({host["idle"]:.0f} s in total with tf32):
 
-- The goal is {GOAL:.0f} s. Expected to reach it as it is: {within(expected)}. With only what must be kept:
-  {within(ways[KEPT]["seconds"])}.
+{markdown([["--precision", "GB", *DEVICES], *expectations])}
+
+- The goal is {GOAL:.0f} s. Expected to reach it: {within}.
 - Launches one by one, {LAUNCH[0] * 1e6:.0f} to {LAUNCH[1] * 1e6:.0f} µs each, take the host {launches[0]:.0f} to
   {launches[1]:.0f} s while the device computes. CUDA graphs (XLA's command buffers) save most of them.
 - The device waits for the host once in a round of updates and once for each block of losses: {host["waits"]:.1f} s in

@@ -12,7 +12,7 @@ import optax
 
 from experiments.bench.measurement import Measurement, compared, in_turn
 from experiments.engine.plan import Plan, Precision
-from experiments.engine.program import MATMULS, Program, as_floats, batch_loss, draw
+from experiments.engine.program import DTYPES, MATMULS, Program, as_floats, batch_loss, draw
 
 SECONDS, ROUNDS = 0.5, 5  # of one timing, and how many timings, of which the median counts
 MOST = 64  # rounds in one timing
@@ -90,7 +90,7 @@ def published_style(plan: Plan, precision: Precision) -> Trainee:
     @jax.jit
     def update(params: Any, state: Any, images: Any, labels: Any, key: Any) -> Any:
         with jax.default_matmul_precision(MATMULS[precision]):
-            loss_of = functools.partial(batch_loss, model, as_floats(images), labels, key)
+            loss_of = functools.partial(batch_loss, model, as_floats(images, DTYPES[precision]), labels, key)
             loss, grads = jax.value_and_grad(loss_of)(params)
         updates, state = optimizer.update(grads, state, params)
         return loss, optax.apply_updates(params, updates), state

@@ -105,7 +105,8 @@ def _inlined(jaxpr: Jaxpr, given: Sequence[Value], scopes: str, found: list[Oper
             operation = Operation(eqn.primitive.name, reads, writes, _count(eqn), passed, attends)
             view = eqn.primitive.name in RESHAPED or (eqn.primitive.name != RANDOM and all(r.small for r in reads))
             for written in writes:
-                written.made, written.of = operation, reads[0] if view and reads and not written.small else None
+                of = reads[0] if view and reads and not written.small and not _narrower(written, reads[0]) else None
+                written.made, written.of = operation, of
             found.append(operation)
         known |= zip(eqn.outvars, writes, strict=True)
     return [*map(value, jaxpr.outvars)]
@@ -113,6 +114,11 @@ def _inlined(jaxpr: Jaxpr, given: Sequence[Value], scopes: str, found: list[Oper
 
 def _value(aval: Any, shared: bool) -> Value:
     return Value(math.prod(aval.shape), math.prod(aval.shape) * getattr(aval.dtype, "itemsize", 8), shared)
+
+
+def _narrower(one: Value, other: Value) -> bool:
+    """Whether a number takes fewer bytes: it is rounded where the other is made, and stored so."""
+    return one.bytes * other.size < other.bytes * one.size
 
 
 def _count(eqn: JaxprEqn) -> float:

@@ -81,7 +81,7 @@ class Running(Sampling):
     steps: int | None = of_task("Number of updates. Schedules and averaging windows scale with it.")
     learning_rate: float | None = of_task("The peak rate.")
     precision: Precision = "float32"
-    """Precision of matrix products: tf32 needs a device that has it; bfloat16 sums in float32. Weights are float32."""
+    """Of matrix products (tf32, on devices that have it) or of all activations (bfloat16). Weights are float32."""
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints. One more is written at the end."""
     early_stopping: int | None = None

@@ -22,7 +22,8 @@ EVALUATIONS = 20  # validations, evenly over the run, which include its quarters
 class Plan:
     """The arms of a study, their data and model, and the length of the run.
 
-    `precision`: of matrix products: "float32", "tf32" (on devices that have it), or "bfloat16" with sums in float32;
+    `precision`: "float32"; "tf32", which rounds the factors of matrix products on devices that have it; or "bfloat16",
+    in which all activations are computed. Weights and sums of products are float32;
     `patience`: the number of validations without progress of any arm after which the run ends; `gradient_norms`: which
     norms to record.
     """

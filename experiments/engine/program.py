@@ -32,7 +32,9 @@ from schedules import tabulate
 Numbers = dict[str, Array]  # hyperparameters by name, each (arms, steps): schedules of any shape are rows of a table
 
 ORDERS: dict[Norm, int] = {"l1": 1, "l2": 2}
-MATMULS: dict[Precision, str] = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "BF16_BF16_F32"}
+# The dtype of activations, and the precision of products for JAX.
+DTYPES: dict[Precision, Any] = {"float32": jnp.float32, "tf32": jnp.float32, "bfloat16": jnp.bfloat16}
+MATMULS: dict[Precision, str] = {"float32": "float32", "tf32": "tensorfloat32", "bfloat16": "default"}
 
 
 class Run(NamedTuple):
@@ -67,8 +69,14 @@ def draw(seed: Array, step: Array, batch_size: int, count: int) -> tuple[Array, 
     return jax.random.randint(batch_key, (batch_size,), 0, count), dropout_key
 
 
+def predicted(model: nn.Module, params: Any, images: Array, **options: Any) -> Array:
+    """Logits in float32. The model computes in the dtype of `images`, to which the parameters are rounded."""
+    logits: Any = model.apply({"params": optax.tree.cast(params, images.dtype)}, images, **options)
+    return logits.astype(jnp.float32)
+
+
 def batch_loss(model: nn.Module, images: Array, labels: Array, key: Array, params: Any) -> Array:
-    logits = model.apply({"params": params}, images, deterministic=False, rngs={"dropout": key})
+    logits = predicted(model, params, images, deterministic=False, rngs={"dropout": key})
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
@@ -127,12 +135,12 @@ def _same(x: Any, y: Any) -> bool:
     return all(a is b for a, b in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True))
 
 
-def validate(model: nn.Module, images: Array, labels: Array, params: Any) -> tuple[Array, Array]:
+def validate(model: nn.Module, dtype: Any, images: Array, labels: Array, params: Any) -> tuple[Array, Array]:
     """Mean loss and accuracy over a data set."""
 
     def one(example: tuple[Array, Array]) -> tuple[Array, Array]:
         image, label = example
-        logits = model.apply({"params": params}, as_floats(image[None]), deterministic=True)[0]
+        logits = predicted(model, params, as_floats(image[None], dtype), deterministic=True)[0]
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         return loss, jnp.where(jnp.isfinite(loss), jnp.argmax(logits) == label, jnp.nan)  # NaN would count as class 0
 
@@ -140,8 +148,8 @@ def validate(model: nn.Module, images: Array, labels: Array, params: Any) -> tup
     return losses.mean(), hits.mean()
 
 
-def as_floats(images: Array) -> Array:
-    return images.astype(jnp.float32) / 255
+def as_floats(images: Array, dtype: Any = jnp.float32) -> Array:
+    return (images.astype(jnp.float32) / 255).astype(dtype)
 
 
 # All of them ----------------------------------------------------------------------------------------
@@ -294,7 +302,8 @@ class Program:
         """The loss of a step as a function of the parameters, on the batch and with the dropout masks of the step."""
         batch, key = draw(seed, step, self.plan.batch_size, len(data.train_labels))
         batch = jax.lax.with_sharding_constraint(batch, BY_BATCH)
-        images, labels = as_floats(data.train_images[batch]), data.train_labels[batch]
+        images = as_floats(data.train_images[batch], DTYPES[self.plan.precision])
+        labels = data.train_labels[batch]
         return functools.partial(batch_loss, self.plan.model, images, labels, key)
 
     def _is_large(self, data: Any, seeds: Array, step: Array, runs: list[Run]) -> bool:
@@ -306,7 +315,9 @@ class Program:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)) > CACHE
 
     def _validate_some(self, data: Any, runs: list[Run]) -> tuple[list[Run], list[tuple[Array, Array]]]:
-        one = functools.partial(validate, self.plan.model, data.valid_images, data.valid_labels)
+        one = functools.partial(
+            validate, self.plan.model, DTYPES[self.plan.precision], data.valid_images, data.valid_labels
+        )
         scored = [eval_params(run.opt_state, run.params) for run in runs]
         with jax.default_matmul_precision(MATMULS[self.plan.precision]):
             measured = _split(jax.vmap(jax.vmap(one))(_joined(scored, axis=1)), scored, axis=1)

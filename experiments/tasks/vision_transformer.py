@@ -29,7 +29,7 @@ class TinyViT(nn.Module):
         # One dense layer on each patch is the strided convolution usual here, and it stays a matrix
         # product under vmap, where a convolution becomes a slow grouped one.
         tokens = nn.Dense(self.features, name="embed_patches")(patches)
-        tokens = tokens + positions(self.features, patches.shape[1])
+        tokens = tokens + positions(self.features, patches.shape[1]).astype(tokens.dtype)
         class_token = nn.Embed(1, self.features, name="class_token")(jnp.zeros((len(images), 1), jnp.int32))
         tokens = jnp.concatenate([tokens, class_token], axis=1)
         for layer in range(self.layers):
@@ -58,7 +58,7 @@ class Block(nn.Module):
 
         def drop(some: Array) -> Array:
             # The mask of a token does not depend on how many are wanted.
-            return some * mask(jnp.ones((*tokens.shape[:2], some.shape[-1])))[:, :wanted]
+            return some * mask(jnp.ones((*tokens.shape[:2], some.shape[-1]), some.dtype))[:, :wanted]
 
         normalized = nn.LayerNorm()(tokens)
         some = tokens[:, :wanted] + attend(normalized[:, :wanted], normalized)
