@@ -82,7 +82,7 @@ The largest difference is {told[largest]["above"]:+.4f} ± {told[largest]["error
 
 {verdicts(PUBLISHED.claims, full, half)}
 
-{PUBLISHED.claims.footnote}"""
+Student's t at the 5 % level decides. {PUBLISHED.claims.footnote}"""
 
 
 PRECISION = Question("precision", "Does bfloat16 change what the comparison finds?", measure)
