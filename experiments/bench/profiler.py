@@ -1,6 +1,7 @@
 """Where the time of a computation goes: the kernels that JAX's profiler saw, added up by name."""
 
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -47,7 +48,8 @@ def executed(profile: Any) -> list[Any]:
     if streams:
         return [event for events in streams for event in events]  # those of a CUDA graph may overlap
     operations = [line.events for device, line in lines if device and line.name == "XLA Ops"]
-    threads = ([event for event in line.events if "hlo_op" in dict(event.stats)] for _, line in lines)
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # jaxlib's, on Python 3.12
+        threads = [[event for event in line.events if "hlo_op" in dict(event.stats)] for _, line in lines]
     return [event for events in operations or threads for event in innermost(events)]
 
 
