@@ -19,7 +19,7 @@ from experiments.bench.roofline import (
     program,
     seconds,
 )
-from experiments.bench.traffic import OPTIMIZERS, Kernel, fused, operations, terms
+from experiments.bench.traffic import OPTIMIZERS, Kernel, kernels_of
 
 ROOT = Path(__file__).parent.parent
 NUMBERS = json.loads((ROOT / "experiments/results/bench/roofline/numbers.json").read_text())
@@ -42,8 +42,7 @@ def small():
 
 @pytest.fixture(scope="module")
 def kernels(small):
-    found, runs, losses = operations(small)
-    return fused(found, [*runs, *losses], terms(found, runs))
+    return kernels_of(small)
 
 
 def test_products_are_those_counted_by_hand(kernels):
@@ -84,9 +83,7 @@ def test_activations_in_bfloat16_take_half_the_bytes(small):
     """Of a kernel that is a product: both factors and the result, but not the weights' rounding, which comes before."""
 
     def products(program):
-        found, runs, losses = operations(program)
-        kernels = fused(found, [*runs, *losses], terms(found, runs))
-        return sum(each.bytes for each in kernels if each.counts["product"])
+        return sum(each.bytes for each in kernels_of(program) if each.counts["product"])
 
     assert products(in_bfloat16(small)) == products(small) / 2
 

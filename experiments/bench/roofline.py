@@ -4,7 +4,6 @@ S. Williams, A. Waterman and D. Patterson, "Roofline: An Insightful Visual Perfo
 Architectures", 2009: a kernel takes as long as its arithmetic or its memory traffic, whichever takes longer.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 
 from experiments.bench import traffic
 from experiments.bench.plans import little
-from experiments.bench.traffic import Kernel, fused, kept, operations, terms, unfused
+from experiments.bench.traffic import Kernel, fused, kept, kernels_of, operations, terms, unfused
 from experiments.engine.machine import machine
 from experiments.engine.plan import Precision
 from experiments.engine.program import Program
@@ -55,9 +54,9 @@ KEPT, FUSED, LIKE_XLA, UNFUSED = (
 )  # fmt: skip
 
 
-def program(model: nn.Module, batch_size: int, steps: int = PUBLISHED.steps, precision: Precision = "tf32") -> Program:
-    """The program of the 13 arms for one device."""
-    return Program(replace(little(model, batch_size, steps), precision=precision), jax.devices()[:1])
+def program(model: nn.Module, batch_size: int, steps: int = PUBLISHED.steps) -> Program:
+    """The program of the 13 arms for one device, with products in tf32."""
+    return Program(replace(little(model, batch_size, steps), precision="tf32"), jax.devices()[:1])
 
 
 def in_bfloat16(program: Program) -> Program:
@@ -77,9 +76,8 @@ def counted(program: Program) -> dict[str, Any]:
     found, runs, losses = operations(program)
     term, results, steps, arms = terms(found, runs), [*runs, *losses], program.plan.steps, len(program.plan.arms)
     plain, like_xla = fused(found, results, term), fused(found, results, term, traffic.REDUCED)
-    found_half, runs_half, losses_half = operations(in_bfloat16(program))
-    half = functools.partial(fused, found_half, [*runs_half, *losses_half], terms(found_half, runs_half))
-    of_precision: dict[Precision, list[Kernel]] = {"tf32": like_xla, "bfloat16": half(traffic.REDUCED)}
+    half = in_bfloat16(program)
+    of_precision: dict[Precision, list[Kernel]] = {"tf32": like_xla, "bfloat16": kernels_of(half, traffic.REDUCED)}
 
     def part(kernels: Sequence[Kernel], *of: str) -> list[Kernel]:
         return [each for each in kernels if each.term in of]
@@ -123,7 +121,7 @@ def counted(program: Program) -> dict[str, Any]:
         "ways": {way: by_term(kernels) for way, kernels in ways.items()},
         "changes": {
             "nothing": told(plain),
-            "activations in bfloat16": told(half(), "bfloat16"),
+            "activations in bfloat16": told(kernels_of(half), "bfloat16"),
             "attention in one kernel": told(fused(found, results, term, attention=True)),
             "no loss of the averages": told([each for each in plain if each.term != traffic.AVERAGES]),
             "only products in bfloat16": told(plain, "bfloat16"),

@@ -211,6 +211,12 @@ def fused(
     return [_kernel(group, term, leaving) for group in large]
 
 
+def kernels_of(program: Program, ends: Set[str] = frozenset()) -> list[Kernel]:
+    """Those of one update of a program, as `fused` groups them."""
+    found, runs, losses = operations(program)
+    return fused(found, [*runs, *losses], terms(found, runs), ends)
+
+
 def _depths(
     work: Sequence[Operation], readers: Mapping[Value, Sequence[Operation]], ends: Set[Operation]
 ) -> dict[Operation, int]:
