@@ -257,11 +257,11 @@ class Suite:
         update = float(np.median(in_turn(advance, rounds=3))) / UPDATES
         found = profiled(advance, self.work / "profile")
         together = Kernels("all kernels", sum(each.times for each in found), sum(each.seconds for each in found))
-        profiles = UPDATES * jax.device_count()  # of one update on one device
+        updates = UPDATES * jax.device_count()  # an update on two devices counts twice
 
         def row(kernels: Kernels) -> Measurement:
-            what = f"{self.comparison}, in an update: {kernels.times / profiles:.4g} x {kernels.name[:MOST_LETTERS]}"
-            return Measurement(what, 1e3 * kernels.seconds / profiles, "the update", 1e3 * update, "ms")
+            what = f"{self.comparison}, in an update: {kernels.times / updates:.4g} x {kernels.name[:MOST_LETTERS]}"
+            return Measurement(what, 1e3 * kernels.seconds / updates, "the update", 1e3 * update, "ms")
 
         return [row(kernels) for kernels in (together, *found[:LONGEST])]
 

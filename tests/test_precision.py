@@ -24,7 +24,7 @@ def test_differences_are_paired_by_seed():
     above = {name: (each["above"], each["error"]) for name, each in told["arms"].items()}
     assert above["cosine"] == pytest.approx((4.5, np.arange(10.0).std(ddof=1) / 10**0.5), rel=1e-5)
     assert above["constant"] == (0, 0)
-    text = report(full, half)
+    text = report(told, full, half)
     assert "The largest difference is +4.5000 ± 0.9574, of cosine." in text
     assert "| +0.0000 ± 0.0000 |" in text
     assert told["verdicts"]["C3"] == {FULL: "holds", HALF: "fails"}

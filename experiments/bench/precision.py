@@ -1,11 +1,11 @@
 """What activations in bfloat16 cost in loss: the published comparison on digits, twice, with the same seeds."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.engine.machine import machine
 from experiments.engine.plan import Plan, Precision
-from experiments.engine.program import Program
-from experiments.engine.train import beginning, train
+from experiments.engine.train import results_of
 from experiments.reports.claims import judged, verdicts
 from experiments.reports.question import Answer, Question
 from experiments.reports.results import Results
@@ -30,14 +30,13 @@ def trained(precision: Precision) -> Results:
         steps=DIGITS.steps,
         precision=precision,
     )
-    program = Program(plan)
-    *_, progress = train(program, beginning(program))
-    return plan.results(progress.step, progress.history)
+    return results_of(plan)
 
 
 def measure() -> Answer:
     full, half = trained(FULL), trained(HALF)
-    return Answer(report(full, half), {**numbers(full, half), **machine()})
+    found = numbers(full, half)
+    return Answer(report(found, full, half), {**found, **machine()})
 
 
 def numbers(full: Results, half: Results) -> dict[str, Any]:
@@ -62,8 +61,8 @@ def numbers(full: Results, half: Results) -> dict[str, Any]:
     }
 
 
-def report(full: Results, half: Results) -> str:
-    told = numbers(full, half)["arms"]
+def report(numbers: Mapping[str, Any], full: Results, half: Results) -> str:
+    told = numbers["arms"]
     largest = max(told, key=lambda arm: abs(told[arm]["above"]))
     rows = [["arm", FULL, HALF, "difference"]]
     for arm in full.arms:

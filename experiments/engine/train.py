@@ -9,7 +9,7 @@ import numpy as np
 from experiments.engine.plan import Plan
 from experiments.engine.processes import agreed
 from experiments.engine.program import Program, Run
-from experiments.reports.results import History, record_length
+from experiments.reports.results import History, Results, record_length
 
 # Training proceeds in pieces, each one call of a compiled loop that takes about this many seconds: long enough that an
 # accelerator does not wait for the host, short enough that the progress bar moves and Ctrl-C works. The compiled loop
@@ -63,6 +63,13 @@ def train(program: Program, progress: Progress, stopped: Callable[[], bool] = la
             yield progress
             if ends:
                 return
+
+
+def results_of(plan: Plan) -> Results:
+    """Trains a plan from the beginning to the end, and keeps nothing in a folder."""
+    program = Program(plan)
+    *_, progress = train(program, beginning(program))
+    return plan.results(progress.step, progress.history)
 
 
 def _advance(program: Program, progress: Progress, count: int) -> None:

@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.engine.plan import Plan
-from experiments.engine.program import Program
-from experiments.engine.train import beginning, train
+from experiments.engine.train import results_of
 from experiments.reports.figure import DASHES, LONG_DASHES, STYLE, Look, moving_average
 from experiments.reports.question import Answer, Question
 from experiments.reports.results import Loss, Results
@@ -83,9 +82,7 @@ def trained(shapes: Mapping[str, Schedule], factors: Sequence[float], seeds: Seq
         DIGITS.steps,
         gradient_norms="l1",
     )
-    program = Program(plan)
-    *_, progress = train(program, beginning(program))
-    return plan.results(progress.step, progress.history)
+    return results_of(plan)
 
 
 def name_of(shape: str, factor: float) -> str:
